@@ -1,0 +1,142 @@
+//! The only place that knows a runtime. Everything else sees the world through these traits; the real one
+//! stands on tokio-uring and glommio, the simulated one (`sim/`) on virtual time and faulty devices.
+//!
+//! Futures here run on the thread that made them and are never `Send`. Reads are never raced against
+//! anything: a read future, once polled, is awaited to its end.
+
+pub mod buffer;
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+pub use buffer::AlignedBuf;
+
+use crate::types::Nanos;
+
+/// Direct I/O is aligned to this, whatever the device says: offsets, lengths and addresses.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// One core thread's world. Cheap to clone.
+pub trait Runtime: Clone + 'static {
+    type Disk: Disk;
+    type Wire: Wire;
+
+    fn disk(&self) -> &Self::Disk;
+    fn wire(&self) -> &Self::Wire;
+    /// A clock that never goes backwards and counts suspended time (CLOCK_BOOTTIME), in nanoseconds.
+    fn now(&self) -> Nanos;
+    /// Nanoseconds since the Unix epoch; may jump.
+    fn wall(&self) -> Nanos;
+    fn random(&self) -> u64;
+    fn sleep(&self, duration: Nanos) -> impl Future<Output = ()>;
+    /// Runs the task on this thread beside all others, until it ends or the thread's world does.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+}
+
+/// What to do with a file that is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Direct, read only; must exist.
+    Read,
+    /// Direct, read and write, each write durable when it completes; must exist.
+    Write,
+    /// As `Write`, but creates the file; it must not exist. The directory is not synced.
+    Create,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    pub name: String,
+    pub bytes: u64,
+}
+
+/// Files of one data directory. Names of operations are those of POSIX; none retries a failed write.
+pub trait Disk: Clone + 'static {
+    type File: File;
+
+    fn open(&self, path: &Path, mode: OpenMode) -> impl Future<Output = io::Result<Self::File>>;
+    /// Creates the directory and syncs its parent; one that exists already is fine.
+    fn create_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Files (not directories) in a directory, sorted by name.
+    fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<DirEntry>>>;
+    fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
+    fn unlink(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Makes creations, renames and unlinks in this directory durable.
+    fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Bytes that this process may still take on the file system of `path`.
+    fn free_bytes(&self, path: &Path) -> impl Future<Output = io::Result<u64>>;
+    /// A small file as a whole, or none where there is none; never more than `bytes_max`.
+    fn read_small(&self, path: &Path, bytes_max: usize) -> impl Future<Output = io::Result<Option<Vec<u8>>>>;
+    /// Replaces a small file: temporary file, sync, rename, sync of the directory.
+    fn replace_small(&self, path: &Path, content: &[u8]) -> impl Future<Output = io::Result<()>>;
+    /// Bulk path: creates a file of `bytes` zeros, really written (not only allocated) and durable, directory
+    /// synced. `bytes` is a multiple of `BLOCK_BYTES`. Slow and rate-limited by design; never on the core thread.
+    fn make_zeroed(&self, path: PathBuf, bytes: u64) -> impl Future<Output = io::Result<()>>;
+    /// The emergency road to a segment: allocated but unwritten, durable metadata, directory synced.
+    fn make_allocated(&self, path: &Path, bytes: u64) -> impl Future<Output = io::Result<()>>;
+}
+
+/// An open file. Offsets and lengths are multiples of [`BLOCK_BYTES`].
+pub trait File: Clone + 'static {
+    /// Fills the buffer from `offset` to its full length, or fails: an end of file is an error of kind
+    /// `UnexpectedEof`. The buffer comes back in either case.
+    fn read_at(&self, buf: AlignedBuf, offset: u64) -> impl Future<Output = (io::Result<()>, AlignedBuf)>;
+    /// Writes the whole buffer; durable (O_DSYNC, or write + fdatasync) when it returns `Ok`. After an error nothing
+    /// is known of what the medium holds, and the caller must stop the node, not retry.
+    fn write_at(&self, buf: AlignedBuf, offset: u64) -> impl Future<Output = (io::Result<()>, AlignedBuf)>;
+    fn bytes(&self) -> u64;
+}
+
+/// Streams between nodes and to clients.
+pub trait Wire: Clone + 'static {
+    type Listener: Listener<Reader = Self::Reader, Writer = Self::Writer>;
+    type Reader: Reader;
+    type Writer: Writer;
+
+    /// `address`: `host:port`, or `unix:/path` where listening.
+    fn listen(&self, address: &str, options: WireOptions) -> io::Result<Self::Listener>;
+    fn connect(
+        &self,
+        address: &str,
+        options: WireOptions,
+    ) -> impl Future<Output = io::Result<(Self::Reader, Self::Writer)>>;
+}
+
+/// Which socket options a stream gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WireOptions {
+    /// nodelay, keepalive.
+    Client,
+    /// nodelay, keepalive, user timeout, larger buffers.
+    Peer,
+}
+
+pub trait Listener: 'static {
+    type Reader: Reader;
+    type Writer: Writer;
+
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Reader, Self::Writer)>>;
+    /// The bound address, with the port that the system chose if 0 was asked for.
+    fn local_address(&self) -> String;
+    /// Ends a pending and every later `accept` with an error.
+    fn close(&self);
+}
+
+/// The reading half of a stream: owned by one task.
+pub trait Reader: 'static {
+    /// Appends what there is to `buf`, at most `bytes_max` bytes; 0 means the peer closed its side.
+    fn read(&mut self, buf: Vec<u8>, bytes_max: usize) -> impl Future<Output = (io::Result<usize>, Vec<u8>)>;
+}
+
+/// The writing half of a stream: owned by one task.
+pub trait Writer: 'static {
+    /// Writes all of it, in order.
+    fn write(&mut self, chunks: Vec<Bytes>) -> impl Future<Output = io::Result<()>>;
+    /// Closes both directions; the other half's pending read ends.
+    fn shutdown(&self);
+    /// A handle that shuts the stream down from another task of the same thread.
+    fn closer(&self) -> Box<dyn Fn()>;
+}

@@ -1,0 +1,17 @@
+//! Beaver-Raft: a replicated job queue. Three to seven hosts, one binary; a job is on the disks of a majority before
+//! it is acknowledged.
+
+pub mod types;
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod io;
+pub mod job;
+pub mod metrics;
+pub mod net;
+pub mod node;
+pub mod raft;
+pub mod shard;
+pub mod sim;
+pub mod wal;

@@ -1,0 +1,92 @@
+//! What the shards of two nodes say to each other. One connection carries one shard.
+
+use bytes::Bytes;
+
+use crate::raft::message::Message;
+use crate::types::{Index, SessionId, Term, Times};
+use crate::wal::entry::Entry;
+
+#[derive(Debug, Clone)]
+pub enum PeerMessage {
+    Raft(RaftMessage),
+    /// Encoded commands (`job::codec`) for the leader of `term`, in the order in which the sender's sessions gave them.
+    Commands {
+        term: Term,
+        commands: Vec<Bytes>,
+    },
+    /// Register a wait with the leader of `term`: propose a RESERVE with this session and number when there may be a job.
+    Wait {
+        term: Term,
+        session: SessionId,
+        seq: u64,
+        poll: bool,
+        tubes: Bytes,
+    },
+    Withdraw {
+        term: Term,
+        session: SessionId,
+        seq: u64,
+    },
+    /// The wait is no longer registered and nothing proposed for it is above `applied`.
+    WaitEnded {
+        term: Term,
+        session: SessionId,
+        seq: u64,
+        applied: Index,
+    },
+    /// Which index must be applied for a read that begins now, and what the leader softly knows.
+    Read {
+        term: Term,
+        read: u64,
+        about: ReadAbout,
+    },
+    ReadAnswer {
+        term: Term,
+        read: u64,
+        index: Index,
+        soft: Soft,
+    },
+    /// References of the sender's connections to tubes: all of them (`whole`), or what changed.
+    References {
+        term: Term,
+        whole: bool,
+        changes: Vec<ReferenceDelta>,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct RaftMessage {
+    pub message: Message,
+    /// The entries of an append, in the order of the message's metadata; else empty.
+    pub entries: Vec<Entry>,
+    /// The sender's clocks: the leader's stamps for entries; ignored from others.
+    pub times: Times,
+    /// In answers: the sender's disk has room for more enqueues. From the leader: a majority has.
+    pub room: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadAbout {
+    State,
+    Tube(Bytes),
+    Tubes,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Soft {
+    Nothing,
+    Tube {
+        using: u64,
+        watching: u64,
+        waiting: u64,
+    },
+    /// All tubes that have a record or a reference, in order of creation.
+    Tubes(Vec<Bytes>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceDelta {
+    pub tube: Bytes,
+    pub using: i64,
+    pub watching: i64,
+}

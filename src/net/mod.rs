@@ -1,0 +1,2 @@
+//! Frames between nodes.
+pub mod message;

@@ -1,0 +1,2 @@
+//! Consensus.
+pub mod message;

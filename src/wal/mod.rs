@@ -1,0 +1,2 @@
+//! The log on disk.
+pub mod entry;
