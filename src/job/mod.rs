@@ -1,3 +1,4 @@
 //! The replicated state machine.
+pub mod codec;
 pub mod command;
 pub mod view;
