@@ -494,3 +494,6 @@ impl<'a> TubeList<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
