@@ -1,1 +1,313 @@
-//! Metrics.
+//! Every counter, gauge and histogram in one list. Handles are atomics (histograms: a lock that only a scrape ever
+//! contends for), taken once at the start and then moved from core threads at no cost; nothing is looked up on the hot path.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Mutex;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+pub use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::metrics::histogram::Histogram;
+
+use crate::types::{NodeId, ShardId};
+
+type Labels = Vec<(&'static str, String)>;
+
+const PREFIX: &str = "beaver_raft";
+
+/// Seconds; from a fast local disk to one that hangs.
+const LATENCY_BUCKETS: [f64; 18] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_3, 0.000_5, 0.000_75, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    1.0, 5.0, 20.0,
+];
+
+/// One metric as the documentation lists it.
+#[derive(Debug, Clone, Copy)]
+pub struct Described {
+    pub name: &'static str,
+    pub kind: &'static str,
+    /// Labels that its whole group has.
+    pub labels: &'static [&'static str],
+    /// A label of its own, with its value where that is fixed.
+    pub own_label: Option<(&'static str, Option<&'static str>)>,
+    pub help: &'static str,
+}
+
+macro_rules! own_label {
+    () => {
+        None
+    };
+    ($label:ident = $value:literal) => {
+        Some((stringify!($label), Some($value)))
+    };
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $group_doc:literal])+ $group:ident [$($group_label:ident),*] {
+        $($field:ident: $kind:ident = $name:literal $({$label:ident = $value:literal})?, $help:literal;)*
+    })*) => {
+        $(
+            $(#[doc = $group_doc])+
+            #[derive(Debug, Clone)]
+            pub struct $group {
+                $(#[doc = $help] pub $field: $kind,)*
+            }
+
+            impl $group {
+                const LABELS: &'static [&'static str] = &[$(stringify!($group_label)),*];
+
+                fn of(catalogue: &mut Catalogue, labels: &Labels) -> $group {
+                    $group {
+                        $($field: <$kind as Kind>::handle(catalogue, $name, $help, {
+                            #[allow(unused_mut, reason = "only metrics with a label of their own add it")]
+                            let mut labels = labels.clone();
+                            $(labels.push((stringify!($label), $value.to_owned()));)?
+                            labels
+                        }),)*
+                    }
+                }
+            }
+        )*
+
+        /// All of them, as declared. The same name with several values of a label stands here once for each.
+        pub const ALL: &[Described] = &[$($(Described {
+            name: $name,
+            kind: stringify!($kind),
+            labels: $group::LABELS,
+            own_label: own_label!($($label = $value)?),
+            help: $help,
+        },)*)* COMMANDS];
+    };
+}
+
+metrics! {
+    /// What one node counts, over all its shards.
+    NodeMetrics [] {
+        connections: Gauge = "connections", "Client connections open now";
+        connections_accepted: Counter = "connections_accepted", "Client connections ever accepted";
+        connections_rejected: Counter = "connections_rejected", "Client connections closed at once because connections_max was reached";
+        handshakes_refused: Counter = "handshakes_refused", "Handshakes with a peer that either side refused";
+        bad_frames: Counter = "bad_frames", "Frames from peers that were dropped with their connection: too long, bad checksum, wrong version, or no sense";
+        draining: Gauge = "draining", "1 while this node refuses puts because it was told to drain";
+        room: Gauge = "room", "1 while this node's disk has more room than disk_reserve_bytes";
+        recovery_seconds: Histogram = "recovery_seconds", "Time from the start of the process until a shard had recovered its log";
+    }
+    /// What one shard counts on this node. What is replicated is the same on every node; take one, not the sum.
+    ShardMetrics [shard] {
+        jobs_ready: Gauge = "jobs" {state = "ready"}, "Jobs in a state, as applied on this node";
+        jobs_reserved: Gauge = "jobs" {state = "reserved"}, "Jobs in a state, as applied on this node";
+        jobs_delayed: Gauge = "jobs" {state = "delayed"}, "Jobs in a state, as applied on this node";
+        jobs_buried: Gauge = "jobs" {state = "buried"}, "Jobs in a state, as applied on this node";
+        tubes: Gauge = "tubes", "Tubes that have a record";
+        sessions: Gauge = "sessions", "Client sessions open in the cluster";
+        enqueued: Counter = "jobs_enqueued", "Jobs taken, as applied by this process";
+        reserved: Counter = "jobs_reserved", "Reservations granted, as applied by this process";
+        completed: Counter = "jobs_completed", "Jobs deleted, as applied by this process";
+        released: Counter = "jobs_released", "Jobs released by their worker, as applied by this process";
+        buried: Counter = "jobs_buried", "Jobs buried, as applied by this process";
+        kicked: Counter = "jobs_kicked", "Jobs kicked, as applied by this process";
+        timed_out: Counter = "jobs_timed_out", "Reservations whose time ran out, as applied by this process";
+        refused_no_room: Counter = "puts_refused_no_room", "Puts answered OUT_OF_MEMORY for lack of room on disks";
+        waits: Gauge = "waits", "Workers that wait for a job at this node, while it leads";
+        term: Gauge = "term", "Raft term";
+        leader: Gauge = "leader", "Id of the leader that this node knows of; 0 while it knows none";
+        leading: Gauge = "leading", "1 while this node leads the shard";
+        elections: Counter = "elections_started", "Elections (beyond the pre-vote) that this node started";
+        leader_changes: Counter = "leader_changes", "Times that this node learnt of a new leader";
+        last_index: Gauge = "last_index", "Index of the last entry of the log here";
+        committed_index: Gauge = "committed_index", "Index up to which entries are committed, as known here";
+        applied_index: Gauge = "applied_index", "Index up to which entries are applied here";
+        entries_appended: Counter = "entries_appended", "Entries written to the log";
+        bytes_appended: Counter = "bytes_appended", "Bytes written to the log, padding included";
+        writes: Counter = "log_writes", "Durable writes to the log; entries per write show how well group commit works";
+        segments: Gauge = "segments", "Segment files of the log";
+        log_bytes: Gauge = "log_bytes", "Bytes of the segment files of the log";
+        write_seconds: Histogram = "log_write_seconds", "Time of a durable write to the log (write and fsync)";
+        vote_write_seconds: Histogram = "vote_write_seconds", "Time of a durable write of term and vote";
+        commit_seconds: Histogram = "commit_seconds", "Time from the proposal of an entry by this leader to its commit";
+        body_reads: Counter = "body_reads", "Bodies that were read from the log's files, not from memory";
+    }
+    /// What is said between this node and one peer, for one shard.
+    PeerMetrics [shard, peer] {
+        up: Gauge = "peer_up", "1 while there is a connection to the peer";
+        frames_sent: Counter = "peer_frames_sent", "Frames sent to the peer";
+        frames_received: Counter = "peer_frames_received", "Frames received from the peer";
+        bytes_sent: Counter = "peer_bytes_sent", "Bytes sent to the peer";
+        bytes_received: Counter = "peer_bytes_received", "Bytes received from the peer";
+        connections_lost: Counter = "peer_connections_lost", "Connections to the peer that broke";
+        lag_entries: Gauge = "peer_lag_entries", "Entries of this leader's log that the peer is not known to hold";
+    }
+}
+
+const COMMANDS: Described = Described {
+    name: "commands",
+    kind: "Counter",
+    labels: &[],
+    own_label: Some(("command", None)),
+    help: "Well-formed commands of clients, by kind",
+};
+
+/// All metrics of one process.
+pub struct Metrics {
+    pub node: NodeMetrics,
+    catalogue: Mutex<Catalogue>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn new() -> Metrics {
+        let mut catalogue = Catalogue::default();
+        Metrics { node: NodeMetrics::of(&mut catalogue, &Vec::new()), catalogue: Mutex::new(catalogue) }
+    }
+
+    /// Handles of one shard's metrics; asking again gives the same ones.
+    #[must_use]
+    pub fn shard(&self, shard: ShardId) -> ShardMetrics {
+        ShardMetrics::of(&mut self.catalogue(), &vec![("shard", shard.to_string())])
+    }
+
+    #[must_use]
+    pub fn peer(&self, shard: ShardId, peer: NodeId) -> PeerMetrics {
+        PeerMetrics::of(&mut self.catalogue(), &vec![("shard", shard.to_string()), ("peer", peer.to_string())])
+    }
+
+    /// The counter of one kind of client command, named as the protocol writes it.
+    #[must_use]
+    pub fn command(&self, command: &'static str) -> Counter {
+        Counter::handle(&mut self.catalogue(), COMMANDS.name, COMMANDS.help, vec![("command", command.to_owned())])
+    }
+
+    /// The text that Prometheus reads (OpenMetrics).
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.catalogue().registry).expect("writing to a string cannot fail");
+        text
+    }
+
+    fn catalogue(&self) -> std::sync::MutexGuard<'_, Catalogue> {
+        self.catalogue.lock().expect("nothing panics while it holds the catalogue")
+    }
+}
+
+/// Families by name: a metric that several shards have is registered once.
+struct Catalogue {
+    registry: Registry,
+    counters: BTreeMap<&'static str, Family<Labels, Counter>>,
+    gauges: BTreeMap<&'static str, Family<Labels, Gauge>>,
+    histograms: BTreeMap<&'static str, Family<Labels, Histogram>>,
+}
+
+impl Default for Catalogue {
+    fn default() -> Catalogue {
+        Catalogue {
+            registry: Registry::with_prefix(PREFIX),
+            counters: BTreeMap::new(),
+            gauges: BTreeMap::new(),
+            histograms: BTreeMap::new(),
+        }
+    }
+}
+
+/// How a kind of metric gets into the catalogue.
+trait Kind: Sized {
+    fn handle(catalogue: &mut Catalogue, name: &'static str, help: &'static str, labels: Labels) -> Self;
+}
+
+impl Kind for Counter {
+    fn handle(catalogue: &mut Catalogue, name: &'static str, help: &'static str, labels: Labels) -> Counter {
+        let Catalogue { registry, counters, .. } = catalogue;
+        let family = counters.entry(name).or_insert_with(|| {
+            let family = Family::default();
+            registry.register(name, help, family.clone());
+            family
+        });
+        family.get_or_create_owned(&labels)
+    }
+}
+
+impl Kind for Gauge {
+    fn handle(catalogue: &mut Catalogue, name: &'static str, help: &'static str, labels: Labels) -> Gauge {
+        let Catalogue { registry, gauges, .. } = catalogue;
+        let family = gauges.entry(name).or_insert_with(|| {
+            let family = Family::default();
+            registry.register(name, help, family.clone());
+            family
+        });
+        family.get_or_create_owned(&labels)
+    }
+}
+
+impl Kind for Histogram {
+    fn handle(catalogue: &mut Catalogue, name: &'static str, help: &'static str, labels: Labels) -> Histogram {
+        let Catalogue { registry, histograms, .. } = catalogue;
+        let family = histograms.entry(name).or_insert_with(|| {
+            let family = Family::new_with_constructor((|| Histogram::new(LATENCY_BUCKETS)) as fn() -> Histogram);
+            registry.register(name, help, family.clone());
+            family
+        });
+        family.get_or_create_owned(&labels)
+    }
+}
+
+/// A set value of a gauge: they are signed, what we count is not.
+#[must_use]
+pub fn gauge_value(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_with_several_shards_has_one_help_line() {
+        let metrics = Metrics::new();
+        metrics.shard(ShardId(0)).jobs_ready.set(3);
+        metrics.shard(ShardId(1)).jobs_ready.set(4);
+        metrics.shard(ShardId(1)).jobs_buried.set(5);
+        metrics.command("put").inc();
+        let text = metrics.text();
+        assert_eq!(text.matches("# HELP beaver_raft_jobs ").count(), 1, "{text}");
+        assert!(text.contains("beaver_raft_jobs{shard=\"0\",state=\"ready\"} 3"), "{text}");
+        assert!(text.contains("beaver_raft_jobs{shard=\"1\",state=\"ready\"} 4"), "{text}");
+        assert!(text.contains("beaver_raft_jobs{shard=\"1\",state=\"buried\"} 5"), "{text}");
+        assert!(text.contains("beaver_raft_commands_total{command=\"put\"} 1"), "{text}");
+        assert!(text.contains("beaver_raft_connections{} 0"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn handles_taken_twice_count_together() {
+        let metrics = Metrics::new();
+        metrics.shard(ShardId(0)).enqueued.inc();
+        metrics.shard(ShardId(0)).enqueued.inc();
+        assert_eq!(metrics.shard(ShardId(0)).enqueued.get(), 2);
+    }
+
+    #[test]
+    fn one_name_means_one_kind_with_one_help_text() {
+        let mut seen: BTreeMap<&str, &Described> = BTreeMap::new();
+        for metric in ALL {
+            if let Some(first) = seen.insert(metric.name, metric) {
+                assert_eq!((first.kind, first.help), (metric.kind, metric.help), "{}", metric.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! `docs/configuration.md`, written from the list of keys, so that the two cannot differ.
+
+use std::fmt::Write;
+
+use super::draft::ENVIRONMENT_PREFIX;
+use super::key::{IDENTITY, Key};
+use super::tunables::Tunables;
+
+const HEAD: &str = "\
+# Configuration
+
+A member of a cluster is told who it is by a YAML file:
+
+```yaml
+cluster: orders            # name; a different name never talks to this one
+node: 1
+data: /var/lib/beaver-raft
+clients: 127.0.0.1:11301   # beanstalkd protocol
+peers: 127.0.0.1:7301
+admin: 127.0.0.1:9301
+members: { 1: 127.0.0.1:7301, 2: 127.0.0.1:7302, 3: 127.0.0.1:7303 }
+shards: 1
+```
+
+`beaver-raft init --config FILE` prepares its data directory, once; `beaver-raft run --config FILE` starts it. A single node
+needs no file: `beaver-raft run --data DIR --listen ADDR`.
+";
+
+/// The whole page.
+#[must_use]
+pub fn reference_page() -> String {
+    let mut page = HEAD.to_owned();
+    let _ = write!(
+        page,
+        "\nEvery key may be overridden by the environment (`{ENVIRONMENT_PREFIX}<KEY>`, as in `{ENVIRONMENT_PREFIX}HEARTBEAT_MS=100`), and that \
+         by a flag of `run` and `init`\n(`--heartbeat-ms 100`; `--listen` is another name of `--clients`). A key that does not exist or a value \
+         that is impossible is refused\nat the start, by name.\n\nThis page is generated: `beaver-raft config > docs/configuration.md`.\n"
+    );
+    section(&mut page, "Identity and addresses", IDENTITY);
+    section(&mut page, "Numbers", Tunables::KEYS);
+    page
+}
+
+fn section(page: &mut String, title: &str, keys: &[Key]) {
+    let _ = write!(page, "\n## {title}\n\n| key | unit or form | default | range | |\n|---|---|---|---|---|\n");
+    for key in keys {
+        let doc: Vec<&str> = key.doc.split_whitespace().collect();
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {} | {} | {} |",
+            key.name,
+            key.unit,
+            key.default.replace('_', ""),
+            plain_numbers(key.range),
+            doc.join(" ")
+        );
+    }
+}
+
+/// Ranges of numbers come from source text, where digits stand in groups.
+fn plain_numbers(range: &str) -> String {
+    let mut plain = String::with_capacity(range.len());
+    let mut after_digit = false;
+    for c in range.chars() {
+        if !(c == '_' && after_digit) {
+            plain.push(c);
+        }
+        after_digit = c.is_ascii_digit();
+    }
+    plain
+}

@@ -1,0 +1,265 @@
+//! The gate: from values as they were given to a [`Config`] that cannot be wrong. Each refusal names the key, who set
+//! it, and what would be allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use super::draft::{ConfigError, Draft, Given, Value};
+use super::{Address, Config, Tunables};
+use crate::types::NodeId;
+
+const MEMBERS_MAX: usize = 7;
+const SHARDS_MAX: u16 = 256;
+const CORES_MAX: u16 = 1024;
+const CLUSTER_NAME_BYTES_MAX: usize = 64;
+const EMBEDDED_CLUSTER: &str = "embedded";
+const EMBEDDED_NODE: NodeId = NodeId(1);
+
+impl Draft {
+    /// The configuration of a member of a cluster.
+    ///
+    /// # Errors
+    /// The first thing that is missing or impossible.
+    pub fn validate(&self) -> Result<Config, ConfigError> {
+        let node = self.node()?;
+        let members = self.members()?;
+        let Some(own_address) = members.get(&node) else {
+            let ids: Vec<String> = members.keys().map(NodeId::to_string).collect();
+            return Err(self.impossible("node", format!("{node} is not one of the members ({})", ids.join(", "))));
+        };
+        let peers = match self.address("peers")? {
+            Some(address) if address.is_unix() => {
+                return Err(self.impossible("peers", format!("must be host:port, not `{address}`")));
+            }
+            Some(address) => address,
+            None => own_address.clone(),
+        };
+        self.finish(Config {
+            cluster: self.cluster()?,
+            node,
+            data: self.data()?,
+            clients: self.clients()?,
+            peers: Some(peers),
+            admin: None,
+            members,
+            shards: self.shards()?,
+            cores: None,
+            log: String::new(),
+            embedded: false,
+            tunables: Tunables::default(),
+        })
+    }
+
+    /// The configuration of a complete single node that needs no file: `data` and `clients` are all it must be told.
+    ///
+    /// # Errors
+    /// As [`Draft::validate`]; also where a key is set that only a member of a cluster has.
+    pub fn validate_embedded(&self) -> Result<Config, ConfigError> {
+        for key in ["cluster", "node", "peers", "members"] {
+            if self.values.contains_key(key) {
+                return Err(self.impossible(key, "is for a member of a cluster, which needs --config FILE".to_owned()));
+            }
+        }
+        self.finish(Config {
+            cluster: EMBEDDED_CLUSTER.to_owned(),
+            node: EMBEDDED_NODE,
+            data: self.data()?,
+            clients: self.clients()?,
+            peers: None,
+            admin: None,
+            members: BTreeMap::from([(EMBEDDED_NODE, Address::nowhere())]),
+            shards: self.shards()?,
+            cores: None,
+            log: String::new(),
+            embedded: true,
+            tunables: Tunables::default(),
+        })
+    }
+
+    /// What members and embedded nodes have in common.
+    fn finish(&self, mut config: Config) -> Result<Config, ConfigError> {
+        config.admin = self.address("admin")?;
+        if config.admin.as_ref().is_some_and(Address::is_unix) {
+            return Err(self.impossible("admin", "must be host:port".to_owned()));
+        }
+        config.cores = self.cores()?;
+        config.log = self.log()?;
+        for key in Tunables::KEYS {
+            if let Some(text) = self.text(key.name)? {
+                config.tunables.set(key.name, text).map_err(|why| self.impossible(key.name, why))?;
+            }
+        }
+        self.check_together(&config)?;
+        Ok(config)
+    }
+
+    /// What is possible one by one and yet not together.
+    fn check_together(&self, config: &Config) -> Result<(), ConfigError> {
+        let t = &config.tunables;
+        if t.heartbeat_ms * 3 > t.election_timeout_ms {
+            let why = format!(
+                "must be at most a third of election_timeout_ms ({}), not {}: one late heartbeat would start an election",
+                t.election_timeout_ms, t.heartbeat_ms
+            );
+            return Err(self.impossible("heartbeat_ms", why));
+        }
+        for (key, bytes) in [("segment_bytes_min", t.segment_bytes_min), ("segment_bytes_max", t.segment_bytes_max)] {
+            if bytes % 4096 != 0 {
+                return Err(self.impossible(key, format!("must be a multiple of 4096, not {bytes}")));
+            }
+        }
+        if t.segment_bytes_min > t.segment_bytes_max {
+            let why =
+                format!("must be at most segment_bytes_max ({}), not {}", t.segment_bytes_max, t.segment_bytes_min);
+            return Err(self.impossible("segment_bytes_min", why));
+        }
+        if t.disk_stall_exit_ms <= 4 * t.election_timeout_ms {
+            let why = format!(
+                "must be more than four times election_timeout_ms ({}), so that a leader can hand over first",
+                t.election_timeout_ms
+            );
+            return Err(self.impossible("disk_stall_exit_ms", why));
+        }
+        let mut listeners: Vec<(&'static str, &Address)> = config.clients.iter().map(|a| ("clients", a)).collect();
+        listeners.extend(config.peers.iter().map(|a| ("peers", a)));
+        listeners.extend(config.admin.iter().map(|a| ("admin", a)));
+        for (i, (key, address)) in listeners.iter().enumerate() {
+            let twin = listeners[..i].iter().find(|(_, other)| other == address && address.port() != Some(0));
+            if let Some((other, _)) = twin {
+                return Err(self.impossible(key, format!("`{address}` is given twice (also as {other})")));
+            }
+        }
+        Ok(())
+    }
+
+    fn impossible(&self, key: &'static str, why: String) -> ConfigError {
+        let origin = self.values.get(key).map_or_else(|| "configuration".to_owned(), |given| given.origin.to_string());
+        ConfigError::Impossible { origin, key, why }
+    }
+
+    /// A single value; an empty one counts as none given.
+    fn text(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
+        match self.values.get(key).map(|given| &given.value) {
+            None | Some(Value::Absent) => Ok(None),
+            Some(Value::Text(text)) if text.is_empty() => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(_) => Err(self.impossible(key, "takes a single value".to_owned())),
+        }
+    }
+
+    fn required(&self, key: &'static str) -> Result<&str, ConfigError> {
+        self.text(key)?.ok_or(ConfigError::Missing { key })
+    }
+
+    fn cluster(&self) -> Result<String, ConfigError> {
+        let name = self.required("cluster")?;
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.len() > CLUSTER_NAME_BYTES_MAX || !name.chars().all(legal) {
+            return Err(self.impossible("cluster", format!("must be 1 to 64 of A-Z a-z 0-9 - _ . , not `{name}`")));
+        }
+        Ok(name.to_owned())
+    }
+
+    fn node(&self) -> Result<NodeId, ConfigError> {
+        let text = self.required("node")?;
+        node_id(text).ok_or_else(|| self.impossible("node", format!("must be 1 to 255, not `{text}`")))
+    }
+
+    fn data(&self) -> Result<PathBuf, ConfigError> {
+        Ok(PathBuf::from(self.required("data")?))
+    }
+
+    fn address(&self, key: &'static str) -> Result<Option<Address>, ConfigError> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        Address::parse(text).map(Some).map_err(|why| self.impossible(key, format!("cannot be this: {why}")))
+    }
+
+    fn clients(&self) -> Result<Vec<Address>, ConfigError> {
+        let texts: Vec<&str> = match self.values.get("clients").map(|given| &given.value) {
+            Some(Value::List(list)) => list.iter().map(String::as_str).collect(),
+            _ => self.required("clients")?.split(',').map(str::trim).collect(),
+        };
+        if texts.is_empty() {
+            return Err(ConfigError::Missing { key: "clients" });
+        }
+        let parse = |text: &&str| {
+            Address::parse(text).map_err(|why| self.impossible("clients", format!("cannot be this: {why}")))
+        };
+        texts.iter().map(parse).collect()
+    }
+
+    fn members(&self) -> Result<BTreeMap<NodeId, Address>, ConfigError> {
+        let given = self.values.get("members").ok_or(ConfigError::Missing { key: "members" })?;
+        let mut members = BTreeMap::new();
+        let mut addresses = BTreeSet::new();
+        for (id, address) in self.member_pairs(given)? {
+            let node =
+                node_id(id).ok_or_else(|| self.impossible("members", format!("have ids from 1 to 255, not `{id}`")))?;
+            let address = Address::parse(address)
+                .ok()
+                .filter(|address| address.port().is_some_and(|port| port != 0))
+                .ok_or_else(|| {
+                self.impossible(
+                    "members",
+                    format!("need an address host:port that peers can dial; {id} has `{address}`"),
+                )
+            })?;
+            if !addresses.insert(address.clone()) {
+                return Err(
+                    self.impossible("members", format!("have addresses of their own; `{address}` is there twice"))
+                );
+            }
+            if members.insert(node, address).is_some() {
+                return Err(self.impossible("members", format!("name node {node} twice")));
+            }
+        }
+        if members.is_empty() || members.len() > MEMBERS_MAX {
+            return Err(self.impossible("members", format!("must be 1 to {MEMBERS_MAX}, not {}", members.len())));
+        }
+        Ok(members)
+    }
+
+    fn member_pairs<'a>(&self, given: &'a Given) -> Result<Vec<(&'a str, &'a str)>, ConfigError> {
+        match &given.value {
+            Value::Map(map) => Ok(map.iter().map(|(id, address)| (id.as_str(), address.as_str())).collect()),
+            Value::Text(text) => text
+                .split(',')
+                .map(|pair| pair.trim().split_once('='))
+                .collect::<Option<Vec<_>>>()
+                .ok_or_else(|| self.impossible("members", format!("must be 1=host:port,2=host:port, not `{text}`"))),
+            _ => Err(self.impossible("members", "must be a map of id to address: { 1: host:port }".to_owned())),
+        }
+    }
+
+    fn shards(&self) -> Result<u16, ConfigError> {
+        let Some(text) = self.text("shards")? else { return Ok(1) };
+        match text.parse::<u16>() {
+            Ok(shards @ 1..=SHARDS_MAX) => Ok(shards),
+            _ => Err(self.impossible("shards", format!("must be 1 to {SHARDS_MAX}, not `{text}`"))),
+        }
+    }
+
+    fn cores(&self) -> Result<Option<NonZeroU16>, ConfigError> {
+        let Some(text) = self.text("cores")? else { return Ok(None) };
+        match text.parse::<NonZeroU16>() {
+            Ok(cores) if cores.get() <= CORES_MAX => Ok(Some(cores)),
+            _ => Err(self.impossible("cores", format!("must be 1 to {CORES_MAX}, not `{text}`"))),
+        }
+    }
+
+    fn log(&self) -> Result<String, ConfigError> {
+        let text = self.text("log")?.unwrap_or("info");
+        match text.parse::<tracing_subscriber::filter::Targets>() {
+            Ok(_) => Ok(text.to_owned()),
+            Err(_) => Err(self.impossible(
+                "log",
+                format!("must be error, warn, info, debug, trace, or target=level pairs, not `{text}`"),
+            )),
+        }
+    }
+}
+
+fn node_id(text: &str) -> Option<NodeId> {
+    text.parse::<u8>().ok().filter(|id| *id != 0).map(NodeId)
+}

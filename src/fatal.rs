@@ -1,0 +1,129 @@
+//! Why a node stops: one reason, one sentence for the operator, one exit status each. Scripts and systemd units rely on
+//! the statuses: they never change their meaning.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+
+/// A reason to stop. The text says what happened, where, and what to do.
+#[derive(Debug, Error)]
+pub enum Fatal {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+
+    #[error("cannot listen on {address} for {purpose}: {why}")]
+    PortTaken { address: String, purpose: &'static str, why: String },
+    #[error("the data directory {path} is not writable: {why}", path = path.display())]
+    DirectoryNotWritable { path: PathBuf, why: String },
+    #[error("the data directory {path} is in use by {holder}: one process at a time", path = path.display())]
+    Locked { path: PathBuf, holder: String },
+    #[error("{path} is not a prepared data directory; prepare it once with `beaver-raft init --config FILE`", path = path.display())]
+    NotPrepared { path: PathBuf },
+    #[error("{path} holds something already; init never overwrites: {why}", path = path.display())]
+    NotEmpty { path: PathBuf, why: String },
+    #[error("the data directory {path} is not this node's: {why}", path = path.display())]
+    WrongIdentity { path: PathBuf, why: String },
+    #[error("peers refuse this node: {why}")]
+    Refused { why: String },
+
+    #[error("io_uring cannot be used: {why}")]
+    NoIoUring { why: String },
+    #[error("the limit on locked memory is too low: {why}; raise it (LimitMEMLOCK= in systemd, or ulimit -l)")]
+    MemlockTooLow { why: String },
+    #[error("the file system of {path} does not support direct I/O (tmpfs does not): put the data directory on a real disk ({why})", path = path.display())]
+    NoDirectIo { path: PathBuf, why: String },
+    #[error("the system refused {what}: {why}")]
+    System { what: String, why: String },
+
+    /// An entry that was durable can't be read any more.
+    #[error("the log is damaged: {0}")]
+    FaultyLog(String),
+    #[error("the vote cannot be read, so this node may not vote: {0}")]
+    VoteUnreadable(String),
+    #[error("a write to {path} failed, so this disk is no longer trusted: {why}", path = path.display())]
+    WriteFailed { path: PathBuf, why: String },
+    #[error("reading {path} failed: {why}", path = path.display())]
+    ReadFailed { path: PathBuf, why: String },
+    #[error("the disk of {path} has not completed a write for {waited_ms} ms", path = path.display())]
+    Stalled { path: PathBuf, waited_ms: u64 },
+
+    /// Two entries of one index and term, or a leader that would overwrite what is committed here.
+    #[error("logs of two members contradict each other: {0}; do not delete anything, compare the nodes' logs first")]
+    ChainConflict(String),
+    #[error("this node's state differs from that of the majority: {0}")]
+    StateDiffers(String),
+
+    #[error("internal error: {0}; this is a bug, please report it with the log")]
+    Internal(String),
+}
+
+/// Exit statuses with the names that documentation gives them. 0 is a clean end, 1 what a client command could not do.
+pub const EXIT_STATUSES: &[(u8, &str)] = &[
+    (2, "usage or configuration"),
+    (10, "an address is taken or cannot be bound"),
+    (11, "the data directory is not writable"),
+    (12, "the data directory is locked by another process"),
+    (13, "the data directory is not prepared"),
+    (14, "init found a directory that is not empty"),
+    (15, "the data directory belongs to another cluster, node or format"),
+    (16, "peers refuse this node"),
+    (20, "no io_uring"),
+    (21, "too little memory may be locked"),
+    (22, "no direct I/O on this file system"),
+    (23, "another refusal of the operating system"),
+    (30, "a damaged log"),
+    (31, "an unreadable vote"),
+    (32, "a failed write"),
+    (33, "a failed read"),
+    (34, "a stalled disk"),
+    (40, "contradicting logs"),
+    (41, "a state that differs from the majority's"),
+    (50, "a bug"),
+];
+
+impl Fatal {
+    /// The status with which the process exits.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Fatal::Config(_) => 2,
+            Fatal::PortTaken { .. } => 10,
+            Fatal::DirectoryNotWritable { .. } => 11,
+            Fatal::Locked { .. } => 12,
+            Fatal::NotPrepared { .. } => 13,
+            Fatal::NotEmpty { .. } => 14,
+            Fatal::WrongIdentity { .. } => 15,
+            Fatal::Refused { .. } => 16,
+            Fatal::NoIoUring { .. } => 20,
+            Fatal::MemlockTooLow { .. } => 21,
+            Fatal::NoDirectIo { .. } => 22,
+            Fatal::System { .. } => 23,
+            Fatal::FaultyLog(_) => 30,
+            Fatal::VoteUnreadable(_) => 31,
+            Fatal::WriteFailed { .. } => 32,
+            Fatal::ReadFailed { .. } => 33,
+            Fatal::Stalled { .. } => 34,
+            Fatal::ChainConflict(_) => 40,
+            Fatal::StateDiffers(_) => 41,
+            Fatal::Internal(_) => 50,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exit_status_is_named_once() {
+        let mut statuses: Vec<u8> = EXIT_STATUSES.iter().map(|(status, _)| *status).collect();
+        statuses.dedup();
+        assert_eq!(statuses.len(), EXIT_STATUSES.len());
+        let named = |fatal: Fatal| EXIT_STATUSES.iter().any(|(status, _)| *status == fatal.exit_status());
+        assert!(named(Fatal::Internal(String::new())));
+        assert!(named(Fatal::Config(ConfigError::Missing { key: "node" })));
+        assert!(named(Fatal::Stalled { path: PathBuf::new(), waited_ms: 1 }));
+    }
+}

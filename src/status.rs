@@ -1,0 +1,307 @@
+//! What a node shows of itself. Core threads publish one [`ShardStatus`] each for their shards, by swapping a pointer; the
+//! admin port and the command line read. The JSON of `/status` is this, and keys are only ever added to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::metrics::{ShardMetrics, gauge_value};
+
+/// A shard whose status is older than this no longer runs. Core threads publish at least once a second.
+pub const STALE_AFTER_MS: u64 = 10_000;
+
+/// One node, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    pub node: u8,
+    pub cluster: String,
+    pub version: String,
+    pub pid: u32,
+    pub uptime_s: u64,
+    /// Client connections open now.
+    pub connections: u64,
+    pub draining: bool,
+    /// Ids and addresses, as configured.
+    pub members: Vec<MemberStatus>,
+    pub shards: Vec<ShardStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    pub node: u8,
+    pub address: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleName {
+    /// Not a member that votes yet: the log is being read.
+    #[default]
+    Recovering,
+    Follower,
+    Candidate,
+    Leader,
+    Learner,
+}
+
+/// One shard on one node, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShardStatus {
+    pub shard: u16,
+    pub role: RoleName,
+    /// The leader that this node knows of in `term`.
+    pub leader: Option<u8>,
+    pub term: u64,
+    pub last_index: u64,
+    /// Up to here the log is durable on this node.
+    pub durable: u64,
+    pub committed: u64,
+    pub applied: u64,
+    /// Whether everything that was committed when this node found its leader is applied: it serves without a wait.
+    pub caught_up: bool,
+    /// While the log is being read: bytes read so far, and in all.
+    pub recovered_bytes: u64,
+    pub recovery_bytes: u64,
+    /// Whether this node's disk has room, and whether a majority has, as the leader says.
+    pub room: bool,
+    pub cluster_room: bool,
+    pub jobs: JobCounts,
+    pub sessions: u64,
+    /// Workers that wait at this node for a job, while it leads.
+    pub waits: u64,
+    pub segments: u64,
+    pub log_bytes: u64,
+    /// How far each other member is; only the leader knows.
+    pub peers: Vec<PeerStatus>,
+    /// Why the shard no longer runs, if so.
+    pub stopped: Option<String>,
+    /// Milliseconds since the core thread published this; filled in for the reader.
+    pub age_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobCounts {
+    pub ready: u64,
+    pub reserved: u64,
+    pub delayed: u64,
+    pub buried: u64,
+    pub tubes: u64,
+    /// Ever put.
+    pub total: u64,
+    pub timeouts: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerStatus {
+    pub node: u8,
+    pub connected: bool,
+    /// Highest index that the peer is known to hold durably.
+    pub matched: u64,
+    pub in_flight: u64,
+    /// probe, replicate or snapshot.
+    pub progress: String,
+    pub room: bool,
+}
+
+impl StatusReport {
+    /// Whether every shard knows its leader and is up to date here; if not, why.
+    ///
+    /// # Errors
+    /// A sentence for each shard that is not ready.
+    pub fn ready(&self) -> Result<(), Vec<String>> {
+        let reasons: Vec<String> =
+            self.shards.iter().filter_map(|shard| shard.not_ready().map(|why| shard.says(&why))).collect();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    /// Whether every shard runs; if not, why.
+    ///
+    /// # Errors
+    /// A sentence for each shard that does not run.
+    pub fn alive(&self) -> Result<(), Vec<String>> {
+        let reasons: Vec<String> =
+            self.shards.iter().filter_map(|shard| shard.not_alive().map(|why| shard.says(&why))).collect();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+}
+
+impl ShardStatus {
+    fn says(&self, why: &str) -> String {
+        format!("shard {}: {why}", self.shard)
+    }
+
+    fn not_alive(&self) -> Option<String> {
+        if let Some(why) = &self.stopped {
+            return Some(format!("stopped: {why}"));
+        }
+        (self.age_ms > STALE_AFTER_MS).then(|| format!("has not said anything for {} s", self.age_ms / 1000))
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        if let Some(why) = self.not_alive() {
+            return Some(why);
+        }
+        if self.role == RoleName::Recovering {
+            return Some(match self.recovery_bytes {
+                0 => "recovering".to_owned(),
+                all => format!("recovering, {} % of the log read", self.recovered_bytes * 100 / all),
+            });
+        }
+        if self.leader.is_none() {
+            return Some("no leader known".to_owned());
+        }
+        (!self.caught_up).then(|| format!("catching up, applied {} of {}", self.applied, self.committed))
+    }
+
+    /// Sets the gauges that show the same as this.
+    pub fn observe(&self, metrics: &ShardMetrics) {
+        metrics.jobs_ready.set(gauge_value(self.jobs.ready));
+        metrics.jobs_reserved.set(gauge_value(self.jobs.reserved));
+        metrics.jobs_delayed.set(gauge_value(self.jobs.delayed));
+        metrics.jobs_buried.set(gauge_value(self.jobs.buried));
+        metrics.tubes.set(gauge_value(self.jobs.tubes));
+        metrics.sessions.set(gauge_value(self.sessions));
+        metrics.waits.set(gauge_value(self.waits));
+        metrics.term.set(gauge_value(self.term));
+        metrics.leader.set(self.leader.map_or(0, i64::from));
+        metrics.leading.set(i64::from(self.role == RoleName::Leader));
+        metrics.last_index.set(gauge_value(self.last_index));
+        metrics.committed_index.set(gauge_value(self.committed));
+        metrics.applied_index.set(gauge_value(self.applied));
+        metrics.segments.set(gauge_value(self.segments));
+        metrics.log_bytes.set(gauge_value(self.log_bytes));
+    }
+}
+
+/// Where core threads leave the status of their shards. Publishing never waits for a reader.
+#[derive(Debug)]
+pub struct Board {
+    started: Instant,
+    node: u8,
+    cluster: String,
+    members: Vec<MemberStatus>,
+    shards: Vec<Posted>,
+}
+
+#[derive(Debug)]
+struct Posted {
+    status: ArcSwap<ShardStatus>,
+    metrics: ShardMetrics,
+    /// Milliseconds after `Board::started`.
+    at_ms: AtomicU64,
+}
+
+impl Board {
+    #[must_use]
+    pub fn new(config: &Config, metrics: &crate::metrics::Metrics) -> Board {
+        let posted = |shard| Posted {
+            status: ArcSwap::from_pointee(ShardStatus { shard, ..ShardStatus::default() }),
+            metrics: metrics.shard(crate::types::ShardId(shard)),
+            at_ms: AtomicU64::new(0),
+        };
+        Board {
+            started: Instant::now(),
+            node: config.node.0,
+            cluster: config.cluster.clone(),
+            members: config
+                .members
+                .iter()
+                .map(|(node, address)| MemberStatus { node: node.0, address: address.to_string() })
+                .collect(),
+            shards: (0..config.shards).map(posted).collect(),
+        }
+    }
+
+    /// Shows the status of one shard from now on, here and in its gauges. A core thread does this after changes worth
+    /// showing (a few times a second at most) and at least once a second.
+    ///
+    /// # Panics
+    /// If the shard is not one of the configured ones.
+    pub fn publish(&self, status: ShardStatus) {
+        let posted = &self.shards[usize::from(status.shard)];
+        status.observe(&posted.metrics);
+        posted.status.store(Arc::new(status));
+        posted.at_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Everything, as of now.
+    #[must_use]
+    pub fn report(&self, metrics: &crate::metrics::Metrics) -> StatusReport {
+        let now_ms = self.now_ms();
+        let shards = self.shards.iter().map(|posted| {
+            let mut status = ShardStatus::clone(&posted.status.load());
+            status.age_ms = now_ms.saturating_sub(posted.at_ms.load(Ordering::Relaxed));
+            status
+        });
+        StatusReport {
+            node: self.node,
+            cluster: self.cluster.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            connections: u64::try_from(metrics.node.connections.get()).unwrap_or(0),
+            draining: metrics.node.draining.get() != 0,
+            members: self.members.clone(),
+            shards: shards.collect(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serving() -> ShardStatus {
+        ShardStatus { role: RoleName::Follower, leader: Some(2), caught_up: true, ..ShardStatus::default() }
+    }
+
+    fn report(shards: Vec<ShardStatus>) -> StatusReport {
+        StatusReport {
+            node: 1,
+            cluster: "orders".to_owned(),
+            version: String::new(),
+            pid: 1,
+            uptime_s: 0,
+            connections: 0,
+            draining: false,
+            members: Vec::new(),
+            shards,
+        }
+    }
+
+    #[test]
+    fn a_node_is_ready_when_every_shard_knows_its_leader_and_has_caught_up() {
+        assert_eq!(report(vec![serving()]).ready(), Ok(()));
+        let recovering = ShardStatus { recovery_bytes: 200, recovered_bytes: 50, ..ShardStatus::default() };
+        assert_eq!(report(vec![recovering]).ready(), Err(vec!["shard 0: recovering, 25 % of the log read".to_owned()]));
+        let leaderless = ShardStatus { leader: None, shard: 3, ..serving() };
+        assert_eq!(report(vec![serving(), leaderless]).ready(), Err(vec!["shard 3: no leader known".to_owned()]));
+        let behind = ShardStatus { caught_up: false, applied: 3, committed: 9, ..serving() };
+        assert_eq!(report(vec![behind]).ready(), Err(vec!["shard 0: catching up, applied 3 of 9".to_owned()]));
+    }
+
+    #[test]
+    fn a_shard_without_a_leader_is_alive_and_a_silent_one_is_not() {
+        assert_eq!(report(vec![ShardStatus { leader: None, ..serving() }]).alive(), Ok(()));
+        assert!(report(vec![ShardStatus { age_ms: STALE_AFTER_MS + 1, ..serving() }]).alive().is_err());
+        assert!(report(vec![ShardStatus { stopped: Some("disk".to_owned()), ..serving() }]).alive().is_err());
+    }
+
+    #[test]
+    fn a_status_of_another_version_is_still_read() {
+        let json = r#"{"shard":1,"role":"leader","term":4,"a_key_of_the_future":true}"#;
+        let status: ShardStatus = serde_json::from_str(json).expect("reads");
+        assert_eq!((status.shard, status.role, status.term), (1, RoleName::Leader, 4));
+    }
+}
