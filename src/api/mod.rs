@@ -2,6 +2,7 @@
 //! into bytes, and decide nothing that must be replicated.
 
 pub mod beanstalkd;
+pub mod routing;
 
 use bytes::Bytes;
 

@@ -1,0 +1,71 @@
+//! Commands that are under way beside each other, in their order: replies leave from the front only.
+
+use std::collections::VecDeque;
+
+use crate::api::beanstalkd::output::Output;
+use crate::api::beanstalkd::reply::Reply;
+
+#[derive(Debug, Default)]
+pub struct Slots {
+    /// Tickets ascend. The front waits: what is ready in front has left.
+    queue: VecDeque<Slot>,
+    body_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    ticket: u64,
+    /// Bytes of the body that a shard was given and has not answered.
+    body_bytes: usize,
+    reply: Option<Reply>,
+}
+
+impl Slots {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Bytes of all bodies that shards have not answered.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        self.body_bytes
+    }
+
+    /// A command that a shard will answer.
+    pub fn wait(&mut self, ticket: u64, body_bytes: usize) {
+        self.body_bytes += body_bytes;
+        self.push(Slot { ticket, body_bytes, reply: None });
+    }
+
+    /// A command that is answered already, behind some that are not.
+    pub fn ready(&mut self, ticket: u64, reply: Reply) {
+        assert!(!self.queue.is_empty(), "a reply that nothing is in front of leaves at once");
+        self.push(Slot { ticket, body_bytes: 0, reply: Some(reply) });
+    }
+
+    /// The answer to a ticket, if it is one of these; replies that are due go to the output.
+    pub fn answer(&mut self, ticket: u64, reply: impl FnOnce() -> Reply, output: &mut Output) {
+        let Ok(place) = self.queue.binary_search_by_key(&ticket, |slot| slot.ticket) else { return };
+        let slot = &mut self.queue[place];
+        if slot.reply.is_some() {
+            return;
+        }
+        self.body_bytes -= std::mem::take(&mut slot.body_bytes);
+        slot.reply = Some(reply());
+        while let Some(reply) = self.queue.front().and_then(|slot| slot.reply.as_ref()) {
+            reply.write(output);
+            self.queue.pop_front();
+        }
+    }
+
+    fn push(&mut self, slot: Slot) {
+        assert!(self.queue.back().is_none_or(|last| last.ticket < slot.ticket), "tickets ascend");
+        self.queue.push_back(slot);
+    }
+}

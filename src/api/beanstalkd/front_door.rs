@@ -1,0 +1,189 @@
+//! What all beanstalkd connections of one node share: limits, counters, the drain flag. Counters are kept per core
+//! thread, so that no two threads write the same cache line, and summed when somebody asks.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::request::{BODY_BYTES_MAX_LIMIT, Counted};
+use crate::types::Nanos;
+
+/// One per node.
+#[derive(Debug)]
+pub struct FrontDoor {
+    pub shards: u16,
+    /// The longest body of a job; at most [`BODY_BYTES_MAX_LIMIT`].
+    pub body_bytes_max: u32,
+    pub facts: NodeFacts,
+    draining: AtomicBool,
+    cores: Box<[CoreCounters]>,
+}
+
+/// What `stats` says of the process. None of it changes.
+#[derive(Debug, Clone)]
+pub struct NodeFacts {
+    pub pid: u32,
+    pub version: &'static str,
+    /// Drawn at random by each process.
+    pub instance: u64,
+    pub hostname: String,
+    pub os: String,
+    pub platform: String,
+    /// On the clock that connections are given.
+    pub started: Nanos,
+    /// Shown as `binlog-max-size`.
+    pub segment_bytes_max: u64,
+    /// How the process learns what it used up: this room asks no system.
+    pub resource_usage: fn() -> ResourceUsage,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResourceUsage {
+    pub user_micros: u64,
+    pub system_micros: u64,
+}
+
+/// The counters of one core thread. Only it writes them. Aligned so that two threads share no cache line, nor the
+/// pair that is prefetched together.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct CoreCounters {
+    commands: [AtomicU64; Counted::ALL.len()],
+    connections_ever: AtomicU64,
+    connections: AtomicU64,
+    producers: AtomicU64,
+    workers: AtomicU64,
+    waiting: AtomicU64,
+}
+
+/// Counters of the whole node, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeCounts {
+    /// By `Counted as usize`.
+    pub commands: [u64; Counted::ALL.len()],
+    pub connections_ever: u64,
+    pub connections: u64,
+    pub producers: u64,
+    pub workers: u64,
+    pub waiting: u64,
+}
+
+/// A number of connections that goes up and down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gauge {
+    Connections,
+    Producers,
+    Workers,
+    Waiting,
+}
+
+impl FrontDoor {
+    #[must_use]
+    pub fn new(shards: u16, cores: usize, body_bytes_max: u32, facts: NodeFacts) -> FrontDoor {
+        assert!(shards > 0 && cores > 0, "a node has at least one shard and one core thread");
+        assert!(body_bytes_max <= BODY_BYTES_MAX_LIMIT, "the configuration bounds the size of a body");
+        let cores = (0..cores).map(|_| CoreCounters::default()).collect();
+        FrontDoor { shards, body_bytes_max, facts, draining: AtomicBool::new(false), cores }
+    }
+
+    /// From now on no put is taken. There is no way back but a restart.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn core(&self, core: usize) -> &CoreCounters {
+        &self.cores[core]
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> NodeCounts {
+        let mut sum = NodeCounts::default();
+        for core in &self.cores {
+            for (sum, counter) in sum.commands.iter_mut().zip(&core.commands) {
+                *sum += counter.load(Ordering::Relaxed);
+            }
+            sum.connections_ever += core.connections_ever.load(Ordering::Relaxed);
+            sum.connections += core.connections.load(Ordering::Relaxed);
+            sum.producers += core.producers.load(Ordering::Relaxed);
+            sum.workers += core.workers.load(Ordering::Relaxed);
+            sum.waiting += core.waiting.load(Ordering::Relaxed);
+        }
+        sum
+    }
+}
+
+impl CoreCounters {
+    pub fn count(&self, counted: Counted) {
+        add(&self.commands[counted as usize], 1);
+    }
+
+    pub fn rise(&self, gauge: Gauge) {
+        if gauge == Gauge::Connections {
+            add(&self.connections_ever, 1);
+        }
+        add(self.gauge(gauge), 1);
+    }
+
+    pub fn fall(&self, gauge: Gauge) {
+        add(self.gauge(gauge), 1u64.wrapping_neg());
+    }
+
+    fn gauge(&self, gauge: Gauge) -> &AtomicU64 {
+        match gauge {
+            Gauge::Connections => &self.connections,
+            Gauge::Producers => &self.producers,
+            Gauge::Workers => &self.workers,
+            Gauge::Waiting => &self.waiting,
+        }
+    }
+}
+
+/// One thread writes, any may read: a load and a store cost less than a locked addition and lose nothing.
+fn add(counter: &AtomicU64, change: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn facts() -> NodeFacts {
+        NodeFacts {
+            pid: 42,
+            version: "1.2.3",
+            instance: 0xabc,
+            hostname: "host".into(),
+            os: "#1 \"SMP\"".into(),
+            platform: "x86_64".into(),
+            started: Nanos::ZERO,
+            segment_bytes_max: 64 << 20,
+            resource_usage: || ResourceUsage { user_micros: 1_000_002, system_micros: 3 },
+        }
+    }
+
+    #[test]
+    fn counters_of_all_cores_are_summed() {
+        let door = FrontDoor::new(1, 2, 100, facts());
+        door.core(0).count(Counted::Put);
+        door.core(1).count(Counted::Put);
+        door.core(1).count(Counted::PauseTube);
+        door.core(0).rise(Gauge::Connections);
+        door.core(1).rise(Gauge::Connections);
+        door.core(1).fall(Gauge::Connections);
+        let counts = door.counts();
+        assert_eq!(counts.commands[Counted::Put as usize], 2);
+        assert_eq!(counts.commands[Counted::PauseTube as usize], 1);
+        assert_eq!((counts.connections, counts.connections_ever), (1, 2));
+    }
+
+    #[test]
+    fn the_place_of_a_counted_command_is_its_number() {
+        for (place, counted) in Counted::ALL.into_iter().enumerate() {
+            assert_eq!(counted as usize, place);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! A connection on the wire: one task reads, one writes, and one sleeps while there is a deadline. The decisions are
+//! the [`Connection`]'s; what happens here is only that bytes and answers reach it and leave it.
+//!
+//! A read is never raced against anything. A client that does not read what it is sent is not read from either, once
+//! a bounded amount of output waits for it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use super::connection::Connection;
+use super::front_door::FrontDoor;
+use super::outbox::ShardRequest;
+use super::signal::Signal;
+use crate::api::Answer;
+use crate::io::{Reader, Runtime, Writer};
+use crate::types::{Nanos, ShardId};
+
+/// A read offers this much room at first. Many clients wait most of the time, and each holds its buffer meanwhile.
+const READ_BYTES_MIN: usize = 2 << 10;
+
+/// The room of a read from a client that fills it.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// What connections know of the shards. `opened` comes first, then requests, then `closed`, each once per connection.
+///
+/// Requests of one connection to one shard are to arrive in order. Every request but `Reference` and `Withdraw` is to
+/// be answered once, through the [`Mailbox`], unless the connection is closed before. `closed` ends the session: its
+/// reservations go back, and what is still granted to it is undone.
+pub trait ShardLink: 'static {
+    fn opened(&self, connection: u64, mailbox: Mailbox);
+    fn request(&self, connection: u64, request: ShardRequest);
+    fn closed(&self, connection: u64);
+}
+
+/// Where answers for one connection go. It may outlive the connection; then answers vanish.
+#[derive(Clone)]
+pub struct Mailbox {
+    deliver: Weak<dyn Deliver>,
+}
+
+impl Mailbox {
+    /// Hands over an answer. It may be called at any time, from within [`ShardLink::request`] too.
+    pub fn deliver(&self, shard: ShardId, ticket: u64, answer: Answer) {
+        if let Some(connection) = self.deliver.upgrade() {
+            connection.deliver(shard, ticket, answer);
+        }
+    }
+
+    /// Ends the connection once what it was promised so far is written.
+    pub fn hang_up(&self) {
+        if let Some(connection) = self.deliver.upgrade() {
+            connection.hang_up();
+        }
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mailbox")
+    }
+}
+
+trait Deliver {
+    fn deliver(&self, shard: ShardId, ticket: u64, answer: Answer);
+    fn hang_up(&self);
+}
+
+/// Serves one client until it is gone. `number` names the connection towards the link; `core` is the place of this
+/// thread's counters in the front door.
+pub async fn serve_connection<R, L>(
+    runtime: R,
+    reader: impl Reader,
+    writer: impl Writer,
+    link: Rc<L>,
+    number: u64,
+    door: Arc<FrontDoor>,
+    core: usize,
+) where
+    R: Runtime,
+    L: ShardLink,
+{
+    let shared = Rc::new_cyclic(|this| Shared {
+        this: this.clone(),
+        runtime: runtime.clone(),
+        link,
+        number,
+        connection: RefCell::new(Connection::new(door, core)),
+        mailbox: RefCell::default(),
+        ended: Cell::new(false),
+        sleeping_until: Cell::new(None),
+        read_again: Signal::default(),
+        write_again: Signal::default(),
+        sleep_again: Signal::default(),
+    });
+    let deliver: Weak<dyn Deliver> = shared.this.clone();
+    shared.link.opened(number, Mailbox { deliver });
+    shared.step(|_, _| {});
+    runtime.spawn(write_replies(shared.clone(), writer));
+    read_commands(&shared, reader).await;
+}
+
+struct Shared<R, L: ShardLink> {
+    this: Weak<Shared<R, L>>,
+    runtime: R,
+    link: Rc<L>,
+    number: u64,
+    connection: RefCell<Connection>,
+    /// Answers that came while the connection was busy.
+    mailbox: RefCell<VecDeque<(ShardId, u64, Answer)>>,
+    /// The link has been told that the connection is closed.
+    ended: Cell<bool>,
+    /// A task sleeps until then, or is about to.
+    sleeping_until: Cell<Option<Nanos>>,
+    read_again: Signal,
+    write_again: Signal,
+    sleep_again: Signal,
+}
+
+impl<R: Runtime, L: ShardLink> Shared<R, L> {
+    /// Lets the connection handle an event and passes on what comes of it. Within one of these, another does nothing:
+    /// the outer one finds the answer that was left in the mailbox.
+    fn step(&self, event: impl FnOnce(&mut Connection, Nanos)) {
+        let Ok(mut connection) = self.connection.try_borrow_mut() else { return };
+        let now = self.runtime.now();
+        event(&mut connection, now);
+        loop {
+            while let Some(request) = connection.poll_request() {
+                if !self.ended.get() {
+                    self.link.request(self.number, request);
+                }
+            }
+            let Some((shard, ticket, answer)) = self.mailbox.borrow_mut().pop_front() else { break };
+            connection.handle_answer(now, shard, ticket, answer);
+        }
+        if connection.wants_close() {
+            self.end(&mut connection);
+        }
+        let ended = self.ended.get();
+        if connection.has_output() || ended {
+            self.write_again.raise();
+        }
+        if connection.wants_read() || ended {
+            self.read_again.raise();
+        }
+        self.mind_deadline(connection.next_deadline());
+    }
+
+    /// Tells the shards that the client has gone. What it was promised may still be on its way to it.
+    fn end(&self, connection: &mut Connection) {
+        if self.ended.get() {
+            return;
+        }
+        connection.close();
+        while let Some(request) = connection.poll_request() {
+            self.link.request(self.number, request);
+        }
+        self.ended.set(true);
+        self.link.closed(self.number);
+    }
+
+    /// The wire is broken: nobody reads replies any more.
+    fn break_off(&self) {
+        self.step(|connection, _| connection.close());
+    }
+
+    /// A sleep that ends too early does no harm, so a later deadline disturbs nobody.
+    fn mind_deadline(&self, deadline: Option<Nanos>) {
+        match (self.sleeping_until.get(), deadline) {
+            (None, Some(deadline)) => {
+                let shared = self.this.upgrade().expect("a task that takes a step holds the connection");
+                self.sleeping_until.set(Some(deadline));
+                self.runtime.spawn(sleep_until_deadlines(shared));
+            }
+            (Some(until), Some(deadline)) if deadline < until => self.sleep_again.raise(),
+            (Some(_), None) if self.ended.get() => self.sleep_again.raise(),
+            _ => {}
+        }
+    }
+}
+
+impl<R: Runtime, L: ShardLink> Deliver for Shared<R, L> {
+    fn deliver(&self, shard: ShardId, ticket: u64, answer: Answer) {
+        self.mailbox.borrow_mut().push_back((shard, ticket, answer));
+        self.step(|_, _| {});
+    }
+
+    fn hang_up(&self) {
+        // Ticket 0 is nobody's: a hang-up is the connection's as a whole.
+        self.deliver(ShardId(0), 0, Answer::Hangup);
+    }
+}
+
+async fn read_commands<R: Runtime, L: ShardLink>(shared: &Shared<R, L>, mut reader: impl Reader) {
+    let mut buf = Vec::new();
+    let mut room_bytes = READ_BYTES_MIN;
+    loop {
+        while !shared.connection.borrow().wants_read() {
+            if shared.ended.get() {
+                return;
+            }
+            shared.read_again.wait().await;
+        }
+        buf.clear();
+        let (read, filled) = reader.read(buf, room_bytes).await;
+        buf = filled;
+        match read {
+            Ok(0) => shared.step(|connection, now| connection.handle_eof(now)),
+            Ok(bytes) => {
+                shared.step(|connection, now| connection.handle_bytes(now, Bytes::copy_from_slice(&buf)));
+                room_bytes = next_room_bytes(room_bytes, bytes);
+                if buf.capacity() > room_bytes {
+                    buf = Vec::new();
+                }
+            }
+            Err(_) => return shared.break_off(),
+        }
+    }
+}
+
+/// More room for who fills it, less for who leaves most of it empty.
+fn next_room_bytes(room_bytes: usize, read_bytes: usize) -> usize {
+    if read_bytes >= room_bytes {
+        (room_bytes * 4).min(READ_BYTES_MAX)
+    } else if read_bytes < room_bytes / 4 {
+        (room_bytes / 4).max(READ_BYTES_MIN)
+    } else {
+        room_bytes
+    }
+}
+
+async fn write_replies<R: Runtime, L: ShardLink>(shared: Rc<Shared<R, L>>, mut writer: impl Writer) {
+    loop {
+        let chunks = shared.connection.borrow_mut().take_output();
+        if !chunks.is_empty() {
+            if writer.write(chunks).await.is_err() {
+                shared.break_off();
+                break;
+            }
+            shared.step(|connection, now| connection.handle_written(now));
+        } else if shared.ended.get() {
+            break;
+        } else {
+            shared.write_again.wait().await;
+        }
+    }
+    writer.shutdown();
+}
+
+async fn sleep_until_deadlines<R: Runtime, L: ShardLink>(shared: Rc<Shared<R, L>>) {
+    loop {
+        let deadline = shared.connection.borrow().next_deadline();
+        shared.sleeping_until.set(deadline);
+        let Some(deadline) = deadline else { break };
+        let now = shared.runtime.now();
+        if deadline <= now {
+            shared.step(|connection, now| connection.handle_time(now));
+            continue;
+        }
+        // Either may be dropped: a sleep holds nothing, and a signal that is not taken is kept.
+        let mut sleep = pin!(shared.runtime.sleep(deadline.saturating_sub(now)));
+        let mut again = pin!(shared.sleep_again.wait());
+        poll_fn(|context| match sleep.as_mut().poll(context) {
+            Poll::Pending => again.as_mut().poll(context),
+            Poll::Ready(()) => Poll::Ready(()),
+        })
+        .await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
