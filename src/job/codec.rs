@@ -238,7 +238,7 @@ struct NodeBootFields {
 /// Appends one command to `out`.
 ///
 /// # Panics
-/// If the command's origin is none that its kind can have, a tube name is empty or too long, or a body does not
+/// If the command's origin is none that its kind can have, a SESSION_OPEN is not number 0, a tube name is empty or too long, or a body does not
 /// fit a length of 32 bits: front doors refuse these.
 pub fn encode(numbered: &Numbered<'_>, out: &mut Vec<u8>) {
     let start = out.len();
@@ -248,6 +248,7 @@ pub fn encode(numbered: &Numbered<'_>, out: &mut Vec<u8>) {
         Origin::Session { session, seq } => (SESSION, session, seq),
     };
     assert_eq!(origin, kind.origin(), "{kind:?} cannot come from {:?}", numbered.origin);
+    assert!(kind != Kind::SessionOpen || seq == 0, "opening is a session's number 0");
     let mut header = Header {
         kind: kind as u8,
         version: VERSION,
@@ -351,6 +352,9 @@ fn decode(bytes: &[u8]) -> Result<(Numbered<'_>, usize), Fault> {
     } else {
         return Err(Fault::UnusedNotZero);
     };
+    if kind == Kind::SessionOpen && seq != 0 {
+        return Err(Fault::UnusedNotZero);
+    }
     let command = decode_fields(kind, fields)?;
     Ok((Numbered { origin, command }, length))
 }

@@ -29,6 +29,12 @@ pub struct Class<'a> {
     pub delay_s: u32,
 }
 
+impl Class<'static> {
+    /// The class that no job has (no tube may be called so): the hint for an id of which the log holds no ENQ. The
+    /// command is then answered `NotFound` instead of `Again`.
+    pub const OF_NO_JOB: Class<'static> = Class { tube: b"-", priority: 0, ttr_s: 0, delay_s: 0 };
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command<'a> {
     /// ENQ. Gets the entry's next job id whether it happens or not.
@@ -134,7 +140,9 @@ pub enum Outcome {
     Closed,
     /// No such job, or not one that this session may touch.
     NotFound,
-    /// The class hint was missing or wrong for a job that waits as a bit. The number is used up.
+    /// No class was given for a job that may wait as a bit: look it up in the log and send the command afresh,
+    /// under the next number (this one is used up). A class that was given is trusted: the command of a job
+    /// that is no bit of it is answered `NotFound`.
     Again,
     /// The command's session is not open (closed by a later boot of its node).
     SessionUnknown,

@@ -40,7 +40,7 @@ impl Recipe {
             8 => (client, Command::Kick { tube, bound: self.seq }),
             9 => (client, Command::KickJob { job }),
             10 => (client, Command::Pause { tube, duration_s: delay_s, referenced: self.hinted }),
-            11 => (client, Command::SessionOpen),
+            11 => (Origin::Session { session: self.session, seq: 0 }, Command::SessionOpen),
             12 => (client, Command::SessionClosed),
             13 => (Origin::System, Command::NodeBoot { node: self.session.node, boot: self.session.boot }),
             14 => (Origin::System, Command::Tick),

@@ -1,0 +1,119 @@
+//! What the state machine holds. It must be a function of the entries applied and of nothing else: every
+//! collection is ordered, nothing is hashed with a seed of the process.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::record::Record;
+use super::sessions::Sessions;
+use super::tube::{TubeId, Tubes};
+use crate::types::{JobId, LogPosition, Nanos, Times};
+
+/// The replicated state of one shard.
+///
+/// Invariants (checked by [`Machine::verify`]):
+/// - a live job is either one bit in the set of its class or one record, never both;
+/// - a record of a ready job differs from its ENQ, so that equal states have one form;
+/// - each record is in exactly the indexes that its state names, under the deadline or order that it holds;
+/// - the counts and the fingerprint of a tube are those of its live jobs;
+/// - `times` never run backwards.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// The last entry applied.
+    pub(super) applied: LogPosition,
+    /// The latest times of the entries applied: the only clock there is.
+    pub(super) times: Times,
+    /// The first id that no applied entry has given (or burnt).
+    pub(super) next_job: JobId,
+    /// The fencing token of the next reservation; ascends, is never given twice.
+    pub(super) next_epoch: u64,
+    /// The place of the next buried job in the line of its tube.
+    pub(super) next_burial: u64,
+    /// Reservations that ran out, ever.
+    pub(super) timeouts: u64,
+    /// Jobs enqueued, ever.
+    pub(super) total_jobs: u64,
+    pub(super) tubes: Tubes,
+    /// Every live job that is not a bit.
+    pub(super) records: BTreeMap<JobId, Record>,
+    pub(super) sessions: Sessions,
+    /// Reserved jobs by the lease time at which their reservation ends.
+    pub(super) leases: BTreeSet<(Nanos, JobId)>,
+    /// Delayed jobs of all tubes by the wall time at which they become ready.
+    pub(super) delays: BTreeSet<(Nanos, JobId)>,
+    /// Paused tubes by the wall time at which they serve again.
+    pub(super) pauses: BTreeSet<(Nanos, TubeId)>,
+    pub(super) news: News,
+}
+
+/// What the last entry did that its leader may want to act upon. May hold a tube twice, or one that has changed
+/// again since; [`Machine::take_made_ready`] and [`Machine::take_emptied`] sift it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct News {
+    pub(super) made_ready: Vec<TubeId>,
+    pub(super) emptied: Vec<TubeId>,
+}
+
+impl News {
+    pub(super) fn clear(&mut self) {
+        self.made_ready.clear();
+        self.emptied.clear();
+    }
+
+    pub(super) fn made_ready(&mut self, tube: TubeId) {
+        // Most entries fill one tube: one name for a whole batch of them.
+        if self.made_ready.last() != Some(&tube) {
+            self.made_ready.push(tube);
+        }
+    }
+}
+
+impl Machine {
+    /// The state before the first entry: no job, no session, and the tube `default`.
+    #[must_use]
+    pub fn new() -> Machine {
+        Machine {
+            applied: LogPosition::ORIGIN,
+            times: Times::default(),
+            next_job: JobId(1),
+            next_epoch: 1,
+            next_burial: 0,
+            timeouts: 0,
+            total_jobs: 0,
+            tubes: Tubes::new(),
+            records: BTreeMap::new(),
+            sessions: Sessions::default(),
+            leases: BTreeSet::new(),
+            delays: BTreeSet::new(),
+            pauses: BTreeSet::new(),
+            news: News::default(),
+        }
+    }
+
+    /// The tubes in which the last applied entry made jobs ready, or whose pause it ended, and which can serve
+    /// now. Each once, in order of creation.
+    pub fn take_made_ready(&mut self) -> Vec<Bytes> {
+        let mut tubes = std::mem::take(&mut self.news.made_ready);
+        tubes.sort_unstable();
+        tubes.dedup();
+        let serving = |id: &TubeId| self.tubes.get(*id).filter(|tube| tube.serves()).map(|tube| tube.name.clone());
+        tubes.iter().filter_map(serving).collect()
+    }
+
+    /// The tubes that lost their last job in the last applied entry and are empty still: a TUBE_DROP may follow
+    /// where nothing refers to them. Each once, in order of creation.
+    pub fn take_emptied(&mut self) -> Vec<Bytes> {
+        let mut tubes = std::mem::take(&mut self.news.emptied);
+        tubes.sort_unstable();
+        tubes.dedup();
+        let empty = |id: &TubeId| self.tubes.get(*id).filter(|tube| tube.is_droppable()).map(|tube| tube.name.clone());
+        tubes.iter().filter_map(empty).collect()
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine::new()
+    }
+}
