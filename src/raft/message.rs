@@ -135,4 +135,6 @@ pub enum StopReason {
     ChainConflict { position: LogPosition, ours: ChainHash, theirs: ChainHash },
     /// A leader asks to overwrite what is committed here.
     CommittedConflict { position: LogPosition, commit: Index },
+    /// Two nodes lead the same term: one of them forgot a vote, or runs twice.
+    TwoLeaders { term: Term, leaders: [NodeId; 2] },
 }

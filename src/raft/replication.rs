@@ -1,0 +1,100 @@
+//! Sending the log to one follower. An append carries the log right behind a position that the follower must have; how
+//! far ahead of its answers the leader may run is a matter of `progress`.
+//!
+//! Three kinds of append leave here, and only the first waits for room in the window:
+//! - with entries, each behind the one before;
+//! - heartbeats, which speak only of what the follower acknowledged, so that they hold whatever they overtake;
+//! - notices of a new commit index, sent at once where no append with entries carries it.
+
+use crate::raft::message::Body;
+use crate::raft::progress::{Progress, ProgressState};
+use crate::raft::state::State;
+use crate::types::{Index, LogPosition, Nanos};
+
+/// The rounds of one leadership: every append gets a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Rounds(u64);
+
+impl Rounds {
+    pub(super) fn new() -> Rounds {
+        Rounds(0)
+    }
+
+    /// The newest round that was sent.
+    pub(super) fn newest(self) -> u64 {
+        self.0
+    }
+
+    fn begin(&mut self) -> u64 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+/// Sends what the follower lacks, as far as there is room.
+pub(super) fn replicate(peer: &mut Progress, rounds: &mut Rounds, state: &mut State, now: Nanos) {
+    while peer.has_room(&state.config) {
+        let probing = peer.state() != ProgressState::Replicate;
+        if peer.next() > state.log.last().index && !probing {
+            return;
+        }
+        let Some(prev) = position_before(peer.next(), state) else {
+            peer.become_behind(rounds.newest());
+            return;
+        };
+        let config = &state.config;
+        let entries = state.log.slice(peer.next(), config.append_entries_max, config.append_bytes_max);
+        let last = entries.last().map_or(prev.index, |meta| meta.position.index);
+        let bytes = entries.iter().map(|meta| u64::from(meta.bytes)).sum();
+        let round = rounds.begin();
+        let commit = state.committed;
+        state.send(peer.node, Body::Append { prev, entries, commit, round });
+        peer.sent(now, last, bytes, round);
+        peer.commit_told = commit;
+    }
+}
+
+/// Asks a probed follower again, in case the probe or its answer was lost. Without entries: they may well be there.
+pub(super) fn probe_again(peer: &mut Progress, rounds: &mut Rounds, state: &mut State) {
+    let Some(prev) = position_before(peer.next(), state) else {
+        peer.become_behind(rounds.newest());
+        return;
+    };
+    let round = rounds.begin();
+    state.send(peer.node, Body::Append { prev, entries: Vec::new(), commit: state.committed, round });
+}
+
+/// Sends the last entry in flight once more, to learn whether all of them arrived. It travels as appends with entries
+/// do, so it can't overtake them on a slow link.
+pub(super) fn inquire(peer: &mut Progress, rounds: &mut Rounds, state: &mut State, now: Nanos) {
+    let newest = peer.next().prev().expect("what is in flight has an index above zero");
+    let Some(prev) = position_before(newest, state) else {
+        peer.become_behind(rounds.newest());
+        return;
+    };
+    let entries = state.log.slice(newest, 1, 0);
+    let round = rounds.begin();
+    state.send(peer.node, Body::Append { prev, entries, commit: state.committed, round });
+    peer.inquired(now, round);
+}
+
+pub(super) fn heartbeat(peer: &Progress, rounds: &mut Rounds, state: &mut State) {
+    let prev = state.log.position_at(peer.matched()).unwrap_or(LogPosition::ORIGIN);
+    let commit = state.committed.min(prev.index);
+    let round = rounds.begin();
+    state.send(peer.node, Body::Append { prev, entries: Vec::new(), commit, round });
+}
+
+/// Tells the follower of the commit index if nothing sent so far did.
+pub(super) fn notify(peer: &mut Progress, rounds: &mut Rounds, state: &mut State) {
+    let Some(index) = peer.notice_due(state.committed) else { return };
+    let Some(prev) = state.log.position_at(index) else { return };
+    let commit = state.committed.min(index);
+    let round = rounds.begin();
+    state.send(peer.node, Body::Append { prev, entries: Vec::new(), commit, round });
+    peer.commit_told = commit;
+}
+
+fn position_before(next: Index, state: &State) -> Option<LogPosition> {
+    state.log.position_at(next.prev().expect("entries have indexes above zero"))
+}
