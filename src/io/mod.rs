@@ -5,6 +5,9 @@
 //! anything: a read future, once polled, is awaited to its end.
 
 pub mod buffer;
+pub mod bulk;
+pub mod startup;
+pub mod uring;
 
 use std::future::Future;
 use std::io;

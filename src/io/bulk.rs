@@ -1,0 +1,141 @@
+//! The bulk path: one glommio executor beside the core threads, for work that must never delay them.
+//!
+//! It must never hold a core thread, never spin, and never write faster than it is told to.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use glommio::io::{DmaFile, OpenOptions};
+use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, Shares};
+use tokio::sync::{mpsc, oneshot};
+
+use super::uring::{FILE_MODE, sync_directory};
+
+/// One write of zeros: large enough for the device, small enough that a queue of two delays a log write little.
+const CHUNK_BYTES: usize = 128 * 1024;
+
+/// Memory that glommio registers with its rings: a few chunks. Its default of 10 MiB is more than the 8 MiB that
+/// many systems let a process lock.
+const IO_MEMORY_BYTES: usize = 512 * 1024;
+
+/// How the bulk path treats the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct BulkOptions {
+    /// Zeros written per second, on average over some tens of milliseconds.
+    pub bytes_per_second: u64,
+}
+
+impl Default for BulkOptions {
+    fn default() -> BulkOptions {
+        BulkOptions { bytes_per_second: 128 << 20 }
+    }
+}
+
+struct MakeZeroed {
+    path: PathBuf,
+    bytes: u64,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+/// A handle on the bulk thread; the thread ends when the last handle is dropped and its queue is empty.
+#[derive(Clone)]
+pub struct Bulk {
+    requests: mpsc::UnboundedSender<MakeZeroed>,
+}
+
+impl Bulk {
+    /// Starts the bulk thread. It is not pinned: the kernel gives it whatever the core threads leave.
+    ///
+    /// # Errors
+    ///
+    /// The thread or its rings cannot be made.
+    pub fn start(options: BulkOptions) -> io::Result<Bulk> {
+        let (requests, queue) = mpsc::unbounded_channel();
+        LocalExecutorBuilder::new(Placement::Unbound)
+            .name("bulk")
+            .io_memory(IO_MEMORY_BYTES)
+            .ring_depth(16)
+            .preempt_timer(Duration::from_millis(10))
+            .spawn(move || serve(queue, options))
+            .map_err(into_io)?;
+        Ok(Bulk { requests })
+    }
+
+    /// Creates a file of `bytes` zeros, written and durable, and syncs its directory. What is left of one that could
+    /// not be completed is removed.
+    ///
+    /// # Errors
+    ///
+    /// The file exists, or the disk is full or faulty.
+    pub async fn make_zeroed(&self, path: PathBuf, bytes: u64) -> io::Result<()> {
+        let (done, answer) = oneshot::channel();
+        let gone = || io::Error::other("the bulk thread has ended");
+        self.requests.send(MakeZeroed { path, bytes, done }).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+async fn serve(mut queue: mpsc::UnboundedReceiver<MakeZeroed>, options: BulkOptions) {
+    let background = glommio::executor().create_task_queue(Shares::Static(10), Latency::NotImportant, "zeroing");
+    // One file at a time: two would only take turns at the same rate.
+    while let Some(request) = queue.recv().await {
+        let MakeZeroed { path, bytes, done } = request;
+        let work = glommio::spawn_local_into(async move { make_zeroed(&path, bytes, options).await }, background)
+            .expect("the task queue was made above and lives as long as the executor");
+        // Nobody waits any more: the file is made all the same, and the one who comes next finds it.
+        let _ = done.send(work.await);
+    }
+}
+
+async fn make_zeroed(path: &Path, bytes: u64, options: BulkOptions) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).dma_open(path).await.map_err(into_io)?;
+    let written = write_zeros(&file, bytes, options).await;
+    let closed = file.close().await.map_err(into_io);
+    let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+    let result = match written.and(closed) {
+        Ok(()) => glommio::executor().spawn_blocking(move || sync_directory(&directory)).await,
+        Err(error) => Err(error),
+    };
+    if result.is_err() {
+        let path = path.to_owned();
+        // The first error is the one to report.
+        let _ = glommio::executor().spawn_blocking(move || std::fs::remove_file(path)).await;
+    }
+    result
+}
+
+async fn write_zeros(file: &DmaFile, bytes: u64, options: BulkOptions) -> io::Result<()> {
+    // Reserving first makes a full disk show before the first write, and the file one extent where there is one.
+    file.pre_allocate(bytes, false).await.map_err(into_io)?;
+    let mut chunk = file.alloc_dma_buffer(CHUNK_BYTES);
+    chunk.as_bytes_mut().fill(0);
+    let chunk = Rc::new(chunk);
+    let started = Instant::now();
+    let mut offset = 0;
+    while offset < bytes {
+        let rest = usize::try_from(bytes - offset).unwrap_or(usize::MAX);
+        let written = if rest >= CHUNK_BYTES {
+            file.write_rc_at(Rc::clone(&chunk), offset).await
+        } else {
+            let mut tail = file.alloc_dma_buffer(rest);
+            tail.as_bytes_mut().fill(0);
+            file.write_at(tail, offset).await
+        };
+        match written.map_err(into_io)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => offset += count as u64,
+        }
+        let due = Duration::from_secs_f64(offset as f64 / options.bytes_per_second as f64);
+        let ahead = due.saturating_sub(started.elapsed());
+        if ahead > Duration::from_millis(1) {
+            glommio::timer::sleep(ahead).await;
+        }
+    }
+    file.fdatasync().await.map_err(into_io)
+}
+
+fn into_io(error: GlommioError<()>) -> io::Error {
+    error.into()
+}

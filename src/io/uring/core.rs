@@ -1,0 +1,186 @@
+//! A core thread: pinned, with one ring, running one main future and the tasks that it spawns.
+//!
+//! It must never outlive a panic of one of its tasks: a shard is whole or the process is down.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::thread::{self, JoinHandle};
+
+use super::op::{Phase, set_phase};
+use super::{Durability, UringRuntime};
+use crate::io::bulk::Bulk;
+
+/// Operations that fit the submission queue before it is flushed early.
+const RING_ENTRIES: u32 = 1024;
+
+/// What a core thread needs to know of the process around it.
+#[derive(Clone)]
+pub struct CoreOptions {
+    pub bulk: Bulk,
+    pub durability: Durability,
+    /// Several core threads listen on the same TCP port. Where this is off, a second listener on a port is an error.
+    pub share_ports: bool,
+}
+
+impl CoreOptions {
+    #[must_use]
+    pub fn new(bulk: Bulk) -> CoreOptions {
+        CoreOptions { bulk, durability: Durability::default(), share_ports: false }
+    }
+}
+
+pub type CoreThread<T> = JoinHandle<io::Result<T>>;
+
+/// Starts a thread pinned to the `core`-th of the processors that this process may use (modulo their number) and runs
+/// the future that `main` makes there, to its end; what is spawned beside it ends with it.
+///
+/// # Errors
+///
+/// The thread cannot be made; or, when it is joined, its ring cannot.
+pub fn start_core_thread<M, F>(
+    core: usize,
+    name: &str,
+    options: CoreOptions,
+    main: M,
+) -> io::Result<CoreThread<F::Output>>
+where
+    M: FnOnce(UringRuntime) -> F + Send + 'static,
+    F: Future + 'static,
+    F::Output: Send + 'static,
+{
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        pin_to_core(core)?;
+        block_on_core(&options, main)
+    })
+}
+
+/// Runs one core on the current thread, without pinning it.
+///
+/// # Errors
+///
+/// The ring cannot be made.
+///
+/// # Panics
+///
+/// Resumes a panic of the main future or of a task.
+pub fn block_on_core<M, F>(options: &CoreOptions, main: M) -> io::Result<F::Output>
+where
+    M: FnOnce(UringRuntime) -> F,
+    F: Future,
+{
+    let ring = Ring::new()?;
+    let panics = Panics::default();
+    let runtime = UringRuntime::new(options, panics.clone())?;
+    Ok(ring.0.block_on(async move {
+        let mut main = pin!(main(runtime));
+        std::future::poll_fn(|context| {
+            panics.resume(context);
+            main.as_mut().poll(context)
+        })
+        .await
+    }))
+}
+
+/// The tokio-uring runtime of this thread, and the word to all destructors whether it still runs.
+struct Ring(ManuallyDrop<tokio_uring::Runtime>);
+
+impl Ring {
+    fn new() -> io::Result<Ring> {
+        let mut builder = tokio_uring::builder();
+        builder.entries(RING_ENTRIES);
+        let ring = tokio_uring::Runtime::new(&builder)?;
+        set_phase(Phase::Running);
+        Ok(Ring(ManuallyDrop::new(ring)))
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        set_phase(Phase::Closing);
+        // SAFETY: dropped here and nowhere else, and not used after.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
+        set_phase(Phase::Absent);
+    }
+}
+
+fn pin_to_core(core: usize) -> io::Result<()> {
+    let set_bytes = size_of::<libc::cpu_set_t>();
+    // SAFETY: a set of zeros is an empty one.
+    let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `allowed` is a valid place for a set of `set_bytes` bytes.
+    if unsafe { libc::sched_getaffinity(0, set_bytes, &raw mut allowed) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let processors: Vec<usize> = (0..libc::CPU_SETSIZE as usize)
+        // SAFETY: the number is below CPU_SETSIZE.
+        .filter(|&processor| unsafe { libc::CPU_ISSET(processor, &allowed) })
+        .collect();
+    let chosen = processors[core % processors.len()];
+    // SAFETY: as above.
+    let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `chosen` is below CPU_SETSIZE.
+    unsafe { libc::CPU_SET(chosen, &mut one) };
+    // SAFETY: `one` is a valid set of `set_bytes` bytes.
+    if unsafe { libc::sched_setaffinity(0, set_bytes, &raw const one) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Carries a panic of any task to the main future, which resumes it; tokio alone would swallow it.
+#[derive(Clone, Default)]
+pub(super) struct Panics {
+    state: Rc<RefCell<PanicState>>,
+}
+
+#[derive(Default)]
+struct PanicState {
+    panic: Option<Box<dyn Any + Send>>,
+    main: Option<Waker>,
+}
+
+impl Panics {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let panics = self.clone();
+        tokio_uring::spawn(async move {
+            let mut task = pin!(task);
+            std::future::poll_fn(move |context| {
+                // Nobody looks at the task's state after the panic: the whole thread goes down with it.
+                match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+                    Ok(poll) => poll,
+                    Err(panic) => {
+                        panics.report(panic);
+                        Poll::Ready(())
+                    }
+                }
+            })
+            .await;
+        });
+    }
+
+    fn report(&self, panic: Box<dyn Any + Send>) {
+        let mut state = self.state.borrow_mut();
+        state.panic.get_or_insert(panic);
+        if let Some(main) = state.main.take() {
+            main.wake();
+        }
+    }
+
+    fn resume(&self, context: &Context<'_>) {
+        let mut state = self.state.borrow_mut();
+        if let Some(panic) = state.panic.take() {
+            drop(state);
+            resume_unwind(panic);
+        }
+        if !state.main.as_ref().is_some_and(|main| main.will_wake(context.waker())) {
+            state.main = Some(context.waker().clone());
+        }
+    }
+}

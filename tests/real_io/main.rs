@@ -1,0 +1,5 @@
+//! The real runtime on real files, sockets and threads. Nothing here asserts how fast something is.
+
+mod disk;
+mod wire;
+mod world;
