@@ -2,4 +2,10 @@
 //! commands against a model that is too simple to be wrong.
 
 mod driver;
+mod model;
+
+mod expiry;
+mod hints;
 mod protocol;
+mod random;
+mod sessions;
