@@ -8,8 +8,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::metrics::{ShardMetrics, gauge_value};
+use crate::types::NodeId;
 
 /// A shard whose status is older than this no longer runs. Core threads publish at least once a second.
 pub const STALE_AFTER_MS: u64 = 10_000;
@@ -33,7 +34,10 @@ pub struct StatusReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberStatus {
     pub node: u8,
+    /// Where its peers reach it.
     pub address: String,
+    /// Where its admin port should be: on its host, as far from its peer port as on the node that reports.
+    pub admin: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -210,11 +214,7 @@ impl Board {
             started: Instant::now(),
             node: config.node.0,
             cluster: config.cluster.clone(),
-            members: config
-                .members
-                .iter()
-                .map(|(node, address)| MemberStatus { node: node.0, address: address.to_string() })
-                .collect(),
+            members: members(config),
             shards: (0..config.shards).map(posted).collect(),
         }
     }
@@ -256,6 +256,26 @@ impl Board {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+fn members(config: &Config) -> Vec<MemberStatus> {
+    let own_port = |address: Option<&Address>| address.and_then(Address::port).map(i32::from);
+    let own_peer_port = own_port(config.members.get(&config.node));
+    let distance = own_port(config.admin.as_ref()).zip(own_peer_port).map(|(admin, peers)| admin - peers);
+    let admin_of = |node: NodeId, address: &Address| {
+        if node == config.node {
+            return config.admin.as_ref().map(Address::to_string);
+        }
+        let port = u16::try_from(i32::from(address.port()?) + distance?).ok().filter(|port| *port != 0)?;
+        let (host, _) = address.as_str().rsplit_once(':')?;
+        Some(format!("{host}:{port}"))
+    };
+    let member = |(node, address): (&NodeId, &Address)| MemberStatus {
+        node: node.0,
+        address: address.to_string(),
+        admin: admin_of(*node, address),
+    };
+    config.members.iter().map(member).collect()
 }
 
 #[cfg(test)]

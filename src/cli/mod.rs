@@ -1,1 +1,51 @@
-//! cli.
+//! The command line: what an operator types, and what it answers. It decides nothing of the protocol; it reads the
+//! configuration, starts the node, or talks to one from outside like any other client.
+
+mod client;
+mod enqueue;
+mod jobs_file;
+mod ledger;
+mod status;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The name by which the program is a drop-in for the original.
+const DROP_IN_NAME: &str = "beaver-beanstalkd";
+
+/// A replicated job queue for people who run their own machines
+#[derive(Debug, Parser)]
+#[command(name = "beaver-raft", version, arg_required_else_help = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Enqueue(enqueue::EnqueueArgs),
+    Status(status::StatusArgs),
+    /// Print the reference of all configuration keys (docs/configuration.md)
+    Config,
+}
+
+/// Runs the program with the given arguments (the first is its name) and gives its exit status.
+#[must_use]
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let called_as = arguments.first().and_then(|name| std::path::Path::new(name).file_name()?.to_str()).unwrap_or("");
+    if called_as == DROP_IN_NAME {
+        arguments.splice(0..1, ["beaver-raft".into(), "beanstalkd".into()]);
+    }
+    let status = match Cli::parse_from(arguments).command {
+        Command::Enqueue(args) => enqueue::enqueue(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Config => {
+            print!("{}", crate::config::reference_page());
+            0
+        }
+    };
+    ExitCode::from(status)
+}

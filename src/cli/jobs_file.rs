@@ -1,0 +1,383 @@
+//! Reads jobs from JSON, one at a time: an array, or objects one after the other (JSON lines). Never holds more than
+//! one job and a buffer, however long the input; every error says where.
+
+use std::io::{self, Read};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use thiserror::Error;
+
+const TUBE_BYTES_MAX: usize = 200;
+/// No server can be configured to take more.
+const BODY_BYTES_MAX: usize = 16 << 20;
+const BYTE_ORDER_MARK: [u8; 3] = *b"\xef\xbb\xbf";
+const BUFFER_BYTES: usize = 64 << 10;
+/// The largest body with every byte written as a six-byte escape, and room for the other fields.
+const ELEMENT_BYTES_MAX: usize = 6 * BODY_BYTES_MAX + (64 << 10);
+
+/// A job to put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    pub tube: String,
+    pub priority: u32,
+    pub delay_s: u32,
+    pub ttr_s: u32,
+    pub body: Vec<u8>,
+}
+
+/// What a job gets that says nothing of it.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    pub tube: String,
+    pub priority: u32,
+    pub delay_s: u32,
+    pub ttr_s: u32,
+}
+
+/// Where a job stands in the input: the how-manieth it is, from 1, and the line on which it begins, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub number: u64,
+    pub line: u64,
+}
+
+#[derive(Debug, Error)]
+pub enum JobsError {
+    #[error("reading failed: {0}")]
+    Read(#[from] io::Error),
+    #[error("line {}: job {}: {why}", place.line, place.number)]
+    Job { place: Place, why: String },
+    #[error("line {line}: {why}")]
+    Form { line: u64, why: String },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonJob {
+    tube: Option<String>,
+    body: Option<String>,
+    body_base64: Option<String>,
+    priority: Option<u32>,
+    delay: Option<u32>,
+    ttr: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Nothing but white space was read so far.
+    Unknown,
+    Objects,
+    /// `first`: no element came yet, so there is no comma before the next one.
+    Array {
+        first: bool,
+    },
+    /// The array was closed.
+    Done,
+}
+
+/// Jobs of one input, in their order.
+pub struct Jobs<R> {
+    input: R,
+    buffer: Vec<u8>,
+    at: usize,
+    bytes_read: u64,
+    line: u64,
+    number: u64,
+    form: Form,
+    /// Bytes seen of a byte order mark, which some editors put in front of everything.
+    mark_bytes: usize,
+    defaults: Defaults,
+}
+
+impl<R: Read> Jobs<R> {
+    pub fn new(input: R, defaults: Defaults) -> Jobs<R> {
+        Jobs {
+            input,
+            buffer: Vec::new(),
+            at: 0,
+            bytes_read: 0,
+            line: 1,
+            number: 0,
+            form: Form::Unknown,
+            mark_bytes: 0,
+            defaults,
+        }
+    }
+
+    /// Bytes of the input that were looked at so far.
+    pub fn bytes_consumed(&self) -> u64 {
+        self.bytes_read - (self.buffer.len() - self.at) as u64
+    }
+
+    /// Whether the next job would have to wait for input: the moment to flush what was made of the ones before.
+    pub fn is_drained(&self) -> bool {
+        self.at == self.buffer.len()
+    }
+
+    /// The next job, or none at the end.
+    ///
+    /// # Errors
+    /// The first thing that is wrong; there is no use in asking again after it.
+    pub fn next(&mut self) -> Result<Option<(Place, Job)>, JobsError> {
+        if !self.advance_to_element()? {
+            return Ok(None);
+        }
+        self.number += 1;
+        let place = Place { number: self.number, line: self.line };
+        let text = self.element(place)?;
+        let job = parse(&text, &self.defaults).map_err(|why| JobsError::Job { place, why })?;
+        Ok(Some((place, job)))
+    }
+
+    /// Moves to the first byte of the next element; false at the end of the input.
+    fn advance_to_element(&mut self) -> Result<bool, JobsError> {
+        loop {
+            let next = self.skip_space()?;
+            match (self.form, next) {
+                (Form::Unknown | Form::Objects | Form::Done, None) => return Ok(false),
+                (Form::Array { .. }, None) => return Err(self.wrong("the input ends within the array: is it cut off?")),
+                (Form::Unknown, Some(byte)) if BYTE_ORDER_MARK.get(self.mark_bytes) == Some(&byte) => {
+                    self.at += 1;
+                    self.mark_bytes += 1;
+                }
+                (Form::Unknown, Some(b'[')) => {
+                    self.at += 1;
+                    self.form = Form::Array { first: true };
+                }
+                (Form::Unknown | Form::Objects, Some(b'{')) => {
+                    self.form = Form::Objects;
+                    return Ok(true);
+                }
+                (Form::Array { first: true }, Some(b'{')) => {
+                    self.form = Form::Array { first: false };
+                    return Ok(true);
+                }
+                (Form::Array { .. }, Some(b']')) => {
+                    self.at += 1;
+                    self.form = Form::Done;
+                }
+                (Form::Array { first: false }, Some(b',')) => {
+                    self.at += 1;
+                    if self.skip_space()? != Some(b'{') {
+                        return Err(self.wrong("a job, an object in braces, must follow the comma"));
+                    }
+                    return Ok(true);
+                }
+                (Form::Array { first: false }, Some(_)) => {
+                    return Err(self.wrong("a comma or the end of the array must follow a job"));
+                }
+                (Form::Done, Some(_)) => return Err(self.wrong("nothing may follow the array")),
+                (_, Some(other)) => {
+                    let shown = char::from(other);
+                    return Err(self.wrong(&format!("a job is an object in braces; this begins with `{shown}`")));
+                }
+            }
+        }
+    }
+
+    /// The text of the object that begins here: up to the brace that closes it, minding strings.
+    fn element(&mut self, place: Place) -> Result<Vec<u8>, JobsError> {
+        let mut text = Vec::new();
+        let (mut depth, mut in_string, mut escaped) = (0_u32, false, false);
+        loop {
+            if self.is_drained() && !self.refill()? {
+                return Err(JobsError::Job { place, why: "the input ends within it: is it cut off?".to_owned() });
+            }
+            let start = self.at;
+            while self.at < self.buffer.len() {
+                let byte = self.buffer[self.at];
+                self.at += 1;
+                match byte {
+                    b'\n' => self.line += 1,
+                    _ if escaped => {}
+                    b'"' => in_string = !in_string,
+                    b'{' | b'[' if !in_string => depth += 1,
+                    b'}' | b']' if !in_string => depth -= 1,
+                    _ => {}
+                }
+                escaped = in_string && !escaped && byte == b'\\';
+                if depth == 0 {
+                    text.extend_from_slice(&self.buffer[start..self.at]);
+                    return Ok(text);
+                }
+            }
+            text.extend_from_slice(&self.buffer[start..self.at]);
+            if text.len() > ELEMENT_BYTES_MAX {
+                let why = format!("longer than {ELEMENT_BYTES_MAX} bytes: is a quote missing?");
+                return Err(JobsError::Job { place, why });
+            }
+        }
+    }
+
+    /// Skips white space and gives the byte behind it, without taking it.
+    fn skip_space(&mut self) -> Result<Option<u8>, JobsError> {
+        loop {
+            while let Some(&byte) = self.buffer.get(self.at) {
+                match byte {
+                    b'\n' => self.line += 1,
+                    b' ' | b'\t' | b'\r' => {}
+                    _ => return Ok(Some(byte)),
+                }
+                self.at += 1;
+            }
+            if !self.refill()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads more once everything read was taken; false at the end of the input.
+    fn refill(&mut self) -> Result<bool, JobsError> {
+        self.buffer.resize(BUFFER_BYTES, 0);
+        self.at = 0;
+        let read = loop {
+            match self.input.read(&mut self.buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+        self.bytes_read += self.buffer.len() as u64;
+        Ok(read? > 0)
+    }
+
+    fn wrong(&self, why: &str) -> JobsError {
+        JobsError::Form { line: self.line, why: why.to_owned() }
+    }
+}
+
+fn parse(text: &[u8], defaults: &Defaults) -> Result<Job, String> {
+    let json: JsonJob = serde_json::from_slice(text).map_err(|e| {
+        // serde_json counts lines from the job's own first one, which would mislead beside our own count.
+        let told = e.to_string();
+        told.rfind(" at line ").map_or(told.clone(), |end| told[..end].to_owned())
+    })?;
+    let body = match (json.body, json.body_base64) {
+        (Some(body), None) => body.into_bytes(),
+        (None, Some(encoded)) => STANDARD.decode(encoded).map_err(|e| format!("body_base64 is not base64: {e}"))?,
+        (None, None) => return Err("it has no body (`body`, or `body_base64` for bytes that are no text)".to_owned()),
+        (Some(_), Some(_)) => return Err("it has both `body` and `body_base64`".to_owned()),
+    };
+    if body.len() > BODY_BYTES_MAX {
+        return Err(format!("its body of {} bytes is larger than any server takes ({BODY_BYTES_MAX})", body.len()));
+    }
+    let tube = json.tube.unwrap_or_else(|| defaults.tube.clone());
+    check_tube(&tube)?;
+    Ok(Job {
+        tube,
+        priority: json.priority.unwrap_or(defaults.priority),
+        delay_s: json.delay.unwrap_or(defaults.delay_s),
+        ttr_s: json.ttr.unwrap_or(defaults.ttr_s),
+        body,
+    })
+}
+
+/// # Errors
+/// What is wrong with the name of a tube.
+pub fn check_tube(name: &str) -> Result<(), String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-+/;.$_()".contains(&byte);
+    if name.is_empty() || name.len() > TUBE_BYTES_MAX || name.starts_with('-') || !name.bytes().all(legal) {
+        return Err(format!(
+            "`{name}` is no name of a tube: 1 to {TUBE_BYTES_MAX} of A-Z a-z 0-9 - + / ; . $ _ ( ), not beginning with -"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> Defaults {
+        Defaults { tube: "default".to_owned(), priority: 1024, delay_s: 0, ttr_s: 60 }
+    }
+
+    /// Hands out its bytes a few at a time, so that every split is met.
+    struct Trickle<'a>(&'a [u8], usize);
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let take = self.1.min(self.0.len()).min(buf.len());
+            buf[..take].copy_from_slice(&self.0[..take]);
+            self.0 = &self.0[take..];
+            Ok(take)
+        }
+    }
+
+    fn all(text: &str, at_a_time: usize) -> Result<Vec<(Place, Job)>, String> {
+        let mut jobs = Jobs::new(Trickle(text.as_bytes(), at_a_time), defaults());
+        let mut found = Vec::new();
+        while let Some(job) = jobs.next().map_err(|e| e.to_string())? {
+            found.push(job);
+        }
+        assert_eq!(jobs.bytes_consumed(), text.len() as u64);
+        Ok(found)
+    }
+
+    fn error(text: &str) -> String {
+        let told = all(text, usize::MAX).expect_err("is refused");
+        assert_eq!(all(text, 1).expect_err("is refused"), told, "the same, however it is split");
+        told
+    }
+
+    #[test]
+    fn an_array_and_lines_give_the_same_jobs_however_the_input_is_split() {
+        let lines =
+            "{\"tube\":\"a\",\"body\":\"x\\\"}{\\\\\",\"priority\":1,\"delay\":2,\"ttr\":3}\n\n  {\"body\":\"\"}\n";
+        let array =
+            "[\n{\"tube\":\"a\",\"body\":\"x\\\"}{\\\\\",\"priority\":1,\"delay\":2,\"ttr\":3} ,\n{\"body\":\"\"}\n]\n";
+        let expected = [
+            Job { tube: "a".to_owned(), priority: 1, delay_s: 2, ttr_s: 3, body: b"x\"}{\\".to_vec() },
+            Job { tube: "default".to_owned(), priority: 1024, delay_s: 0, ttr_s: 60, body: Vec::new() },
+        ];
+        for at_a_time in [1, 2, 7, usize::MAX] {
+            for (text, places) in [(lines, [(1, 1), (2, 3)]), (array, [(1, 2), (2, 3)])] {
+                let found = all(text, at_a_time).expect("reads");
+                assert_eq!(found.iter().map(|(place, _)| (place.number, place.line)).collect::<Vec<_>>(), places);
+                assert!(found.iter().map(|(_, job)| job).eq(&expected), "{found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_input_and_an_empty_array_hold_no_jobs() {
+        for text in ["", " \n", "[]", " [ ] \n", "\u{feff}[]"] {
+            assert_eq!(all(text, 1), Ok(Vec::new()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_come_as_base64() {
+        let found = all("{\"body_base64\":\"AP8=\"}", 3).expect("reads");
+        assert_eq!(found[0].1.body, [0, 255]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        let told = error("{\"body\":\"a\"}\n{\"body\":\"b\",\"pri\":3}\n");
+        assert!(told.starts_with("line 2: job 2: unknown field `pri`"), "{told}");
+        assert!(error("{\"body\":7}").starts_with("line 1: job 1: invalid type: integer `7`, expected a string"));
+        assert!(error("{\"tube\":\"a\"}").contains("it has no body"));
+        assert!(error("{\"body\":\"\",\"body_base64\":\"\"}").contains("both"));
+        assert!(error("{\"body_base64\":\"*\"}").contains("not base64"));
+        assert!(error("{\"body\":\"\",\"delay\":-1}").contains("job 1: invalid value"));
+        assert!(error("{\"body\":\"\",\"ttr\":4294967296}").contains("job 1: invalid value"));
+        assert!(error("{\"body\":\"\",\"tube\":\"a b\"}").contains("`a b` is no name of a tube"));
+        assert!(error("{\"body\":\"\",\"tube\":\"-a\"}").contains("is no name of a tube"));
+        assert!(error("{\"body\":\"a\"").contains("job 1: the input ends within it"));
+        assert!(error("[{\"body\":\"a\"}\n").starts_with("line 2: the input ends within the array"));
+        assert!(error("[{\"body\":\"a\"},\n]").starts_with("line 2: a job, an object in braces, must follow"));
+        assert!(error("[{\"body\":\"a\"} {\"body\":\"b\"}]").contains("a comma or the end"));
+        assert!(error("[{\"body\":\"a\"}] x").contains("nothing may follow"));
+        assert!(error("\n\n\"words\"").starts_with("line 3: a job is an object in braces; this begins with `\"`"));
+        assert!(error("[1]").contains("this begins with `1`"));
+        assert!(error("{\"body\":\"a\"}]").contains("this begins with `]`"));
+    }
+
+    #[test]
+    fn mismatched_brackets_are_an_error_of_the_job_not_a_panic() {
+        assert!(error("{]").contains("job 1: "));
+        assert!(error("{\"body\":[}").contains("job 1: "));
+    }
+}
