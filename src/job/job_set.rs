@@ -12,94 +12,121 @@ const FEW_MAX: usize = 32;
 /// about that limit does not change its form with each command.
 const MANY_MIN: usize = 8;
 
-/// A set of jobs with a smallest one; a class without jobs has no set.
+/// A set of jobs, never empty: a class without jobs has no set.
 #[derive(Debug)]
 pub(super) struct JobSet {
     /// The smallest id, kept beside the ids because every reservation asks for it.
     first: JobId,
-    form: Form,
+    /// None while `first` is the only one: there may be as many classes as jobs, and then a set must be small.
+    ids: Option<Box<Ids>>,
 }
 
-/// Invariants: never empty between calls; `Few` ascends.
+/// More than one id, `first` included.
 #[derive(Debug)]
-enum Form {
-    One,
+enum Ids {
+    /// Ascending.
     Few(Vec<JobId>),
-    /// Boxed, because there may be as many classes as jobs, and then each of them is `One`.
-    Many(Box<Bits>),
+    /// The count is kept, because the bitmap adds up its containers on each `len`.
+    Many { bits: RoaringTreemap, count: usize },
 }
 
-#[derive(Debug)]
-struct Bits {
-    ids: RoaringTreemap,
-    /// The treemap counts its containers on each `len`.
-    count: usize,
+impl Ids {
+    fn contains(&self, job: JobId) -> bool {
+        match self {
+            Ids::Few(ids) => ids.binary_search(&job).is_ok(),
+            Ids::Many { bits, .. } => bits.contains(job.0),
+        }
+    }
+
+    fn insert(&mut self, job: JobId) -> bool {
+        match self {
+            Ids::Few(ids) => {
+                let Err(place) = ids.binary_search(&job) else { return false };
+                ids.insert(place, job);
+                if ids.len() > FEW_MAX {
+                    *self = Ids::Many { count: ids.len(), bits: ids.iter().map(|id| id.0).collect() };
+                }
+                true
+            }
+            Ids::Many { bits, count } => {
+                let is_new = bits.insert(job.0);
+                *count += usize::from(is_new);
+                is_new
+            }
+        }
+    }
+
+    /// Whether the job was in it.
+    fn remove(&mut self, job: JobId) -> bool {
+        match self {
+            Ids::Few(ids) => {
+                let Ok(place) = ids.binary_search(&job) else { return false };
+                ids.remove(place);
+            }
+            Ids::Many { bits, count } => {
+                if !bits.remove(job.0) {
+                    return false;
+                }
+                *count -= 1;
+                if *count == MANY_MIN {
+                    *self = Ids::Few(bits.iter().map(JobId).collect());
+                }
+            }
+        }
+        true
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Ids::Few(ids) => ids.len(),
+            Ids::Many { count, .. } => *count,
+        }
+    }
+
+    fn first(&self) -> JobId {
+        let first = match self {
+            Ids::Few(ids) => ids.first().copied(),
+            Ids::Many { bits, .. } => bits.min().map(JobId),
+        };
+        first.expect("a list holds two ids or more, one of which was removed at most")
+    }
 }
 
 impl JobSet {
     pub(super) fn of(job: JobId) -> JobSet {
-        JobSet { first: job, form: Form::One }
+        JobSet { first: job, ids: None }
     }
 
     pub(super) fn first(&self) -> JobId {
         self.first
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        match &self.form {
-            Form::One => 1,
-            Form::Few(ids) => ids.len(),
-            Form::Many(bits) => bits.count,
-        }
-    }
-
     pub(super) fn contains(&self, job: JobId) -> bool {
-        match &self.form {
-            Form::One => self.first == job,
-            Form::Few(ids) => ids.binary_search(&job).is_ok(),
-            Form::Many(bits) => bits.ids.contains(job.0),
-        }
+        self.ids.as_ref().map_or(self.first == job, |ids| ids.contains(job))
     }
 
     /// The ids, ascending.
     pub(super) fn iter(&self) -> Box<dyn Iterator<Item = JobId> + '_> {
-        match &self.form {
-            Form::One => Box::new(std::iter::once(self.first)),
-            Form::Few(ids) => Box::new(ids.iter().copied()),
-            Form::Many(bits) => Box::new(bits.ids.iter().map(JobId)),
+        match self.ids.as_deref() {
+            None => Box::new(std::iter::once(self.first)),
+            Some(Ids::Few(ids)) => Box::new(ids.iter().copied()),
+            Some(Ids::Many { bits, .. }) => Box::new(bits.iter().map(JobId)),
         }
     }
 
     /// Adds a job; whether it was absent.
     pub(super) fn insert(&mut self, job: JobId) -> bool {
-        let added = match &mut self.form {
-            Form::One if self.first == job => false,
-            Form::One => {
-                self.form = Form::Few(vec![self.first.min(job), self.first.max(job)]);
+        let is_new = match &mut self.ids {
+            Some(ids) => ids.insert(job),
+            None if self.first == job => false,
+            None => {
+                let both = vec![self.first.min(job), self.first.max(job)];
+                self.ids = Some(Box::new(Ids::Few(both)));
                 true
-            }
-            Form::Few(ids) => match ids.binary_search(&job) {
-                Ok(_) => false,
-                Err(_) if ids.len() == FEW_MAX => {
-                    let mut bits: RoaringTreemap = ids.iter().map(|id| id.0).collect();
-                    bits.insert(job.0);
-                    self.form = Form::Many(Box::new(Bits { ids: bits, count: FEW_MAX + 1 }));
-                    true
-                }
-                Err(place) => {
-                    ids.insert(place, job);
-                    true
-                }
-            },
-            Form::Many(bits) => {
-                let added = bits.ids.insert(job.0);
-                bits.count += usize::from(added);
-                added
             }
         };
         self.first = self.first.min(job);
-        added
+        is_new
     }
 
     /// Removes a job that is in the set.
@@ -107,29 +134,16 @@ impl JobSet {
     /// # Panics
     /// If it is not: the indexes contradict each other.
     pub(super) fn remove(&mut self, job: JobId) -> Removed {
-        match &mut self.form {
-            Form::One => {
-                assert_eq!(self.first, job, "the only job of a set is the one removed");
-                return Removed::Last;
-            }
-            Form::Few(ids) => {
-                let place = ids.binary_search(&job).expect("a removed job is in its set");
-                ids.remove(place);
-                self.first = ids[0];
-                if ids.len() == 1 {
-                    self.form = Form::One;
-                }
-            }
-            Form::Many(bits) => {
-                assert!(bits.ids.remove(job.0), "a removed job is in its set");
-                bits.count -= 1;
-                if job == self.first {
-                    self.first = bits.ids.min().map(JobId).expect("a bitmap keeps more than one job");
-                }
-                if bits.count == MANY_MIN {
-                    self.form = Form::Few(bits.ids.iter().map(JobId).collect());
-                }
-            }
+        let Some(ids) = &mut self.ids else {
+            assert_eq!(self.first, job, "the only job of a set is the one removed");
+            return Removed::Last;
+        };
+        assert!(ids.remove(job), "a removed job is in its set");
+        if job == self.first {
+            self.first = ids.first();
+        }
+        if ids.len() == 1 {
+            self.ids = None;
         }
         Removed::OthersRemain
     }
@@ -179,7 +193,7 @@ mod tests {
                 }
                 prop_assert_eq!(Some(&set.first().0), plain.first());
                 prop_assert_eq!(set.contains(JobId(id)), plain.contains(&id));
-                prop_assert_eq!(set.len(), plain.len());
+                prop_assert_eq!(set.iter().count(), plain.len());
             }
             prop_assert!(set.iter().map(|job| job.0).eq(plain.iter().copied()));
         }
