@@ -1,2 +1,6 @@
-//! The log on disk.
+//! The log on disk: formats, group commit, recovery. Pure decisions, and long sequential work as async functions over
+//! `io`'s traits; nothing here knows a runtime, and nothing here decides for consensus.
+
 pub mod entry;
+pub mod format;
+pub mod index;
