@@ -90,6 +90,10 @@ pub trait File: Clone + 'static {
     /// Writes the whole buffer; durable (O_DSYNC, or write + fdatasync) when it returns `Ok`. After an error nothing
     /// is known of what the medium holds, and the caller must stop the node, not retry.
     fn write_at(&self, buf: AlignedBuf, offset: u64) -> impl Future<Output = (io::Result<()>, AlignedBuf)>;
+    /// Makes durable whatever a read of this file returns (fdatasync), also what a process that died has written: after a
+    /// crash, what can be read is not yet what will be there after the next one. Works on files opened for reading. A
+    /// failure is as final as that of a write.
+    fn sync(&self) -> impl Future<Output = io::Result<()>>;
     fn bytes(&self) -> u64;
 }
 

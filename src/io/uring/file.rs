@@ -143,6 +143,10 @@ impl File for UringFile {
         (self.sync_data().await, buf)
     }
 
+    async fn sync(&self) -> io::Result<()> {
+        self.sync_data().await
+    }
+
     fn bytes(&self) -> u64 {
         self.bytes
     }
