@@ -1,2 +1,12 @@
-//! Frames between nodes.
+//! Frames between nodes, and the connections that carry them. One connection carries one shard in one direction: every
+//! node dials every other; who dials sends, who was dialled receives. Nothing here decides anything of the protocol, and
+//! everything may be lost: upper layers resend.
+//!
+//! To read in this order: `message` (what is said), `frame` and `assembler` (how it lies on a stream), `fields` and `codec`
+//! (how a message becomes a payload), `handshake` (who may say it), `link` (events and limits), `outbox`, `dialer`,
+//! `acceptor` (the two ends).
+
 pub mod message;
+
+pub mod assembler;
+pub mod frame;
