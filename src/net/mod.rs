@@ -9,4 +9,6 @@
 pub mod message;
 
 pub mod assembler;
+pub mod codec;
+pub mod fields;
 pub mod frame;

@@ -1,0 +1,289 @@
+use super::super::frame::{FrameKind, HEADER_BYTES};
+use super::super::message::{RaftMessage, ReadAbout, ReferenceDelta, Soft};
+use super::*;
+use crate::raft::message::{Body, Message};
+use crate::types::{
+    BootEpoch, ChainHash, ClusterId, Index, JobId, LogPosition, Nanos, NodeId, SessionId, ShardId, Term, Times,
+};
+use crate::wal::entry::{Draft, Entry, EntryKind};
+use proptest::prelude::*;
+
+const LOG: LogIdentity = LogIdentity { cluster: ClusterId(0xbea7e5), shard: ShardId(3) };
+
+fn payload(message: &PeerMessage) -> Bytes {
+    let mut frame = FrameBuilder::new();
+    encode(message, &mut frame);
+    let chunks = frame.finish(FrameKind::Message, 1 << 30).expect("far below").chunks;
+    Bytes::from(chunks.concat()).slice(HEADER_BYTES..)
+}
+
+fn position() -> impl Strategy<Value = LogPosition> {
+    (any::<u64>(), any::<u64>()).prop_map(|(term, index)| LogPosition::new(Term(term), Index(index)))
+}
+
+fn session() -> impl Strategy<Value = SessionId> {
+    (1u8.., any::<u64>(), any::<u64>()).prop_map(|(node, boot, number)| SessionId {
+        node: NodeId(node),
+        boot: BootEpoch(boot),
+        number,
+    })
+}
+
+fn bytes(length: std::ops::Range<usize>) -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), length).prop_map(Bytes::from)
+}
+
+fn tube() -> impl Strategy<Value = Bytes> {
+    prop_oneof![9 => bytes(1..20), 1 => bytes(200..201)]
+}
+
+fn tube_list() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(tube(), 0..5).prop_map(|names| {
+        names.iter().flat_map(|name| [&[u8::try_from(name.len()).expect("a name")], &name[..]].concat()).collect()
+    })
+}
+
+fn times() -> impl Strategy<Value = Times> {
+    (any::<u64>(), any::<u64>()).prop_map(|(lease, wall)| Times { lease: Nanos(lease), wall: Nanos(wall) })
+}
+
+/// Chained entries behind `prev`, whose terms rise now and then.
+fn chain(prev: LogPosition, steps: &[(u64, Bytes)]) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    let (mut before, mut prev_chain) = (prev, ChainHash(7));
+    for (term_rise, payload) in steps {
+        before = LogPosition::new(Term(before.term.0 + term_rise), before.index.next());
+        entries.push(entry(before, prev_chain, payload));
+        prev_chain = entries.last().expect("just pushed").meta.chain;
+    }
+    entries
+}
+
+fn entry(position: LogPosition, prev_chain: ChainHash, payload: &[u8]) -> Entry {
+    let draft = Draft {
+        position,
+        prev_chain,
+        kind: EntryKind::Commands,
+        times: Times::default(),
+        first_job: JobId(1),
+        job_count: 0,
+        payload,
+    };
+    Entry::encode(draft, &LOG)
+}
+
+fn append(term: Term, prev: LogPosition, entries: Vec<Entry>) -> PeerMessage {
+    let metas = entries.iter().map(|entry| entry.meta).collect();
+    let body = Body::Append { prev, entries: metas, commit: Index(5), round: 6 };
+    let times = Times { lease: Nanos(1), wall: Nanos(2) };
+    PeerMessage::Raft(RaftMessage { message: Message { term, body }, entries, times, room: true })
+}
+
+fn appends() -> impl Strategy<Value = PeerMessage> {
+    let steps = prop::collection::vec((0u64..2, bytes(0..300)), 0..6);
+    (0u64..1000, 0u64..1000, 0u64..3, steps).prop_map(|(term, index, above, steps)| {
+        let prev = LogPosition::new(Term(term), Index(index));
+        let entries = chain(prev, &steps);
+        let last = entries.last().map_or(prev, |entry| entry.meta.position);
+        append(Term(last.term.0 + above), prev, entries)
+    })
+}
+
+fn bodies() -> impl Strategy<Value = Body> {
+    prop_oneof![
+        position().prop_map(|last| Body::PreVoteRequest { last }),
+        any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
+        (position(), any::<bool>()).prop_map(|(last, transfer)| Body::VoteRequest { last, transfer }),
+        any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(matched, round)| Body::AppendAccepted { matched: Index(matched), round }),
+        (position(), position(), any::<u64>()).prop_map(|(prev, hint, round)| Body::AppendRejected {
+            prev,
+            hint,
+            round
+        }),
+        Just(Body::TimeoutNow),
+    ]
+}
+
+fn others() -> impl Strategy<Value = PeerMessage> {
+    (any::<u64>(), bodies(), times(), any::<bool>()).prop_map(|(term, body, times, room)| {
+        PeerMessage::Raft(RaftMessage { message: Message { term: Term(term), body }, entries: vec![], times, room })
+    })
+}
+
+fn about() -> impl Strategy<Value = ReadAbout> {
+    prop_oneof![Just(ReadAbout::State), tube().prop_map(ReadAbout::Tube), Just(ReadAbout::Tubes)]
+}
+
+fn soft() -> impl Strategy<Value = Soft> {
+    prop_oneof![
+        Just(Soft::Nothing),
+        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(using, watching, waiting)| Soft::Tube {
+            using,
+            watching,
+            waiting
+        }),
+        prop::collection::vec(tube(), 0..6).prop_map(Soft::Tubes),
+    ]
+}
+
+fn references() -> impl Strategy<Value = Vec<ReferenceDelta>> {
+    let change = (tube(), any::<i64>(), any::<i64>()).prop_map(|(tube, using, watching)| ReferenceDelta {
+        tube,
+        using,
+        watching,
+    });
+    prop::collection::vec(change, 0..6)
+}
+
+fn messages() -> impl Strategy<Value = PeerMessage> {
+    let term = || any::<u64>().prop_map(Term);
+    let numbered = || (term(), session(), any::<u64>());
+    prop_oneof![
+        4 => appends(),
+        4 => others(),
+        2 => (term(), prop::collection::vec(bytes(1..300), 0..6))
+            .prop_map(|(term, commands)| PeerMessage::Commands { term, commands }),
+        1 => (numbered(), any::<bool>(), tube_list())
+            .prop_map(|((term, session, seq), poll, tubes)| PeerMessage::Wait { term, session, seq, poll, tubes }),
+        1 => numbered().prop_map(|(term, session, seq)| PeerMessage::Withdraw { term, session, seq }),
+        1 => (numbered(), any::<u64>()).prop_map(|((term, session, seq), applied)| {
+            PeerMessage::WaitEnded { term, session, seq, applied: Index(applied) }
+        }),
+        1 => (term(), any::<u64>(), about()).prop_map(|(term, read, about)| PeerMessage::Read { term, read, about }),
+        1 => (term(), any::<u64>(), any::<u64>(), soft()).prop_map(|(term, read, index, soft)| {
+            PeerMessage::ReadAnswer { term, read, index: Index(index), soft }
+        }),
+        1 => (term(), any::<bool>(), references())
+            .prop_map(|(term, whole, changes)| PeerMessage::References { term, whole, changes }),
+    ]
+}
+
+/// Entries have no equality; their derived text has every field.
+fn text(message: &PeerMessage) -> String {
+    format!("{message:?}")
+}
+
+proptest! {
+    #[test]
+    fn every_message_decodes_as_it_was_encoded(message in messages()) {
+        let payload = payload(&message);
+        let decoded = decode(payload.clone(), &LOG).expect("whole");
+        prop_assert_eq!(text(&decoded), text(&message));
+    }
+
+    #[test]
+    fn no_part_of_a_message_is_a_message_and_nothing_may_follow_one(message in messages(), cut in any::<prop::sample::Index>()) {
+        let payload = payload(&message);
+        prop_assert!(decode(payload.slice(..cut.index(payload.len())), &LOG).is_err());
+        prop_assert!(decode(Bytes::from([&payload[..], &[0]].concat()), &LOG).is_err());
+    }
+
+    #[test]
+    fn a_changed_payload_never_panics_and_never_encodes_differently(
+        message in messages(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut changed = payload(&message).to_vec();
+        for (at, value) in changes {
+            let at = at.index(changed.len());
+            changed[at] = value;
+        }
+        // The frame's checksum is out of the way here: what decodes all the same is the one message of these bytes.
+        if let Ok(decoded) = decode(Bytes::from(changed.clone()), &LOG) {
+            prop_assert_eq!(&payload(&decoded)[..], &changed[..]);
+        }
+    }
+
+    #[test]
+    fn garbage_never_panics(kind in 0u8..10, body in 0u8..10, garbage in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _decoded = decode(Bytes::from([&[kind, body], &garbage[..]].concat()), &LOG);
+    }
+}
+
+fn refused(message: &PeerMessage) -> DecodeError {
+    decode(payload(message), &LOG).expect_err("must not pass")
+}
+
+#[test]
+fn an_append_with_a_gap_is_refused() {
+    let prev = LogPosition::new(Term(1), Index(4));
+    let mut entries = chain(prev, &[(0, Bytes::new()), (0, Bytes::new()), (0, Bytes::new())]);
+    entries.remove(1);
+    let error = refused(&append(Term(1), prev, entries));
+    assert!(matches!(error, DecodeError::NotContiguous { expected: Index(6), .. }), "{error}");
+    let entries = chain(LogPosition::new(Term(1), Index(5)), &[(0, Bytes::new())]);
+    let error = refused(&append(Term(1), prev, entries));
+    assert!(matches!(error, DecodeError::NotContiguous { expected: Index(5), .. }), "{error}");
+}
+
+#[test]
+fn an_append_whose_terms_fall_or_pass_the_senders_is_refused() {
+    let prev = LogPosition::new(Term(3), Index(4));
+    let falling = vec![entry(LogPosition::new(Term(2), Index(5)), ChainHash(1), b"")];
+    let error = refused(&append(Term(4), prev, falling));
+    assert!(matches!(error, DecodeError::TermBackwards { before: Term(3), .. }), "{error}");
+    let rising = chain(prev, &[(2, Bytes::new())]);
+    let error = refused(&append(Term(4), prev, rising));
+    assert!(matches!(error, DecodeError::TermAhead { term: Term(4), .. }), "{error}");
+}
+
+#[test]
+fn an_append_of_entries_that_do_not_link_is_refused() {
+    let prev = LogPosition::new(Term(1), Index(4));
+    let mut entries = chain(prev, &[(0, Bytes::new()), (0, Bytes::new())]);
+    entries[1] = entry(entries[1].meta.position, ChainHash(99), b"");
+    let error = refused(&append(Term(1), prev, entries));
+    assert!(matches!(error, DecodeError::ChainBroken { .. }), "{error}");
+}
+
+#[test]
+fn an_entry_of_another_log_is_refused() {
+    let prev = LogPosition::new(Term(1), Index(4));
+    let message = append(Term(1), prev, chain(prev, &[(0, Bytes::from_static(b"job"))]));
+    for other in [LogIdentity { shard: ShardId(4), ..LOG }, LogIdentity { cluster: ClusterId(1), ..LOG }] {
+        let error = decode(payload(&message), &other).expect_err("another log");
+        assert!(matches!(error, DecodeError::Entry { number: 0, .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_count_that_the_rest_cannot_hold_is_refused_before_memory_is_taken() {
+    let mut fields = vec![COMMANDS];
+    fields.put_u64_le(1);
+    fields.put_u32_le(u32::MAX);
+    let error = decode(Bytes::from(fields), &LOG).expect_err("no such many");
+    assert!(matches!(error, DecodeError::Count { what: "commands", left: 0, .. }), "{error}");
+}
+
+#[test]
+fn names_of_tubes_are_neither_empty_nor_long() {
+    for length in [0u8, 201] {
+        let mut fields = vec![READ];
+        fields.put_u64_le(1);
+        fields.put_u64_le(1);
+        fields.put_u8(1);
+        fields.put_u8(length);
+        fields.put_bytes(b'x', usize::from(length));
+        let error = decode(Bytes::from(fields), &LOG).expect_err("no name");
+        assert!(matches!(error, DecodeError::TubeName { .. }), "{error}");
+    }
+}
+
+#[test]
+fn entries_and_commands_are_neither_copied_out_nor_in() {
+    let body = Bytes::from(vec![b'x'; 10_000]);
+    let prev = LogPosition::new(Term(1), Index(4));
+    let entries = chain(prev, &[(0, body.clone())]);
+    let sent = entries[0].shared.as_ptr();
+    let mut frame = FrameBuilder::new();
+    encode(&append(Term(1), prev, entries), &mut frame);
+    let chunks = frame.finish(FrameKind::Message, 1 << 20).expect("short enough").chunks;
+    assert_eq!(chunks[1].as_ptr(), sent);
+
+    let payload = payload(&PeerMessage::Commands { term: Term(1), commands: vec![body] });
+    let within = payload.as_ptr_range();
+    let Ok(PeerMessage::Commands { commands, .. }) = decode(payload, &LOG) else { panic!("whole") };
+    assert!(within.contains(&commands[0].as_ptr()));
+}
