@@ -12,3 +12,4 @@ pub mod assembler;
 pub mod codec;
 pub mod fields;
 pub mod frame;
+pub mod handshake;
