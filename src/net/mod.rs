@@ -13,3 +13,13 @@ pub mod codec;
 pub mod fields;
 pub mod frame;
 pub mod handshake;
+
+pub mod acceptor;
+pub mod backoff;
+pub mod dialer;
+pub mod link;
+pub mod outbox;
+pub mod stream;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! The receiving end of links: checks who dialled, then hands over what it sends. Of all connections of one node for one
+//! shard only the newest is heard; what an older one still delivers is dropped.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use prometheus_client::metrics::counter::Counter;
+
+use super::codec;
+use super::fields::DecodeError;
+use super::frame::FrameKind;
+use super::handshake::{
+    ConnectionId, Gate, HANDSHAKE_BYTES_MAX, Hello, HelloError, Identity, Refusal, RefusalCode, Welcome,
+};
+use super::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
+use super::stream::{Deadline, FrameReader, StreamEnd};
+use crate::io::{Reader, Runtime, Writer};
+use crate::types::{Incarnation, NodeId, ShardId};
+use crate::wal::entry::LogIdentity;
+
+/// Where what a peer sends for a shard goes.
+pub struct Route {
+    pub sink: Rc<dyn PeerSink>,
+    pub counters: LinkCounters,
+}
+
+/// Counters of connections whose peer is not yet known.
+#[derive(Debug, Clone, Default)]
+pub struct AcceptorCounters {
+    pub handshakes_refused: Counter,
+    pub bad_frames: Counter,
+}
+
+/// Serves every connection that peers dialled to this thread.
+pub struct Acceptor<R: Runtime, G: Gate> {
+    runtime: R,
+    identity: Identity,
+    limits: LinkLimits,
+    gate: Rc<G>,
+    /// None where the shard is not ready to hear of this peer.
+    route: Box<dyn Fn(ShardId, NodeId) -> Option<Route>>,
+    counters: AcceptorCounters,
+    newest: RefCell<BTreeMap<(ShardId, NodeId), Newest>>,
+}
+
+/// The newest connection of one node for one shard that was ever admitted. It outlives the connection: an older one
+/// that was delayed must not take its place.
+struct Newest {
+    incarnation: Incarnation,
+    connection: ConnectionId,
+    /// Shuts it down; none once it ended.
+    close: Option<Box<dyn Fn()>>,
+}
+
+/// Why a connection ended before or after it was admitted.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("no handshake in time")]
+    Late,
+    #[error(transparent)]
+    Stream(#[from] StreamEnd),
+    #[error("a frame of kind {found:?} where {expected:?} must be")]
+    Kind { expected: FrameKind, found: FrameKind },
+    #[error("a message makes no sense: {0}")]
+    Decode(#[from] DecodeError),
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    #[error("a newer connection took its place")]
+    Superseded,
+    #[error("the answer to the handshake could not be written: {0}")]
+    Answer(std::io::Error),
+}
+
+impl ServeError {
+    /// Bytes that no peer of ours sends, whose reader can't go on.
+    fn is_bad_frame(&self) -> bool {
+        matches!(self, ServeError::Stream(StreamEnd::Frame(_)) | ServeError::Kind { .. } | ServeError::Decode(_))
+    }
+}
+
+impl<R: Runtime, G: Gate> Acceptor<R, G> {
+    #[must_use]
+    pub fn new(
+        runtime: R,
+        identity: Identity,
+        limits: LinkLimits,
+        gate: Rc<G>,
+        route: impl Fn(ShardId, NodeId) -> Option<Route> + 'static,
+        counters: AcceptorCounters,
+    ) -> Rc<Acceptor<R, G>> {
+        let newest = RefCell::new(BTreeMap::new());
+        Rc::new(Acceptor { runtime, identity, limits, gate, route: Box::new(route), counters, newest })
+    }
+
+    /// Serves one accepted connection to its end. Run as a task of its own.
+    pub async fn serve_incoming(self: Rc<Self>, reader: impl Reader, mut writer: impl Writer) {
+        let mut reader = FrameReader::new(reader, HANDSHAKE_BYTES_MAX);
+        let (hello, route) = match self.shake_hands(&mut reader, &mut writer).await {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                writer.shutdown();
+                self.log_unadmitted(&error);
+                return;
+            }
+        };
+        let (node, connection) = (hello.identity.node, hello.connection());
+        let end = match writer.write(Welcome { identity: self.identity }.encode().chunks).await {
+            Ok(()) => self.receive(&hello, &route, &mut reader).await,
+            Err(error) => ServeError::Answer(error),
+        };
+        writer.shutdown();
+        if end.is_bad_frame() {
+            route.counters.bad_frames.inc();
+            tracing::warn!(peer = %node, shard = %hello.shard, %connection, error = %end, "dropped the connection of a peer");
+        } else {
+            tracing::debug!(peer = %node, shard = %hello.shard, %connection, end = %end, "the connection of a peer ended");
+        }
+        // Where a newer connection took its place, its end was reported then.
+        if self.is_newest(&hello) {
+            self.forget_closer(&hello);
+            route.sink.handle(PeerEvent::IncomingLost { node, connection });
+        }
+    }
+
+    /// Shuts down every connection; each then ends as if its peer had closed it.
+    pub fn close_all(&self) {
+        for newest in self.newest.borrow().values() {
+            if let Some(close) = &newest.close {
+                close();
+            }
+        }
+    }
+
+    /// Reads and checks the Hello; on success the connection is the newest of its node and shard.
+    async fn shake_hands(
+        &self,
+        reader: &mut FrameReader<impl Reader>,
+        writer: &mut impl Writer,
+    ) -> Result<(Hello, Route), ServeError> {
+        let deadline = Deadline::start(&self.runtime, self.limits.handshake_deadline, writer);
+        let frame = reader.next().await.map_err(|end| match end {
+            StreamEnd::Frame(_) => ServeError::Stream(end),
+            _ if deadline.is_missed() => ServeError::Late,
+            _ => ServeError::Stream(end),
+        })?;
+        if frame.kind != FrameKind::Hello {
+            return Err(ServeError::Kind { expected: FrameKind::Hello, found: frame.kind });
+        }
+        let admitted = match Hello::decode(frame.payload) {
+            Ok(hello) => self.admit(hello, writer.closer()).await,
+            Err(error @ HelloError::Version { .. }) => Err(Refusal::new(RefusalCode::Protocol, error.to_string())),
+            Err(HelloError::Decode(error)) => return Err(ServeError::Decode(error)),
+        };
+        match admitted {
+            Ok(admitted) => {
+                // Where the gate took too long the stream is shut down by now, and reading on will say so.
+                drop(deadline);
+                reader.set_payload_bytes_max(self.limits.payload_bytes_max);
+                Ok(admitted)
+            }
+            Err(refusal) => {
+                // Best effort: a peer that is gone does not need the reason.
+                let _unheard = writer.write(refusal.encode().chunks).await;
+                Err(ServeError::Refused(refusal))
+            }
+        }
+    }
+
+    async fn admit(&self, hello: Hello, close: Box<dyn Fn()>) -> Result<(Hello, Route), Refusal> {
+        hello.check(&self.identity)?;
+        let node = hello.identity.node;
+        let unready = || Refusal::new(RefusalCode::Unready, format!("shard {} is not ready here", hello.shard));
+        let route = (self.route)(hello.shard, node).ok_or_else(unready)?;
+        let admitted = match self.gate.admit(node, hello.identity.incarnation).await {
+            Ok(()) => self.become_newest(&hello, &route, close),
+            refused => refused,
+        };
+        if let Err(reason) = &admitted
+            && reason.code != RefusalCode::Superseded
+        {
+            route.sink.handle(PeerEvent::Refused { node: Some(node), reason: reason.clone() });
+        }
+        admitted.map(|()| (hello, route))
+    }
+
+    /// Puts the connection in the place of the one before it, unless that is newer.
+    fn become_newest(&self, hello: &Hello, route: &Route, close: Box<dyn Fn()>) -> Result<(), Refusal> {
+        let (node, connection) = (hello.identity.node, hello.connection());
+        let incarnation = hello.identity.incarnation;
+        let newest = Newest { incarnation, connection, close: Some(close) };
+        let older = {
+            let mut all = self.newest.borrow_mut();
+            // Boots count anew in a new incarnation, of which the gate says which one is the node's.
+            if let Some(known) = all.get(&(hello.shard, node))
+                && known.incarnation == incarnation
+                && known.connection >= connection
+            {
+                let text =
+                    format!("connection {connection} is older than {}, which node {node} made", known.connection);
+                return Err(Refusal::new(RefusalCode::Superseded, text));
+            }
+            all.insert((hello.shard, node), newest)
+        };
+        if let Some(Newest { connection: older, close: Some(close), .. }) = older {
+            close();
+            route.sink.handle(PeerEvent::IncomingLost { node, connection: older });
+        }
+        route.sink.handle(PeerEvent::IncomingUp { node, connection });
+        Ok(())
+    }
+
+    async fn receive(&self, hello: &Hello, route: &Route, reader: &mut FrameReader<impl Reader>) -> ServeError {
+        let log = LogIdentity { cluster: self.identity.cluster, shard: hello.shard };
+        loop {
+            let frame = match reader.next().await {
+                Ok(frame) => frame,
+                Err(end) => return ServeError::Stream(end),
+            };
+            if !self.is_newest(hello) {
+                return ServeError::Superseded;
+            }
+            if frame.kind != FrameKind::Message {
+                return ServeError::Kind { expected: FrameKind::Message, found: frame.kind };
+            }
+            route.counters.frames_received.inc();
+            route.counters.bytes_received.inc_by((super::frame::HEADER_BYTES + frame.payload.len()) as u64);
+            match codec::decode(frame.payload, &log) {
+                Ok(message) => route.sink.handle(PeerEvent::Message { node: hello.identity.node, message }),
+                Err(error) => return ServeError::Decode(error),
+            }
+        }
+    }
+
+    fn is_newest(&self, hello: &Hello) -> bool {
+        self.newest.borrow().get(&(hello.shard, hello.identity.node)).is_some_and(|newest| {
+            newest.connection == hello.connection() && newest.incarnation == hello.identity.incarnation
+        })
+    }
+
+    fn forget_closer(&self, hello: &Hello) {
+        if let Some(newest) = self.newest.borrow_mut().get_mut(&(hello.shard, hello.identity.node)) {
+            newest.close = None;
+        }
+    }
+
+    fn log_unadmitted(&self, error: &ServeError) {
+        if let ServeError::Refused(refusal) = error {
+            self.counters.handshakes_refused.inc();
+            tracing::warn!(code = refusal.code.name(), "refused a peer: {refusal}");
+        } else if error.is_bad_frame() {
+            self.counters.bad_frames.inc();
+            tracing::warn!(%error, "dropped a connection that is not of a peer");
+        } else {
+            tracing::debug!(%error, "a connection to the peer port ended before its handshake");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The sending end of a link: dials a peer for one shard, says who it is, writes what is pushed, and dials again for
+//! as long as the outbox lives. It learns of a dead peer from its socket: the first attempt after a loss is made at
+//! once, and what comes of it is reported.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::backoff::Backoff;
+use super::fields::DecodeError;
+use super::frame::FrameKind;
+use super::handshake::{Gate, HANDSHAKE_BYTES_MAX, Hello, HelloError, Identity, Refusal, RefusalCode, Welcome};
+use super::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
+use super::outbox::Outbox;
+use super::stream::{Deadline, FrameReader, StreamEnd};
+use crate::io::{Reader, Runtime, Wire, WireOptions, Writer};
+use crate::types::{Nanos, NodeId, ShardId};
+
+/// One peer, for one shard, from this node's side.
+pub struct Dialer<R: Runtime, G: Gate> {
+    pub runtime: R,
+    /// This node.
+    pub identity: Identity,
+    pub peer: NodeId,
+    /// `host:port`.
+    pub address: String,
+    pub shard: ShardId,
+    pub limits: LinkLimits,
+    pub gate: Rc<G>,
+    pub sink: Rc<dyn PeerSink>,
+    pub counters: LinkCounters,
+}
+
+/// Why an attempt came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("connecting failed: {0}")]
+    Connect(io::Error),
+    #[error("no answer to the handshake in time")]
+    Late,
+    #[error("the handshake broke off: {0}")]
+    Broken(StreamEnd),
+    #[error("the handshake failed: {0}")]
+    Write(io::Error),
+    #[error("a handshake was answered with {0:?}")]
+    Unexpected(FrameKind),
+    #[error("the peer's answer makes no sense: {0}")]
+    Decode(#[from] DecodeError),
+    #[error("the peer refused: {0}")]
+    RefusedByPeer(Refusal),
+    #[error("refused the peer: {0}")]
+    RefusedByUs(Refusal),
+}
+
+impl DialError {
+    /// Nothing listens at the peer's address, and its host says so.
+    fn is_connection_refused(&self) -> bool {
+        matches!(self, DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
+    fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            DialError::RefusedByPeer(refusal) | DialError::RefusedByUs(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    fn is_bad_frame(&self) -> bool {
+        matches!(self, DialError::Broken(StreamEnd::Frame(_)) | DialError::Unexpected(_) | DialError::Decode(_))
+    }
+}
+
+/// What was last said about a peer that can't be reached: only news is said again.
+#[derive(Debug, Default)]
+struct Said {
+    /// Of `Lost`: whether it was refused. None while the peer is believed to be up, or nothing is known.
+    lost: Option<bool>,
+    refusal: Option<RefusalCode>,
+}
+
+/// A connection whose handshake is done.
+struct Admitted<W: Wire> {
+    reader: FrameReader<W::Reader>,
+    writer: W::Writer,
+}
+
+impl<R: Runtime, G: Gate> Dialer<R, G> {
+    /// Starts the link's task; it ends when the outbox is closed.
+    #[must_use]
+    pub fn start(self) -> Outbox {
+        let outbox = Outbox::new(self.limits);
+        self.runtime.clone().spawn(self.run(outbox.clone()));
+        outbox
+    }
+
+    async fn run(self, outbox: Outbox) {
+        let mut backoff = Backoff::new(&self.limits);
+        let mut said = Said::default();
+        let mut attempt = 0;
+        while !outbox.is_closed() {
+            attempt += 1;
+            match self.connect(attempt).await {
+                Ok(admitted) => {
+                    said = Said::default();
+                    let up_since = self.runtime.now();
+                    self.carry(admitted, &outbox).await;
+                    if outbox.is_closed() {
+                        return;
+                    }
+                    self.counters.connections_lost.inc();
+                    self.report_lost(false, &mut said);
+                    // A peer that takes connections and drops them at once is not dialled in a tight loop.
+                    if self.runtime.now().saturating_sub(up_since) >= self.limits.retry_delay_max {
+                        backoff.reset();
+                        continue;
+                    }
+                }
+                Err(error) => self.report_failure(&error, &mut said, &mut backoff),
+            }
+            let delay = backoff.take_delay(self.runtime.random());
+            self.wait_to_dial(delay, &outbox).await;
+        }
+    }
+
+    async fn connect(&self, attempt: u64) -> Result<Admitted<R::Wire>, DialError> {
+        let connecting = self.runtime.wire().connect(&self.address, WireOptions::Peer);
+        let (reader, mut writer) = connecting.await.map_err(DialError::Connect)?;
+        let deadline = Deadline::start(&self.runtime, self.limits.handshake_deadline, &writer);
+        let mut reader = FrameReader::new(reader, HANDSHAKE_BYTES_MAX);
+        let admitted = self.introduce(attempt, &mut reader, &mut writer).await;
+        match admitted {
+            Ok(()) if !deadline.is_missed() => Ok(Admitted { reader, writer }),
+            Ok(()) => Err(DialError::Late),
+            Err(error) => {
+                writer.shutdown();
+                let is_late = deadline.is_missed() && matches!(error, DialError::Broken(_) | DialError::Write(_));
+                Err(if is_late { DialError::Late } else { error })
+            }
+        }
+    }
+
+    async fn introduce(
+        &self,
+        attempt: u64,
+        reader: &mut FrameReader<<R::Wire as Wire>::Reader>,
+        writer: &mut <R::Wire as Wire>::Writer,
+    ) -> Result<(), DialError> {
+        let hello = Hello { identity: self.identity, to: self.peer, shard: self.shard, attempt };
+        writer.write(hello.encode().chunks).await.map_err(DialError::Write)?;
+        let answer = reader.next().await.map_err(DialError::Broken)?;
+        match answer.kind {
+            FrameKind::Welcome => {
+                let welcome = Welcome::decode(answer.payload).map_err(|error| match error {
+                    HelloError::Version { .. } => {
+                        DialError::RefusedByUs(Refusal::new(RefusalCode::Protocol, error.to_string()))
+                    }
+                    HelloError::Decode(error) => DialError::Decode(error),
+                })?;
+                welcome.check(&self.identity, self.peer).map_err(DialError::RefusedByUs)?;
+                let incarnation = welcome.identity.incarnation;
+                self.gate.admit(self.peer, incarnation).await.map_err(DialError::RefusedByUs)
+            }
+            FrameKind::Refused => Err(DialError::RefusedByPeer(Refusal::decode(answer.payload)?)),
+            other => Err(DialError::Unexpected(other)),
+        }
+    }
+
+    /// Writes what is pushed until the connection is lost, or the outbox is closed and empty.
+    async fn carry(&self, admitted: Admitted<R::Wire>, outbox: &Outbox) {
+        let Admitted { reader, mut writer } = admitted;
+        let connection = outbox.begin_connection();
+        tracing::info!(peer = %self.peer, shard = %self.shard, address = self.address, "connected to a peer");
+        self.sink.handle(PeerEvent::Connected { node: self.peer });
+        self.runtime.spawn(watch(reader, outbox.clone(), connection, writer.closer()));
+        while let Some(batch) = outbox.next_batch().await {
+            let (frames, bytes) = (batch.frames, batch.bytes as u64);
+            if let Err(error) = writer.write(batch.chunks).await {
+                tracing::info!(peer = %self.peer, shard = %self.shard, %error, "writing to a peer failed");
+                break;
+            }
+            self.counters.frames_sent.inc_by(frames);
+            self.counters.bytes_sent.inc_by(bytes);
+        }
+        writer.shutdown();
+        outbox.end_connection(connection);
+    }
+
+    fn report_lost(&self, refused: bool, said: &mut Said) {
+        if said.lost != Some(refused) {
+            said.lost = Some(refused);
+            tracing::info!(peer = %self.peer, shard = %self.shard, refused, "no connection to a peer");
+            self.sink.handle(PeerEvent::Lost { node: self.peer, refused });
+        }
+    }
+
+    fn report_failure(&self, error: &DialError, said: &mut Said, backoff: &mut Backoff) {
+        tracing::debug!(peer = %self.peer, shard = %self.shard, address = self.address, %error, "dialling a peer failed");
+        if error.is_bad_frame() {
+            self.counters.bad_frames.inc();
+            tracing::warn!(peer = %self.peer, address = self.address, %error, "dropped a connection to a peer");
+        }
+        if let Some(refusal) = error.refusal() {
+            self.counters.handshakes_refused.inc();
+            if !matches!(refusal.code, RefusalCode::Unready | RefusalCode::Superseded) {
+                backoff.skip_to_longest();
+            }
+            if said.refusal != Some(refusal.code) {
+                said.refusal = Some(refusal.code);
+                tracing::warn!(peer = %self.peer, shard = %self.shard, address = self.address, %error, "no link to a peer");
+                self.sink.handle(PeerEvent::Refused { node: Some(self.peer), reason: refusal.clone() });
+            }
+        }
+        self.report_lost(error.is_connection_refused(), said);
+    }
+
+    async fn wait_to_dial(&self, delay: Nanos, outbox: &Outbox) {
+        let mut sleep = pin!(self.runtime.sleep(delay));
+        poll_fn(|context| {
+            if outbox.poll_nudged(context).is_ready() {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().poll(context)
+        })
+        .await;
+    }
+}
+
+/// Waits for the end of a connection on which the peer has nothing more to say, and makes a write that hangs on it end.
+async fn watch<R: Reader>(mut reader: FrameReader<R>, outbox: Outbox, connection: u64, close: Box<dyn Fn()>) {
+    // A frame here is a peer that breaks the protocol: the connection ends as well.
+    let _ended = reader.next().await;
+    outbox.end_connection(connection);
+    close();
+}

@@ -1,0 +1,91 @@
+//! What the two ends of a link between nodes have in common: the events they report, their limits and their counters.
+
+use prometheus_client::metrics::counter::Counter;
+
+use super::handshake::{ConnectionId, HANDSHAKE_DEADLINE, Refusal};
+use super::message::PeerMessage;
+use crate::types::{Nanos, NodeId};
+
+/// What happens on the links of one shard to its peers, in the order in which it happens.
+#[derive(Debug)]
+pub enum PeerEvent {
+    /// The connection that this node dialled is up: what is pushed from now on is sent. Everything queued before is gone.
+    Connected {
+        node: NodeId,
+    },
+    /// The connection that this node dialled was lost, or (`refused` changed) what came of dialling anew.
+    /// `refused`: nothing listens there any more, the peer's host said so; else only silence or trouble on the way.
+    Lost {
+        node: NodeId,
+        refused: bool,
+    },
+    /// A message on the newest connection that the peer dialled.
+    Message {
+        node: NodeId,
+        message: PeerMessage,
+    },
+    /// The peer's connection to this node is up; an older one was reported lost before.
+    IncomingUp {
+        node: NodeId,
+        connection: ConnectionId,
+    },
+    IncomingLost {
+        node: NodeId,
+        connection: ConnectionId,
+    },
+    /// One side refused the other. `node` is the peer: the one that was dialled, or who it says it is.
+    Refused {
+        node: Option<NodeId>,
+        reason: Refusal,
+    },
+}
+
+/// Takes the events of one shard, on the thread of the links. It must not push back: what it can't take is lost.
+pub trait PeerSink {
+    fn handle(&self, event: PeerEvent);
+}
+
+/// Limits of a link; both ends of all links of a cluster should have the same `payload_bytes_max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkLimits {
+    /// The longest message that is sent or read. At least the largest entry and 256 bytes.
+    pub payload_bytes_max: usize,
+    /// Messages that wait for the writer, beside the batch being written.
+    pub queued_bytes_max: usize,
+    pub queued_frames_max: usize,
+    /// Small messages that wait in their own lane.
+    pub queued_control_frames_max: usize,
+    pub handshake_deadline: Nanos,
+    /// Between attempts to connect: the first delay, which doubles up to the last.
+    pub retry_delay_min: Nanos,
+    pub retry_delay_max: Nanos,
+}
+
+impl Default for LinkLimits {
+    fn default() -> LinkLimits {
+        LinkLimits {
+            payload_bytes_max: 32 << 20,
+            queued_bytes_max: 64 << 20,
+            queued_frames_max: 4096,
+            queued_control_frames_max: 1024,
+            handshake_deadline: HANDSHAKE_DEADLINE,
+            retry_delay_min: Nanos::from_millis(5),
+            retry_delay_max: Nanos::from_secs(1),
+        }
+    }
+}
+
+/// Counters of the links to one peer for one shard, in both directions; the node registers them.
+#[derive(Debug, Clone, Default)]
+pub struct LinkCounters {
+    pub frames_sent: Counter,
+    pub bytes_sent: Counter,
+    pub frames_received: Counter,
+    pub bytes_received: Counter,
+    /// Connections that were up and broke.
+    pub connections_lost: Counter,
+    /// Handshakes that either side refused.
+    pub handshakes_refused: Counter,
+    /// Frames and messages that were wrong, each with its connection.
+    pub bad_frames: Counter,
+}
