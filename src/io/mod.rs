@@ -6,6 +6,9 @@
 
 pub mod buffer;
 pub mod bulk;
+pub mod crossing;
+pub mod lock;
+pub mod signals;
 pub mod startup;
 pub mod uring;
 

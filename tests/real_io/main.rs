@@ -1,5 +1,6 @@
 //! The real runtime on real files, sockets and threads. Nothing here asserts how fast something is.
 
 mod disk;
+mod threads;
 mod wire;
 mod world;
