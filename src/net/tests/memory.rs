@@ -387,6 +387,9 @@ impl File for NoDisk {
     async fn write_at(&self, _buf: AlignedBuf, _offset: u64) -> (io::Result<()>, AlignedBuf) {
         unreachable!()
     }
+    async fn sync(&self) -> io::Result<()> {
+        unreachable!()
+    }
     fn bytes(&self) -> u64 {
         unreachable!()
     }
