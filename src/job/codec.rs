@@ -22,36 +22,28 @@
 //! Little endian. A command has one encoding only: what is unused is zero, and checked to be. A new kind, or a
 //! new version of one, is an error to a program that does not know it: it must stop, not guess.
 
+mod decode;
+mod encode;
+
 use xxhash_rust::xxh3::xxh3_128_with_seed;
-use zerocopy::little_endian::{U32, U64, U128};
+use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::command::{Class, Command, Numbered, Origin, TubeList};
-use crate::types::{BodyHash, BootEpoch, JobId, NodeId, SessionId};
+use super::command::{Command, Numbered};
+use crate::types::BodyHash;
+
+pub use super::tube_name::{TUBE_NAME_BYTES_MAX, encode_tubes, tube_name_is_legal};
+pub use encode::encode;
 
 /// Seeds the hash of bodies, so that it is no other hash of the same bytes.
 const BODY_HASH_SEED: u64 = u64::from_le_bytes(*b"beaverBD");
 
 const VERSION: u8 = 1;
 
-/// The longest tube name, in bytes.
-pub const TUBE_NAME_BYTES_MAX: usize = 200;
-
 /// The identity of a job's body.
 #[must_use]
 pub fn body_hash(body: &[u8]) -> BodyHash {
     BodyHash(xxh3_128_with_seed(body, BODY_HASH_SEED))
-}
-
-/// Whether clients may call a tube so: 1 to 200 bytes of letters, digits and `-+/;.$_()`, no hyphen in front.
-#[must_use]
-pub fn tube_name_is_legal(name: &[u8]) -> bool {
-    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-+/;.$_()".contains(byte);
-    tube_name_has_legal_length(name) && name[0] != b'-' && name.iter().all(legal)
-}
-
-fn tube_name_has_legal_length(name: &[u8]) -> bool {
-    (1..=TUBE_NAME_BYTES_MAX).contains(&name.len())
 }
 
 /// Why bytes are not a batch of commands, and where.
@@ -115,7 +107,7 @@ impl<'a> Iterator for Commands<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let rest = self.batch.get(self.offset..).filter(|rest| !rest.is_empty())?;
         let offset = self.offset;
-        match decode(rest) {
+        match decode::decode(rest) {
             Ok((numbered, length)) => {
                 self.offset += length;
                 let body_offset = match numbered.command {
@@ -233,270 +225,6 @@ struct NodeBootFields {
     boot: U64,
     node: u8,
     zero: [u8; 7],
-}
-
-/// Appends one command to `out`.
-///
-/// # Panics
-/// If the command's origin is none that its kind can have, a SESSION_OPEN is not number 0, a tube name is empty or too long, or a body does not
-/// fit a length of 32 bits: front doors refuse these.
-pub fn encode(numbered: &Numbered<'_>, out: &mut Vec<u8>) {
-    let start = out.len();
-    let kind = Kind::of(&numbered.command);
-    let (origin, session, seq) = match numbered.origin {
-        Origin::System => (SYSTEM, SessionId { node: NodeId(0), boot: BootEpoch(0), number: 0 }, 0),
-        Origin::Session { session, seq } => (SESSION, session, seq),
-    };
-    assert_eq!(origin, kind.origin(), "{kind:?} cannot come from {:?}", numbered.origin);
-    assert!(kind != Kind::SessionOpen || seq == 0, "opening is a session's number 0");
-    let mut header = Header {
-        kind: kind as u8,
-        version: VERSION,
-        origin,
-        node: session.node.0,
-        length: U32::ZERO,
-        number: session.number.into(),
-        boot: session.boot.0.into(),
-        seq: seq.into(),
-    };
-    out.extend_from_slice(header.as_bytes());
-    encode_fields(&numbered.command, out);
-    let length = u32::try_from(out.len() - start).expect("a command is shorter than 4 GiB");
-    header.length = length.into();
-    out[start..start + HEADER_BYTES].copy_from_slice(header.as_bytes());
-}
-
-fn encode_fields(command: &Command<'_>, out: &mut Vec<u8>) {
-    let job_bytes = |job: JobId| job.0.to_le_bytes();
-    match *command {
-        Command::Enqueue { class, body_hash, body } => {
-            out.extend_from_slice(class_fields(&class).as_bytes());
-            out.extend_from_slice(&body_hash.0.to_le_bytes());
-            out.extend_from_slice(class.tube);
-            out.extend_from_slice(body);
-        }
-        Command::Reserve { tubes } => out.extend_from_slice(tubes.encoded),
-        Command::ReserveJob { job, class } | Command::Delete { job, class } => {
-            out.extend_from_slice(&job_bytes(job));
-            if let Some(class) = class {
-                out.extend_from_slice(class_fields(&class).as_bytes());
-                out.extend_from_slice(class.tube);
-            }
-        }
-        Command::Unreserve { job, epoch } => {
-            out.extend_from_slice(&job_bytes(job));
-            out.extend_from_slice(&epoch.to_le_bytes());
-        }
-        Command::Release { job, priority, delay_s } => {
-            let fields = JobPriorityDelay { job: job.0.into(), priority: priority.into(), delay_s: delay_s.into() };
-            out.extend_from_slice(fields.as_bytes());
-        }
-        Command::Bury { job, priority } => {
-            let fields = JobPriorityDelay { job: job.0.into(), priority: priority.into(), delay_s: U32::ZERO };
-            out.extend_from_slice(fields.as_bytes());
-        }
-        Command::Touch { job } | Command::KickJob { job } => out.extend_from_slice(&job_bytes(job)),
-        Command::Kick { tube, bound } => {
-            out.extend_from_slice(&bound.to_le_bytes());
-            out.extend_from_slice(checked_tube(tube));
-        }
-        Command::Pause { tube, duration_s, referenced } => {
-            let fields = PauseFields { duration_s: duration_s.into(), referenced: referenced.into(), zero: [0; 3] };
-            out.extend_from_slice(fields.as_bytes());
-            out.extend_from_slice(checked_tube(tube));
-        }
-        Command::NodeBoot { node, boot } => {
-            let fields = NodeBootFields { boot: boot.0.into(), node: node.0, zero: [0; 7] };
-            out.extend_from_slice(fields.as_bytes());
-        }
-        Command::TubeDrop { tube } => out.extend_from_slice(checked_tube(tube)),
-        Command::SessionOpen | Command::SessionClosed | Command::Tick => {}
-    }
-}
-
-fn class_fields(class: &Class<'_>) -> ClassFields {
-    ClassFields {
-        priority: class.priority.into(),
-        ttr_s: class.ttr_s.into(),
-        delay_s: class.delay_s.into(),
-        tube_bytes: u8::try_from(checked_tube(class.tube).len()).expect("at most 200"),
-        zero: [0; 3],
-    }
-}
-
-fn checked_tube(tube: &[u8]) -> &[u8] {
-    assert!(tube_name_has_legal_length(tube), "a tube name has 1 to 200 bytes");
-    tube
-}
-
-/// Decodes the command at the start of `bytes`; with it comes its length.
-fn decode(bytes: &[u8]) -> Result<(Numbered<'_>, usize), Fault> {
-    let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| Fault::HeaderCut { present: bytes.len() })?;
-    let kind = Kind::from_byte(header.kind).ok_or(Fault::UnknownKind { kind: header.kind })?;
-    if header.version != VERSION {
-        return Err(Fault::UnknownVersion { kind: header.kind, version: header.version });
-    }
-    let length = header.length.get() as usize;
-    let fields =
-        bytes.get(HEADER_BYTES..length).ok_or(Fault::LengthImpossible { stated: length, present: bytes.len() })?;
-    if header.origin != kind.origin() {
-        return Err(Fault::WrongOrigin);
-    }
-    let session =
-        SessionId { node: NodeId(header.node), boot: BootEpoch(header.boot.get()), number: header.number.get() };
-    let seq = header.seq.get();
-    let origin = if header.origin == SESSION {
-        Origin::Session { session, seq }
-    } else if (header.node, header.boot, header.number, header.seq) == (0, U64::ZERO, U64::ZERO, U64::ZERO) {
-        Origin::System
-    } else {
-        return Err(Fault::UnusedNotZero);
-    };
-    if kind == Kind::SessionOpen && seq != 0 {
-        return Err(Fault::UnusedNotZero);
-    }
-    let command = decode_fields(kind, fields)?;
-    Ok((Numbered { origin, command }, length))
-}
-
-fn decode_fields(kind: Kind, fields: &[u8]) -> Result<Command<'_>, Fault> {
-    Ok(match kind {
-        Kind::Enqueue => {
-            let (class, rest) = prefix::<ClassFields>(fields)?;
-            let (hash, rest) = prefix::<U128>(rest)?;
-            let (class, body) = decode_class(class, rest)?;
-            Command::Enqueue { class, body_hash: BodyHash(hash.get()), body }
-        }
-        Kind::Reserve => Command::Reserve { tubes: TubeList::decode(fields)? },
-        Kind::ReserveJob => {
-            let (job, class) = decode_job_and_hint(fields)?;
-            Command::ReserveJob { job, class }
-        }
-        Kind::Delete => {
-            let (job, class) = decode_job_and_hint(fields)?;
-            Command::Delete { job, class }
-        }
-        Kind::Unreserve => {
-            let [job, epoch] = exactly::<[U64; 2]>(fields)?;
-            Command::Unreserve { job: JobId(job.get()), epoch: epoch.get() }
-        }
-        Kind::Release => {
-            let fields = exactly::<JobPriorityDelay>(fields)?;
-            Command::Release {
-                job: JobId(fields.job.get()),
-                priority: fields.priority.get(),
-                delay_s: fields.delay_s.get(),
-            }
-        }
-        Kind::Bury => {
-            let fields = exactly::<JobPriorityDelay>(fields)?;
-            must_be_zero(fields.delay_s.as_bytes())?;
-            Command::Bury { job: JobId(fields.job.get()), priority: fields.priority.get() }
-        }
-        Kind::Touch => Command::Touch { job: JobId(exactly::<U64>(fields)?.get()) },
-        Kind::KickJob => Command::KickJob { job: JobId(exactly::<U64>(fields)?.get()) },
-        Kind::Kick => {
-            let (bound, tube) = prefix::<U64>(fields)?;
-            Command::Kick { tube: decode_tube(tube)?, bound: bound.get() }
-        }
-        Kind::Pause => {
-            let (fields, tube) = prefix::<PauseFields>(fields)?;
-            must_be_zero(&fields.zero)?;
-            must_be_zero(&[fields.referenced & !1])?;
-            let referenced = fields.referenced == 1;
-            Command::Pause { tube: decode_tube(tube)?, duration_s: fields.duration_s.get(), referenced }
-        }
-        Kind::NodeBoot => {
-            let fields = exactly::<NodeBootFields>(fields)?;
-            must_be_zero(&fields.zero)?;
-            Command::NodeBoot { node: NodeId(fields.node), boot: BootEpoch(fields.boot.get()) }
-        }
-        Kind::TubeDrop => Command::TubeDrop { tube: decode_tube(fields)? },
-        Kind::SessionOpen => exactly::<[u8; 0]>(fields).map(|_| Command::SessionOpen)?,
-        Kind::SessionClosed => exactly::<[u8; 0]>(fields).map(|_| Command::SessionClosed)?,
-        Kind::Tick => exactly::<[u8; 0]>(fields).map(|_| Command::Tick)?,
-    })
-}
-
-fn decode_job_and_hint(fields: &[u8]) -> Result<(JobId, Option<Class<'_>>), Fault> {
-    let (job, rest) = prefix::<U64>(fields)?;
-    let job = JobId(job.get());
-    if rest.is_empty() {
-        return Ok((job, None));
-    }
-    let (class, rest) = prefix::<ClassFields>(rest)?;
-    let (class, rest) = decode_class(class, rest)?;
-    if !rest.is_empty() {
-        return Err(Fault::WrongLength);
-    }
-    Ok((job, Some(class)))
-}
-
-/// Takes the tube's name off `rest`; gives the class and what lies behind the name.
-fn decode_class<'a>(fields: &ClassFields, rest: &'a [u8]) -> Result<(Class<'a>, &'a [u8]), Fault> {
-    must_be_zero(&fields.zero)?;
-    let (tube, rest) = rest.split_at_checked(fields.tube_bytes.into()).ok_or(Fault::WrongLength)?;
-    let class = Class {
-        tube: decode_tube(tube)?,
-        priority: fields.priority.get(),
-        ttr_s: fields.ttr_s.get(),
-        delay_s: fields.delay_s.get(),
-    };
-    Ok((class, rest))
-}
-
-fn decode_tube(name: &[u8]) -> Result<&[u8], Fault> {
-    tube_name_has_legal_length(name).then_some(name).ok_or(Fault::TubeName)
-}
-
-fn prefix<T: FromBytes + Immutable + KnownLayout + Unaligned>(bytes: &[u8]) -> Result<(&T, &[u8]), Fault> {
-    T::ref_from_prefix(bytes).map_err(|_| Fault::WrongLength)
-}
-
-fn exactly<T: FromBytes + Immutable + KnownLayout + Unaligned>(bytes: &[u8]) -> Result<&T, Fault> {
-    T::ref_from_bytes(bytes).map_err(|_| Fault::WrongLength)
-}
-
-fn must_be_zero(bytes: &[u8]) -> Result<(), Fault> {
-    bytes.iter().all(|&byte| byte == 0).then_some(()).ok_or(Fault::UnusedNotZero)
-}
-
-/// Tube names as a [`TubeList`] holds them, in the order given.
-///
-/// # Panics
-/// If a name is empty or longer than 200 bytes.
-#[must_use]
-pub fn encode_tubes<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut encoded = Vec::new();
-    for name in names {
-        encoded.push(u8::try_from(checked_tube(name).len()).expect("at most 200"));
-        encoded.extend_from_slice(name);
-    }
-    encoded
-}
-
-impl<'a> TubeList<'a> {
-    /// Proves the lengths of an encoded list.
-    pub fn decode(encoded: &'a [u8]) -> Result<TubeList<'a>, Fault> {
-        let mut rest = encoded;
-        while let Some((&length, behind)) = rest.split_first() {
-            let (name, behind) = behind.split_at_checked(length.into()).ok_or(Fault::WrongLength)?;
-            decode_tube(name)?;
-            rest = behind;
-        }
-        Ok(TubeList { encoded })
-    }
-
-    /// The names, in order. Ends early where the list was not proven and its lengths are wrong.
-    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let mut rest = self.encoded;
-        std::iter::from_fn(move || {
-            let (&length, behind) = rest.split_first()?;
-            let (name, behind) = behind.split_at_checked(length.into())?;
-            rest = behind;
-            Some(name)
-        })
-    }
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl SubAssign for Fingerprint {
 
 /// Stands for the tube's name in the hashes of its jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TubeSeed(u64);
+pub(super) struct TubeSeed(pub(super) u64);
 
 impl TubeSeed {
     pub(super) fn of(name: &[u8]) -> TubeSeed {

@@ -33,6 +33,7 @@ mod execute;
 mod expiry;
 mod transition;
 
+mod digest;
 mod fingerprint;
 mod invariants;
 mod job_set;
@@ -42,6 +43,7 @@ mod ready;
 mod record;
 mod sessions;
 mod tube;
+mod tube_name;
 
 pub use apply::ApplyError;
 pub use expiry::{Due, TRANSITIONS_PER_ENTRY_MAX};

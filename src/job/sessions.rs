@@ -85,6 +85,11 @@ impl Sessions {
         assert!(earlier.is_none_or(|boot| boot.open.is_empty()), "a boot ends after its sessions");
     }
 
+    /// The present boot of each node, with the highest session number that it opened.
+    pub(super) fn boots(&self) -> impl Iterator<Item = (NodeId, BootEpoch, Option<u64>)> {
+        self.nodes.iter().map(|(&node, boot)| (node, boot.epoch, boot.highest))
+    }
+
     /// All open sessions, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
         self.nodes.iter().flat_map(|(&node, boot)| {

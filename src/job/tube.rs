@@ -96,6 +96,11 @@ impl Tubes {
         tubes
     }
 
+    /// The id of the tube that is created next.
+    pub(super) fn next_id(&self) -> TubeId {
+        self.next
+    }
+
     pub(super) fn len(&self) -> usize {
         self.tubes.len()
     }

@@ -1,10 +1,10 @@
 //! What falls due: how much of it at once, in which order, and what stays.
 
-use beaver_raft::job::TRANSITIONS_PER_ENTRY_MAX;
 use beaver_raft::job::codec::{body_hash, encode};
-use beaver_raft::job::command::{Class, Command, Numbered, Origin};
+use beaver_raft::job::command::{Batch, Class, Command, Numbered, Origin, Outcome};
 use beaver_raft::job::view::JobState;
-use beaver_raft::types::{JobId, Nanos, Times};
+use beaver_raft::job::{ApplyError, TRANSITIONS_PER_ENTRY_MAX};
+use beaver_raft::types::{JobId, LogPosition, Nanos, Times};
 
 use crate::driver::{Client, Driver, class, session};
 
@@ -83,4 +83,55 @@ fn an_entry_without_commands_moves_the_clocks_too() {
     driver.machine.verify();
     assert_eq!(driver.state(1), Some(JobState::Ready));
     assert_eq!(driver.machine.take_made_ready(), ["t"]);
+}
+
+#[test]
+fn no_number_is_too_large() {
+    let mut driver = Driver::new();
+    driver.now = Times { lease: Nanos(u64::MAX - 1), wall: Nanos(u64::MAX - 1) };
+    let mut client = driver.open(session(u8::MAX, u64::MAX, u64::MAX));
+    let largest = Class { tube: &[b'x'; 200], priority: u32::MAX, ttr_s: u32::MAX, delay_s: u32::MAX };
+    driver.put(&mut client, largest);
+    driver.put(&mut client, Class { delay_s: 0, ..largest });
+    driver.pause(&mut client, "default", u32::MAX, false);
+    assert!(matches!(driver.reserve_job(&mut client, 1), Outcome::Reserved { ttr_s: u32::MAX, .. }));
+    assert_eq!(driver.touch(&mut client, 1), Outcome::Touched);
+    assert_eq!(driver.release(&mut client, 1, u32::MAX, u32::MAX), Outcome::Released);
+    for job in [0, 3, u64::MAX] {
+        let (job, class) = (JobId(job), Some(largest));
+        for command in [
+            Command::Delete { job, class },
+            Command::ReserveJob { job, class },
+            Command::KickJob { job },
+            Command::Unreserve { job, epoch: u64::MAX },
+            Command::Touch { job },
+        ] {
+            assert_eq!(driver.run(&mut client, command), Outcome::NotFound);
+        }
+    }
+    assert_eq!(
+        driver.run(&mut client, Command::Kick { tube: largest.tube, bound: u64::MAX }),
+        Outcome::Kicked { count: 1 }
+    );
+    driver.now = Times { lease: Nanos(u64::MAX), wall: Nanos(u64::MAX) };
+    driver.tick();
+    assert_eq!(driver.run(&mut client, Command::SessionClosed), Outcome::Closed);
+}
+
+#[test]
+fn an_id_that_was_given_or_that_no_client_could_hold_stops_the_node() {
+    for first_job in [0, 1, 1 << 53, u64::MAX] {
+        let mut driver = Driver::new();
+        let mut client = driver.open(session(1, 1, 1));
+        driver.put(&mut client, class("t", 1));
+        let mut commands = Vec::new();
+        let origin = Origin::Session { session: client.session, seq: client.next_seq };
+        let command = Command::Enqueue { class: class("t", 1), body_hash: body_hash(b""), body: b"" };
+        encode(&Numbered { origin, command }, &mut commands);
+        let LogPosition { term, index } = driver.machine.applied();
+        let index = index.next();
+        let batch = Batch { index, term, times: driver.now, first_job: JobId(first_job), commands: &commands };
+        let error = ApplyError::ImpossibleJobId { index, job: JobId(first_job), next_job: JobId(2) };
+        assert_eq!(driver.machine.apply(batch, &mut Vec::new()), Err(error));
+    }
 }

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::job::command::{Class, Origin, TubeList};
+use crate::types::{BodyHash, BootEpoch, JobId, NodeId, SessionId};
 
 /// A command that owns its bytes, for generators.
 #[derive(Debug, Clone)]
