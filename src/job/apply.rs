@@ -60,7 +60,6 @@ impl Machine {
         self.applied = LogPosition { term, index };
         // A new leader's clocks may lag those of the one before; the state's never run backwards.
         self.times = Times { lease: self.times.lease.max(times.lease), wall: self.times.wall.max(times.wall) };
-        self.news.clear();
         self.expire();
     }
 

@@ -83,7 +83,7 @@ impl Machine {
         let tube = self.tubes.existing_mut(record.tube);
         tube.deletes += 1;
         if tube.is_empty() {
-            self.news.emptied.push(record.tube);
+            self.news.emptied(record.tube);
         }
         Ok(Outcome::Deleted)
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::record::Record;
 use super::sessions::Sessions;
-use super::tube::{TubeId, Tubes};
+use super::tube::{Tube, TubeId, Tubes};
 use crate::types::{JobId, LogPosition, Nanos, Times};
 
 /// The replicated state of one shard.
@@ -47,27 +47,37 @@ pub struct Machine {
     pub(super) news: News,
 }
 
-/// What the last entry did that its leader may want to act upon. May hold a tube twice, or one that has changed
-/// again since; [`Machine::take_made_ready`] and [`Machine::take_emptied`] sift it.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What entries did that the leader may want to act upon, until it takes it. Never larger than there are tubes,
+/// also where nobody takes anything.
+#[derive(Debug, Default)]
 pub(super) struct News {
-    pub(super) made_ready: Vec<TubeId>,
-    pub(super) emptied: Vec<TubeId>,
+    made_ready: BTreeSet<TubeId>,
+    emptied: BTreeSet<TubeId>,
 }
 
 impl News {
-    pub(super) fn clear(&mut self) {
-        self.made_ready.clear();
-        self.emptied.clear();
+    pub(super) fn made_ready(&mut self, tube: TubeId) {
+        self.made_ready.insert(tube);
     }
 
-    pub(super) fn made_ready(&mut self, tube: TubeId) {
-        // Most entries fill one tube: one name for a whole batch of them.
-        if self.made_ready.last() != Some(&tube) {
-            self.made_ready.push(tube);
-        }
+    pub(super) fn emptied(&mut self, tube: TubeId) {
+        self.emptied.insert(tube);
+    }
+
+    pub(super) fn dropped(&mut self, tube: TubeId) {
+        self.made_ready.remove(&tube);
+        self.emptied.remove(&tube);
     }
 }
+
+impl PartialEq for News {
+    /// Who was told what is no part of the state: it differs between a leader and its followers.
+    fn eq(&self, _: &News) -> bool {
+        true
+    }
+}
+
+impl Eq for News {}
 
 impl Machine {
     /// The state before the first entry: no job, no session, and the tube `default`.
@@ -91,24 +101,23 @@ impl Machine {
         }
     }
 
-    /// The tubes in which the last applied entry made jobs ready, or whose pause it ended, and which can serve
-    /// now. Each once, in order of creation.
+    /// The tubes in which jobs became ready, or whose pause ended, since this was last asked, and which can serve
+    /// now. In order of creation.
     pub fn take_made_ready(&mut self) -> Vec<Bytes> {
-        let mut tubes = std::mem::take(&mut self.news.made_ready);
-        tubes.sort_unstable();
-        tubes.dedup();
-        let serving = |id: &TubeId| self.tubes.get(*id).filter(|tube| tube.serves()).map(|tube| tube.name.clone());
-        tubes.iter().filter_map(serving).collect()
+        let tubes = std::mem::take(&mut self.news.made_ready);
+        self.names_of(&tubes, Tube::serves)
     }
 
-    /// The tubes that lost their last job in the last applied entry and are empty still: a TUBE_DROP may follow
-    /// where nothing refers to them. Each once, in order of creation.
+    /// The tubes that lost their last job since this was last asked, and are empty still: a TUBE_DROP may follow
+    /// where nothing refers to them. In order of creation.
     pub fn take_emptied(&mut self) -> Vec<Bytes> {
-        let mut tubes = std::mem::take(&mut self.news.emptied);
-        tubes.sort_unstable();
-        tubes.dedup();
-        let empty = |id: &TubeId| self.tubes.get(*id).filter(|tube| tube.is_droppable()).map(|tube| tube.name.clone());
-        tubes.iter().filter_map(empty).collect()
+        let tubes = std::mem::take(&mut self.news.emptied);
+        self.names_of(&tubes, Tube::is_droppable)
+    }
+
+    fn names_of(&self, tubes: &BTreeSet<TubeId>, are: impl Fn(&Tube) -> bool) -> Vec<Bytes> {
+        let tubes = tubes.iter().filter_map(|&id| self.tubes.get(id));
+        tubes.filter(|tube| are(tube)).map(|tube| tube.name.clone()).collect()
     }
 }
 

@@ -37,6 +37,7 @@ impl Machine {
     /// Forgets a tube that has no jobs, and with it its pause.
     pub(super) fn drop_tube(&mut self, name: &[u8]) {
         let Some(tube) = self.tubes.drop_if_empty(name) else { return };
+        self.news.dropped(tube.id);
         if let Some(pause) = tube.pause {
             assert!(self.pauses.remove(&(pause.until, tube.id)), "a pause has a due time");
         }

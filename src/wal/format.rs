@@ -82,9 +82,14 @@ pub enum FirstBlock {
     Zero,
     Header(SegmentHeader),
     /// Whole, but of another log.
-    Foreign { cluster: ClusterId, shard: ShardId },
+    Foreign {
+        cluster: ClusterId,
+        shard: ShardId,
+    },
     /// Whole, but of a format that this program does not know.
-    UnknownFormat { format: u16 },
+    UnknownFormat {
+        format: u16,
+    },
     Unreadable,
 }
 

@@ -42,11 +42,7 @@ const _: () = assert!(size_of::<Located>() <= 24);
 
 impl Located {
     fn placement(&self) -> Placement {
-        Placement {
-            segment: self.segment,
-            offset: u64::from(self.block) * BLOCK_BYTES as u64,
-            bytes: self.bytes,
-        }
+        Placement { segment: self.segment, offset: u64::from(self.block) * BLOCK_BYTES as u64, bytes: self.bytes }
     }
 
     fn next_job(&self) -> JobId {

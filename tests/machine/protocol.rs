@@ -372,10 +372,15 @@ fn a_pause_of_zero_ends_a_pause_and_waiters_are_told() {
 fn jobs_made_ready_are_told_once_and_only_while_they_can_be_served() {
     let (mut driver, mut client) = start();
     driver.put(&mut client, class("b", 5));
-    assert_eq!(driver.machine.take_made_ready(), ["b"]);
+    driver.put(&mut client, class("default", 5));
+    driver.put(&mut client, class("b", 5));
+    assert_eq!(driver.machine.take_made_ready(), ["default", "b"]);
     assert!(driver.machine.take_made_ready().is_empty());
     driver.put(&mut client, delayed("b", 5));
     assert!(driver.machine.take_made_ready().is_empty());
+    driver.put(&mut client, class("b", 5));
+    driver.reserve_all(&mut client, &["b"]);
+    assert!(driver.machine.take_made_ready().is_empty(), "they are reserved by now");
 }
 
 #[test]

@@ -105,9 +105,7 @@ async fn connect_to(socket: Socket, to: SockAddr) -> io::Result<(UringReader, Ur
     let mut guard = Abandoned { socket: &socket, armed: true };
     // SAFETY: the address is boxed, so it stays where it is when the box is moved; the kernel only reads it.
     let connecting = unsafe {
-        op::submit(&socket, Box::new(to), |fd, to| {
-            opcode::Connect::new(fd, to.as_ptr().cast(), to.len()).build()
-        })
+        op::submit(&socket, Box::new(to), |fd, to| opcode::Connect::new(fd, to.as_ptr().cast(), to.len()).build())
     };
     let (result, _) = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await?;
     result?;
