@@ -17,7 +17,8 @@ use crate::types::{NodeId, ShardId};
 
 type Labels = Vec<(&'static str, String)>;
 
-const PREFIX: &str = "beaver_raft";
+/// In front of every name.
+pub const PREFIX: &str = "beaver_raft";
 
 /// Seconds; from a fast local disk to one that hangs.
 const LATENCY_BUCKETS: [f64; 18] = [

@@ -2,9 +2,11 @@
 //! configuration, starts the node, or talks to one from outside like any other client.
 
 mod client;
+mod demo;
 mod enqueue;
 mod jobs_file;
 mod ledger;
+mod reference;
 mod status;
 
 use std::ffi::OsString;
@@ -27,8 +29,8 @@ struct Cli {
 enum Command {
     Enqueue(enqueue::EnqueueArgs),
     Status(status::StatusArgs),
-    /// Print the reference of all configuration keys (docs/configuration.md)
-    Config,
+    Demo(demo::DemoArgs),
+    Reference(reference::ReferenceArgs),
 }
 
 /// Runs the program with the given arguments (the first is its name) and gives its exit status.
@@ -42,10 +44,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let status = match Cli::parse_from(arguments).command {
         Command::Enqueue(args) => enqueue::enqueue(&args),
         Command::Status(args) => status::status(&args),
-        Command::Config => {
-            print!("{}", crate::config::reference_page());
-            0
-        }
+        Command::Demo(args) => demo::demo(&args),
+        Command::Reference(args) => reference::reference(&args),
     };
     ExitCode::from(status)
 }

@@ -34,7 +34,7 @@ pub fn reference_page() -> String {
         page,
         "\nEvery key may be overridden by the environment (`{ENVIRONMENT_PREFIX}<KEY>`, as in `{ENVIRONMENT_PREFIX}HEARTBEAT_MS=100`), and that \
          by a flag of `run` and `init`\n(`--heartbeat-ms 100`; `--listen` is another name of `--clients`). A key that does not exist or a value \
-         that is impossible is refused\nat the start, by name.\n\nThis page is generated: `beaver-raft config > docs/configuration.md`.\n"
+         that is impossible is refused\nat the start, by name.\n\nThis page is generated: `beaver-raft reference configuration > docs/configuration.md`.\n"
     );
     section(&mut page, "Identity and addresses", IDENTITY);
     section(&mut page, "Numbers", Tunables::KEYS);

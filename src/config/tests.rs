@@ -143,13 +143,3 @@ fn addresses_are_proven_in_form() {
         assert!(Address::parse(bad).is_err(), "{bad}");
     }
 }
-
-#[test]
-fn the_page_of_the_documentation_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
-    let page = std::fs::read_to_string(path).expect("docs/configuration.md is there");
-    assert!(
-        page == reference_page(),
-        "docs/configuration.md is not current: run `beaver-raft config > docs/configuration.md`"
-    );
-}
