@@ -68,23 +68,25 @@ impl Assembler {
         }
         self.scan.drain(..self.scanned);
         self.scanned = 0;
-        self.scan.reserve_exact(SCAN_BYTES - self.scan.len());
-        let room = SCAN_BYTES - self.scan.len();
+        let room = self.scan_bytes() - self.scan.len();
+        self.scan.reserve_exact(room);
         (mem::take(&mut self.scan), room)
     }
 
     /// Takes back the buffer of `take_buffer`, with what was read appended.
     pub fn give_back(&mut self, buffer: Vec<u8>) {
-        match &mut self.long {
-            Some(long) => {
-                assert!(buffer.len() <= long.header.payload_bytes, "no more was read than asked for");
-                long.payload = buffer;
-            }
-            None => {
-                assert!(buffer.len() <= SCAN_BYTES, "no more was read than asked for");
-                self.scan = buffer;
-            }
+        if let Some(long) = &mut self.long {
+            assert!(buffer.len() <= long.header.payload_bytes, "no more was read than asked for");
+            long.payload = buffer;
+        } else {
+            assert!(buffer.len() <= SCAN_BYTES, "no more was read than asked for");
+            self.scan = buffer;
         }
+    }
+
+    /// While only short frames pass, a stream takes no more memory than one of them.
+    fn scan_bytes(&self) -> usize {
+        SCAN_BYTES.min(HEADER_BYTES + self.payload_bytes_max)
     }
 
     /// The next whole frame; none until more is read. After an error the stream must be dropped.
@@ -203,6 +205,27 @@ mod tests {
         }
 
         #[test]
+        fn a_damaged_stream_gives_the_same_frames_and_the_same_error_however_it_is_split(
+            payloads in payloads(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 0..4),
+            reads in prop::collection::vec(prop_oneof![1usize..50, 1usize..100_000], 1..20),
+        ) {
+            let mut stream: Vec<u8> = payloads.iter().flat_map(|payload| encoded(payload)).collect();
+            for (at, value, change) in changes {
+                let at = at.index(stream.len() + 1);
+                match change {
+                    0 => stream.insert(at, value),
+                    1 if at < stream.len() => drop(stream.remove(at)),
+                    _ => stream.truncate(at.max(20)),
+                }
+            }
+            let (whole, whole_end, _) = assemble(&stream, &[SCAN_BYTES]);
+            let (split, split_end, _) = assemble(&stream, &reads);
+            prop_assert_eq!(whole, split);
+            prop_assert_eq!(whole_end, split_end);
+        }
+
+        #[test]
         fn garbage_never_panics(stream in prop::collection::vec(any::<u8>(), 0..4096), read in 1usize..100) {
             let (frames, ..) = assemble(&stream, &[read]);
             prop_assert!(frames.is_empty());
@@ -217,6 +240,16 @@ mod tests {
         assembler.give_back(buffer);
         assert_eq!(assembler.next_frame(), Err(FrameError::TooLong { bytes: 5000, bytes_max: 4096 }));
         assert!(assembler.long.is_none());
+    }
+
+    #[test]
+    fn a_stranger_gets_no_larger_buffer_than_its_first_frame_may_need() {
+        let mut assembler = Assembler::new(4096);
+        let (buffer, room) = assembler.take_buffer();
+        assert_eq!((room, buffer.capacity()), (4096 + HEADER_BYTES, 4096 + HEADER_BYTES));
+        assembler.give_back(buffer);
+        assembler.set_payload_bytes_max(PAYLOAD_BYTES_MAX);
+        assert_eq!(assembler.take_buffer().1, SCAN_BYTES);
     }
 
     #[test]
