@@ -108,6 +108,8 @@ pub struct Refusal {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RefusalCode {
+    /// A reason of a later version, which only its text explains.
+    Other = 0,
     /// Another version of the protocol.
     Protocol = 1,
     Cluster = 2,
@@ -129,7 +131,8 @@ pub enum RefusalCode {
 }
 
 impl RefusalCode {
-    const ALL: [RefusalCode; 11] = [
+    const ALL: [RefusalCode; 12] = [
+        RefusalCode::Other,
         RefusalCode::Protocol,
         RefusalCode::Cluster,
         RefusalCode::Members,
@@ -147,6 +150,7 @@ impl RefusalCode {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            RefusalCode::Other => "other",
             RefusalCode::Protocol => "protocol",
             RefusalCode::Cluster => "cluster",
             RefusalCode::Members => "members",
@@ -275,10 +279,7 @@ impl Refusal {
     pub fn decode(payload: Bytes) -> Result<Refusal, DecodeError> {
         let mut fields = Fields::new(payload);
         let value = fields.u8()?;
-        let code = RefusalCode::ALL
-            .into_iter()
-            .find(|&code| code as u8 == value)
-            .ok_or(DecodeError::Unknown { what: "reason for a refusal", value: value.into() })?;
+        let code = RefusalCode::ALL.into_iter().find(|&code| code as u8 == value).unwrap_or(RefusalCode::Other);
         let length = fields.u32()? as usize;
         let text = fields.bytes(length)?;
         fields.end()?;
@@ -380,6 +381,15 @@ mod tests {
             let refusal = Refusal::new(code, code.name());
             assert_eq!(Refusal::decode(payload(&refusal.encode())).expect("whole"), refusal);
         }
+    }
+
+    #[test]
+    fn a_reason_of_a_later_version_is_still_read_to_the_operator() {
+        let mut frame = FrameBuilder::new();
+        frame.fields().extend_from_slice(&[200, 5, 0, 0, 0]);
+        frame.fields().extend_from_slice(b"later");
+        let refusal = Refusal::decode(payload(&short(frame, FrameKind::Refused))).expect("whole");
+        assert_eq!(refusal, Refusal::new(RefusalCode::Other, "later"));
     }
 
     #[test]
