@@ -15,8 +15,12 @@ use super::handshake::{Gate, HANDSHAKE_BYTES_MAX, Hello, HelloError, Identity, R
 use super::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
 use super::outbox::Outbox;
 use super::stream::{Deadline, FrameReader, StreamEnd};
-use crate::io::{Reader, Runtime, Wire, WireOptions, Writer};
+use crate::io::{Runtime, Wire, WireOptions, Writer};
 use crate::types::{Nanos, NodeId, ShardId};
+
+/// A connection that was up for this long was a good one: when it is lost, the peer is dialled again at once. A peer that
+/// takes connections and drops them is not dialled in a tight loop.
+const STEADY: Nanos = Nanos::from_millis(100);
 
 /// One peer, for one shard, from this node's side.
 pub struct Dialer<R: Runtime, G: Gate> {
@@ -111,8 +115,7 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
                     }
                     self.counters.connections_lost.inc();
                     self.report_lost(false, &mut said);
-                    // A peer that takes connections and drops them at once is not dialled in a tight loop.
-                    if self.runtime.now().saturating_sub(up_since) >= self.limits.retry_delay_max {
+                    if self.runtime.now().saturating_sub(up_since) >= STEADY {
                         backoff.reset();
                         continue;
                     }
@@ -173,7 +176,7 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
         let connection = outbox.begin_connection();
         tracing::info!(peer = %self.peer, shard = %self.shard, address = self.address, "connected to a peer");
         self.sink.handle(PeerEvent::Connected { node: self.peer });
-        self.runtime.spawn(watch(reader, outbox.clone(), connection, writer.closer()));
+        self.runtime.spawn(self.watch(reader, outbox.clone(), connection, writer.closer()));
         while let Some(batch) = outbox.next_batch().await {
             let (frames, bytes) = (batch.frames, batch.bytes as u64);
             if let Err(error) = writer.write(batch.chunks).await {
@@ -225,12 +228,31 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
         })
         .await;
     }
-}
 
-/// Waits for the end of a connection on which the peer has nothing more to say, and makes a write that hangs on it end.
-async fn watch<R: Reader>(mut reader: FrameReader<R>, outbox: Outbox, connection: u64, close: Box<dyn Fn()>) {
-    // A frame here is a peer that breaks the protocol: the connection ends as well.
-    let _ended = reader.next().await;
-    outbox.end_connection(connection);
-    close();
+    /// Waits for the end of a connection on which the peer has nothing more to say, and makes a write that hangs on it
+    /// end.
+    fn watch(
+        &self,
+        mut reader: FrameReader<<R::Wire as Wire>::Reader>,
+        outbox: Outbox,
+        connection: u64,
+        close: Box<dyn Fn()>,
+    ) -> impl Future<Output = ()> + use<R, G> {
+        let (peer, shard, bad_frames) = (self.peer, self.shard, self.counters.bad_frames.clone());
+        async move {
+            match reader.next().await {
+                Err(StreamEnd::Frame(error)) => {
+                    bad_frames.inc();
+                    tracing::warn!(%peer, %shard, %error, "dropped a connection to a peer");
+                }
+                Err(end) => tracing::debug!(%peer, %shard, %end, "a connection to a peer ended"),
+                Ok(frame) => {
+                    bad_frames.inc();
+                    tracing::warn!(%peer, %shard, kind = ?frame.kind, "dropped a connection to a peer that has no word");
+                }
+            }
+            outbox.end_connection(connection);
+            close();
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::types::{
 use crate::wal::entry::{Draft, Entry, EntryKind};
 use proptest::prelude::*;
 
-const LOG: LogIdentity = LogIdentity { cluster: ClusterId(0xbea7e5), shard: ShardId(3) };
+const LOG: LogIdentity = LogIdentity { cluster: ClusterId(0x00be_a7e5), shard: ShardId(3) };
 
 fn payload(message: &PeerMessage) -> Bytes {
     let mut frame = FrameBuilder::new();
