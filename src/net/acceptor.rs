@@ -1,7 +1,7 @@
 //! The receiving end of links: checks who dialled, then hands over what it sends. Of all connections of one node for one
 //! shard only the newest is heard; what an older one still delivers is dropped.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -41,6 +41,8 @@ pub struct Acceptor<R: Runtime, G: Gate> {
     /// None where the shard is not ready to hear of this peer.
     route: Box<dyn Fn(ShardId, NodeId) -> Option<Route>>,
     counters: AcceptorCounters,
+    /// Connections whose handshake is under way.
+    unadmitted: Cell<usize>,
     newest: RefCell<BTreeMap<(ShardId, NodeId), Newest>>,
 }
 
@@ -89,14 +91,21 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         route: impl Fn(ShardId, NodeId) -> Option<Route> + 'static,
         counters: AcceptorCounters,
     ) -> Rc<Acceptor<R, G>> {
-        let newest = RefCell::new(BTreeMap::new());
-        Rc::new(Acceptor { runtime, identity, limits, gate, route: Box::new(route), counters, newest })
+        let (unadmitted, newest) = (Cell::new(0), RefCell::default());
+        Rc::new(Acceptor { runtime, identity, limits, gate, route: Box::new(route), counters, unadmitted, newest })
     }
 
     /// Serves one accepted connection to its end. Run as a task of its own.
     pub async fn serve_incoming(self: Rc<Self>, reader: impl Reader, mut writer: impl Writer) {
+        if self.unadmitted.get() >= self.limits.handshakes_max {
+            writer.shutdown();
+            return;
+        }
+        self.unadmitted.update(|count| count + 1);
         let mut reader = FrameReader::new(reader, HANDSHAKE_BYTES_MAX);
-        let (hello, route) = match self.shake_hands(&mut reader, &mut writer).await {
+        let admitted = self.shake_hands(&mut reader, &mut writer).await;
+        self.unadmitted.update(|count| count - 1);
+        let (hello, route) = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
                 writer.shutdown();

@@ -5,6 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::handshake::{ConnectionId, HANDSHAKE_DEADLINE, Refusal};
 use super::message::PeerMessage;
 use crate::types::{Nanos, NodeId};
+use crate::wal::entry::ENTRY_BYTES_MAX;
 
 /// What happens on the links of one shard to its peers, in the order in which it happens.
 #[derive(Debug)]
@@ -45,10 +46,17 @@ pub trait PeerSink {
     fn handle(&self, event: PeerEvent);
 }
 
+const PAYLOAD_BYTES_MAX_DEFAULT: usize = 32 << 20;
+
+const _: () = assert!(PAYLOAD_BYTES_MAX_DEFAULT >= SMALLEST_LIMIT);
+
+/// The largest entry, and the append around it.
+pub const SMALLEST_LIMIT: usize = ENTRY_BYTES_MAX + 256;
+
 /// Limits of a link; both ends of all links of a cluster should have the same `payload_bytes_max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkLimits {
-    /// The longest message that is sent or read. At least the largest entry and 256 bytes.
+    /// The longest message that is sent or read: at least `SMALLEST_LIMIT`, so that every entry can be sent alone.
     pub payload_bytes_max: usize,
     /// Messages that wait for the writer, beside the batch being written.
     pub queued_bytes_max: usize,
@@ -56,6 +64,8 @@ pub struct LinkLimits {
     /// Small messages that wait in their own lane.
     pub queued_control_frames_max: usize,
     pub handshake_deadline: Nanos,
+    /// Accepted connections that have not yet been admitted; further ones are closed at once.
+    pub handshakes_max: usize,
     /// Between attempts to connect: the first delay, which doubles up to the last.
     pub retry_delay_min: Nanos,
     pub retry_delay_max: Nanos,
@@ -64,11 +74,12 @@ pub struct LinkLimits {
 impl Default for LinkLimits {
     fn default() -> LinkLimits {
         LinkLimits {
-            payload_bytes_max: 32 << 20,
+            payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT,
             queued_bytes_max: 64 << 20,
             queued_frames_max: 4096,
             queued_control_frames_max: 1024,
             handshake_deadline: HANDSHAKE_DEADLINE,
+            handshakes_max: 1024,
             retry_delay_min: Nanos::from_millis(5),
             retry_delay_max: Nanos::from_secs(1),
         }

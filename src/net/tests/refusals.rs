@@ -8,7 +8,8 @@ use super::links::{ADDRESS, Pair, identity};
 use crate::io::{Reader, Runtime, Wire, WireOptions, Writer};
 use crate::net::frame::{FrameBuilder, FrameKind};
 use crate::net::handshake::{HANDSHAKE_DEADLINE, Hello, Identity, MembersDigest};
-use crate::types::{ClusterId, Incarnation, Nanos, NodeId, ShardId};
+use crate::net::link::LinkLimits;
+use crate::types::{BootEpoch, ClusterId, Incarnation, Nanos, NodeId, ShardId};
 
 /// What each side says when node 1 dials node 2 as these identities.
 fn meeting(dialer: Identity, acceptor: Identity) -> (Vec<String>, Vec<String>, Pair) {
@@ -127,6 +128,29 @@ fn a_stranger_that_says_nothing_is_closed_when_its_time_is_up() {
     assert!(!stream.to_listener.is_closed());
     pair.run_ms(20);
     assert!(stream.to_listener.is_closed());
+}
+
+#[test]
+fn strangers_beyond_a_number_are_closed_at_once_and_peers_that_were_admitted_live() {
+    let pair = Pair::new();
+    pair.listen();
+    let outbox = pair.dial();
+    pair.run_ms(10);
+    let handshakes_max = LinkLimits::default().handshakes_max;
+    for number in 0..=handshakes_max {
+        let world = pair.world.clone();
+        pair.world.spawn(async move {
+            let _halves = world.wire().connect(ADDRESS, WireOptions::Peer).await.expect("listening");
+        });
+        pair.run_ms(1);
+        assert_eq!(pair.world.network().newest().to_listener.is_closed(), number == handshakes_max);
+    }
+    assert!(outbox.is_up());
+    pair.run_ms(5000);
+    // The time of the others is up.
+    let again = pair.dial_as(Identity { boot: BootEpoch(2), ..identity(1) });
+    pair.run_ms(10);
+    assert!(again.is_up());
 }
 
 #[test]
