@@ -95,6 +95,7 @@ impl Assembler {
             return long.header.complete(Bytes::from(long.payload)).map(Some);
         }
         let unread = &self.scan[self.scanned..];
+        FrameHeader::check_magic(unread)?;
         let Some((header, behind)) = unread.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let header = FrameHeader::decode(header, self.payload_bytes_max)?;
         if let Some(payload) = behind.get(..header.payload_bytes) {

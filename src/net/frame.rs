@@ -92,12 +92,19 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// Whether a frame may begin with these bytes, as soon as there are enough to say: a stranger that sends less than
+    /// a header is not waited for.
+    pub fn check_magic(bytes: &[u8]) -> Result<(), FrameError> {
+        match bytes.first_chunk() {
+            Some(&found) if found != MAGIC => Err(FrameError::Magic { found }),
+            _ => Ok(()),
+        }
+    }
+
     /// `payload_bytes_max`: the longest payload that the reader will take memory for.
     pub fn decode(bytes: &[u8; HEADER_BYTES], payload_bytes_max: usize) -> Result<FrameHeader, FrameError> {
+        FrameHeader::check_magic(bytes)?;
         let raw = RawHeader::ref_from_bytes(bytes).expect("as long as the header, and it needs no alignment");
-        if raw.magic != MAGIC {
-            return Err(FrameError::Magic { found: raw.magic });
-        }
         let (stored, computed) = (raw.header_crc.get(), header_checksum(raw));
         if stored != computed {
             return Err(FrameError::HeaderChecksum { stored, computed });

@@ -89,7 +89,8 @@ fn answer(pair: &Pair, bytes: Vec<u8>) -> Option<String> {
 fn bytes_that_are_no_frame_drop_the_connection_with_a_count_and_no_answer() {
     let pair = Pair::new();
     pair.listen();
-    assert_eq!(answer(&pair, b"GET / HTTP/1.1\r\nHost: beaver\r\n\r\n".to_vec()), Some(String::new()));
+    // Shorter than a header.
+    assert_eq!(answer(&pair, b"GET / HTTP/1.1\r\n".to_vec()), Some(String::new()));
     let mut damaged =
         Hello { identity: identity(1), to: NodeId(2), shard: ShardId(0), attempt: 1 }.encode().chunks.concat();
     *damaged.last_mut().expect("not empty") ^= 1;
