@@ -1,0 +1,14 @@
+//! Consensus under scripts and random schedules: whole groups of the shipped state machine over links and disks whose
+//! every message and completion the test decides about.
+
+mod cluster;
+mod disk;
+
+mod elections;
+mod etcd_quorum;
+mod figures;
+mod flow;
+mod reads;
+mod replication;
+mod schedules;
+mod transfers;
