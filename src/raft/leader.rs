@@ -192,7 +192,7 @@ impl Leader {
     pub(super) fn handle_peer_lost(&mut self, node: NodeId) {
         let after = self.rounds.newest() + 1;
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == node) {
-            peer.become_probe(after);
+            peer.become_probe(peer.matched().next(), after);
         }
     }
 

@@ -237,7 +237,7 @@ impl Raft {
 
     /// A connection to a peer was made.
     pub fn handle_peer_up(&mut self, now: Nanos, peer: NodeId) {
-        if !self.begin_event(now) {
+        if !self.begin_event(now) || peer == self.state.id() {
             return;
         }
         match &mut self.role {

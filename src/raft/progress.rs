@@ -178,7 +178,7 @@ impl Progress {
             ProgressState::Probe { .. } => {}
             ProgressState::Replicate => self.free_in_flight(now, matched),
             // A snapshot or another leader helped it over the floor; where the logs meet is known again.
-            ProgressState::Behind if advanced => self.become_probe(round),
+            ProgressState::Behind if advanced => self.become_probe(matched.next(), round),
             ProgressState::Behind => {}
         }
         advanced
@@ -224,10 +224,10 @@ impl Progress {
         self.next = agreeable.next().min(lower).max(self.matched.next());
     }
 
-    /// Nothing that is on its way can be relied on: start again from what is known.
-    pub(super) fn become_probe(&mut self, round: u64) {
+    /// Nothing that is on its way can be relied on: start again from `next`, or from what is known if that is more.
+    pub(super) fn become_probe(&mut self, next: Index, round: u64) {
         self.enter(ProgressState::Probe { paused: false }, round);
-        self.next = self.matched.next();
+        self.next = self.matched.next().max(next);
     }
 
     pub(super) fn become_behind(&mut self, round: u64) {

@@ -33,15 +33,12 @@ impl Rounds {
 
 /// Sends what the follower lacks, as far as there is room.
 pub(super) fn replicate(peer: &mut Progress, rounds: &mut Rounds, state: &mut State, now: Nanos) {
+    probe_above_floor(peer, *rounds, state);
     while peer.has_room(&state.config) {
-        let probing = peer.state() != ProgressState::Replicate;
-        if peer.next() > state.log.last().index && !probing {
+        if peer.next() > state.log.last().index && peer.state() == ProgressState::Replicate {
             return;
         }
-        let Some(prev) = position_before(peer.next(), state) else {
-            peer.become_behind(rounds.newest());
-            return;
-        };
+        let prev = position_before(peer.next(), state);
         let config = &state.config;
         let entries = state.log.slice(peer.next(), config.append_entries_max, config.append_bytes_max);
         let last = entries.last().map_or(prev.index, |meta| meta.position.index);
@@ -56,22 +53,28 @@ pub(super) fn replicate(peer: &mut Progress, rounds: &mut Rounds, state: &mut St
 
 /// Asks a probed follower again, in case the probe or its answer was lost. Without entries: they may well be there.
 pub(super) fn probe_again(peer: &mut Progress, rounds: &mut Rounds, state: &mut State) {
-    let Some(prev) = position_before(peer.next(), state) else {
-        peer.become_behind(rounds.newest());
-        return;
-    };
+    probe_above_floor(peer, *rounds, state);
+    let prev = position_before(peer.next(), state);
     let round = rounds.begin();
     state.send(peer.node, Body::Append { prev, entries: Vec::new(), commit: state.committed, round });
+}
+
+/// What is at the floor is the first that can be asked for.
+fn probe_above_floor(peer: &mut Progress, rounds: Rounds, state: &State) {
+    let floor = state.log.floor().index;
+    if peer.next() <= floor && peer.state() != ProgressState::Behind {
+        peer.become_probe(floor.next(), rounds.newest() + 1);
+    }
 }
 
 /// Sends the last entry in flight once more, to learn whether all of them arrived. It travels as appends with entries
 /// do, so it can't overtake them on a slow link.
 pub(super) fn inquire(peer: &mut Progress, rounds: &mut Rounds, state: &mut State, now: Nanos) {
     let newest = peer.next().prev().expect("what is in flight has an index above zero");
-    let Some(prev) = position_before(newest, state) else {
-        peer.become_behind(rounds.newest());
-        return;
-    };
+    if newest <= state.log.floor().index {
+        return replicate(peer, rounds, state, now);
+    }
+    let prev = position_before(newest, state);
     let entries = state.log.slice(newest, 1, 0);
     let round = rounds.begin();
     state.send(peer.node, Body::Append { prev, entries, commit: state.committed, round });
@@ -95,6 +98,8 @@ pub(super) fn notify(peer: &mut Progress, rounds: &mut Rounds, state: &mut State
     peer.commit_told = commit;
 }
 
-fn position_before(next: Index, state: &State) -> Option<LogPosition> {
-    state.log.position_at(next.prev().expect("entries have indexes above zero"))
+/// The position before an entry above the floor.
+fn position_before(next: Index, state: &State) -> LogPosition {
+    let before = next.prev().and_then(|index| state.log.position_at(index));
+    before.expect("what precedes an entry above the floor is in the log or is the floor")
 }
