@@ -10,26 +10,62 @@ use crate::cluster::{Cluster, Link, MS};
 /// What may happen next. Numbers choose among what there is, so that a shrunk schedule stays a schedule.
 #[derive(Debug, Clone)]
 enum Event {
-    Deliver { link: usize, place: usize },
-    Lose { link: usize, place: usize },
-    Repeat { link: usize, place: usize },
+    Deliver {
+        link: usize,
+        place: usize,
+    },
+    Lose {
+        link: usize,
+        place: usize,
+    },
+    Repeat {
+        link: usize,
+        place: usize,
+    },
     /// A node's clock reaches its next deadline.
-    Tick { node: usize },
-    Pass { ms: u64 },
-    CompleteAppend { node: usize },
-    CompleteVote { node: usize },
-    Propose { payload: u64 },
+    Tick {
+        node: usize,
+    },
+    Pass {
+        ms: u64,
+    },
+    CompleteAppend {
+        node: usize,
+    },
+    CompleteVote {
+        node: usize,
+    },
+    Propose {
+        payload: u64,
+    },
     Read,
     /// Dies after `appends` of what was on its way reached the disk.
-    Crash { node: usize, appends: usize, votes: usize },
-    Start { node: usize },
-    Transfer { to: usize },
+    Crash {
+        node: usize,
+        appends: usize,
+        votes: usize,
+    },
+    Start {
+        node: usize,
+    },
+    Transfer {
+        to: usize,
+    },
     StepDown,
-    PeerLost { node: usize, peer: usize, refused: bool },
-    PeerUp { node: usize, peer: usize },
+    PeerLost {
+        node: usize,
+        peer: usize,
+        refused: bool,
+    },
+    PeerUp {
+        node: usize,
+        peer: usize,
+    },
     /// Everything on its way arrives and is stored.
     Settle,
-    RaiseFloor { node: usize },
+    RaiseFloor {
+        node: usize,
+    },
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -134,8 +170,12 @@ impl Schedule {
             Event::Crash { node, appends, votes } => {
                 if let Some(id) = self.running(node) {
                     let disk = self.cluster.disk(id);
-                    (0..appends).for_each(|_| drop(disk.complete_append()));
-                    (0..votes).for_each(|_| drop(disk.complete_vote()));
+                    for _ in 0..appends {
+                        disk.complete_append();
+                    }
+                    for _ in 0..votes {
+                        disk.complete_vote();
+                    }
                     self.cluster.crash(id);
                 }
             }
