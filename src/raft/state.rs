@@ -95,9 +95,17 @@ impl State {
         self.set_vote(Vote { term: self.vote.term, voted_for: Some(candidate) });
     }
 
+    /// Two changes in one event are one write: entering a term and voting in it.
     fn set_vote(&mut self, vote: Vote) {
         self.vote = vote;
-        self.effects.push_back(Effect::SaveVote(vote));
+        let not_begun = self.effects.iter_mut().find_map(|effect| match effect {
+            Effect::SaveVote(earlier) => Some(earlier),
+            _ => None,
+        });
+        match not_begun {
+            Some(earlier) => *earlier = vote,
+            None => self.effects.push_back(Effect::SaveVote(vote)),
+        }
     }
 
     pub(super) fn handle_vote_saved(&mut self, vote: Vote) {
