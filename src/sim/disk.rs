@@ -4,11 +4,11 @@
 //!
 //! It must never make anything durable that a real disk would not have to.
 
+#[cfg(test)]
+pub mod block_on;
 mod content;
 mod faults;
 mod file;
-#[cfg(test)]
-pub mod block_on;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,13 +30,19 @@ pub use file::SimFile;
 /// What takes time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    Read { bytes: u64 },
-    Write { bytes: u64 },
+    Read {
+        bytes: u64,
+    },
+    Write {
+        bytes: u64,
+    },
     Sync,
     /// Names, lengths, directories.
     Metadata,
     /// Zeroing on the bulk path.
-    Zeroing { bytes: u64 },
+    Zeroing {
+        bytes: u64,
+    },
 }
 
 /// How long operations take: each waits for this future between taking effect and being done. A stall is a future that
@@ -58,7 +64,8 @@ enum NameChange {
 
 impl NameChange {
     fn is_in(&self, dir: &Path) -> bool {
-        let (NameChange::Link { path, .. } | NameChange::Unlink { path } | NameChange::Rename { from: path, .. }) = self;
+        let (NameChange::Link { path, .. } | NameChange::Unlink { path } | NameChange::Rename { from: path, .. }) =
+            self;
         path.parent() == Some(dir)
     }
 

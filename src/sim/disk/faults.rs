@@ -70,7 +70,11 @@ impl SimDisk {
     #[must_use]
     pub fn fork(&self) -> SimDisk {
         let world = self.world.borrow().clone();
-        SimDisk { world: std::rc::Rc::new(std::cell::RefCell::new(world)), life: self.life, latency: self.latency.clone() }
+        SimDisk {
+            world: std::rc::Rc::new(std::cell::RefCell::new(world)),
+            life: self.life,
+            latency: self.latency.clone(),
+        }
     }
 
     /// A disk of its own with what is durable here and nothing else: the truth that oracles compare claims with.

@@ -1,0 +1,144 @@
+//! `enqueue`: what it sends, and what it says of jobs that were not acknowledged.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use crate::stand_in::{Answer, StandIn};
+use crate::{BINARY, Ended, run};
+
+fn enqueue(server: &str, input: &str, more: &[&str]) -> Ended {
+    run(Command::new(BINARY).args(["enqueue", "--file", "-", "--server", server]).args(more), input)
+}
+
+fn lines(count: usize) -> String {
+    (1..=count).map(|n| format!("{{\"body\":\"job {n:04}\"}}\n")).collect()
+}
+
+#[test]
+fn every_job_of_a_file_arrives_as_it_was_written() {
+    let server = StandIn::start(|_| Answer::Inserted);
+    let input = r#"[{"body":"a","tube":"mail","priority":7,"delay":3,"ttr":9},
+        {"body":"b"}, {"body_base64":"/wA="}, {"body":"é","tube":"mail"}]"#;
+    let ended = enqueue(&server.address, input, &["--ttr", "5", "--tube", "other"]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""));
+    assert_eq!(ended.stdout, "4 acknowledged, 0 not enqueued, 0 unknown\n");
+    let puts = server.puts();
+    let shown: Vec<_> = puts.iter().map(|put| (put.tube.as_str(), put.line.as_str(), put.body.as_slice())).collect();
+    assert_eq!(
+        shown,
+        [
+            ("mail", "put 7 3 9 1", &b"a"[..]),
+            ("other", "put 1024 0 5 1", b"b"),
+            ("mail", "put 1024 0 5 2", "é".as_bytes()),
+            ("other", "put 1024 0 5 2", b"\xff\0"),
+        ]
+    );
+}
+
+#[test]
+fn many_tubes_share_connections_and_nothing_goes_astray() {
+    let server = StandIn::start(|_| Answer::Inserted);
+    let input: String = (0..2000).map(|n| format!("{{\"body\":\"{n:04}\",\"tube\":\"t{}\"}}\n", n % 50)).collect();
+    let ended = enqueue(&server.address, &input, &[]);
+    assert_eq!(ended.stdout, "2000 acknowledged, 0 not enqueued, 0 unknown\n");
+    for (n, put) in server.puts().iter().enumerate() {
+        assert_eq!(
+            (put.body.as_slice(), put.tube.as_str()),
+            (format!("{n:04}").as_bytes(), format!("t{}", n % 50).as_str())
+        );
+    }
+}
+
+#[test]
+fn a_job_that_is_too_large_is_named_and_the_rest_goes_on() {
+    let server = StandIn::start(|n| if n == 3 { Answer::Line("JOB_TOO_BIG") } else { Answer::Inserted });
+    let ended = enqueue(&server.address, &lines(10), &[]);
+    assert_eq!(ended.status, Some(1));
+    assert_eq!(ended.stdout, "9 acknowledged, 1 not enqueued, 0 unknown\n");
+    assert_eq!(ended.stderr, "1 job not enqueued (JOB_TOO_BIG): 3\n");
+}
+
+#[test]
+fn a_broken_connection_leaves_what_was_sent_unknown_and_the_rest_unsent() {
+    let server = StandIn::start(|n| if n == 1001 { Answer::HangUp } else { Answer::Inserted });
+    let ended = enqueue(&server.address, &lines(9000), &[]);
+    assert_eq!(ended.status, Some(1));
+    let number = |text: &str, before: &str| -> u64 {
+        let end = text.find(before).unwrap_or_else(|| panic!("{before} in {text}"));
+        let digits: String = text[..end].chars().rev().take_while(char::is_ascii_digit).collect();
+        digits.chars().rev().collect::<String>().parse().expect("digits")
+    };
+    // Answers that were under way when the connection broke may be lost with it: then they are unknown.
+    let acknowledged = number(&ended.stdout, " acknowledged");
+    assert!((1..=1000).contains(&acknowledged), "{}", ended.stdout);
+    let unknown = number(&ended.stdout, " unknown");
+    // Acknowledged, unknown and unsent are together the whole file: nothing is left out, nothing counted twice.
+    let (first_unknown, last_unknown) = (acknowledged + 1, acknowledged + unknown);
+    let stopped_before = last_unknown + 1;
+    assert!(last_unknown >= 1001, "{}", ended.stdout);
+    assert!(ended.stderr.contains(&format!(": {first_unknown}-{last_unknown}\n")), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("stopped before job {stopped_before} ")), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("--from {stopped_before}\n")), "{}", ended.stderr);
+}
+
+#[test]
+fn a_draining_server_is_sent_no_more_than_what_was_on_its_way() {
+    let server = StandIn::start(|n| if n > 100 { Answer::Line("DRAINING") } else { Answer::Inserted });
+    let ended = enqueue(&server.address, &lines(20_000), &[]);
+    assert_eq!(ended.status, Some(1));
+    assert!(ended.stdout.starts_with("100 acknowledged"), "{}", ended.stdout);
+    assert!(ended.stdout.ends_with("0 unknown; the rest was not sent\n"), "{}", ended.stdout);
+    assert!(ended.stderr.contains("not enqueued (DRAINING): 101-"), "{}", ended.stderr);
+    assert!(server.puts().len() < 10_000);
+}
+
+#[test]
+fn a_run_can_go_on_where_an_earlier_one_stopped() {
+    let server = StandIn::start(|_| Answer::Inserted);
+    let ended = enqueue(&server.address, &lines(10), &["--from", "8"]);
+    assert_eq!(ended.stdout, "3 acknowledged, 0 not enqueued, 0 unknown\n");
+    assert_eq!(server.puts()[0].body, b"job 0008");
+}
+
+#[test]
+fn bad_input_stops_before_the_bad_job_with_its_line() {
+    let server = StandIn::start(|_| Answer::Inserted);
+    let ended = enqueue(&server.address, "{\"body\":\"a\"}\n\n{\"body\":\"b\",\"pri\":1}\n{\"body\":\"c\"}\n", &[]);
+    assert_eq!(ended.status, Some(1));
+    assert_eq!(ended.stdout, "1 acknowledged, 0 not enqueued, 0 unknown; the rest was not sent\n");
+    assert!(ended.stderr.starts_with("stopped before job 2 (line 3): unknown field `pri`"), "{}", ended.stderr);
+    assert_eq!(server.puts().len(), 1);
+}
+
+#[test]
+fn a_check_sends_nothing() {
+    let server = StandIn::start(|_| Answer::Inserted);
+    let ended = enqueue(&server.address, &lines(3), &["--check"]);
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "3 jobs, all of them well-formed; none was sent\n"));
+    let ended = enqueue(&server.address, "[{\"body\":\"a\"}", &["--check"]);
+    assert_eq!(ended.status, Some(1));
+    assert!(ended.stderr.contains("is it cut off?"), "{}", ended.stderr);
+    assert_eq!(server.puts(), []);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_one_sentence() {
+    let gone = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").to_string();
+    let ended = enqueue(&gone, &lines(3), &[]);
+    assert_eq!(ended.status, Some(1));
+    assert!(
+        ended.stderr.starts_with(&format!("stopped before job 1 (line 1): cannot connect to {gone}: ")),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_file_or_address_that_is_none_is_one_sentence() {
+    let ended = crate::beaver_raft(&["enqueue", "--file", "/nowhere/jobs.json"]);
+    assert_eq!(ended.status, Some(1));
+    assert!(ended.stderr.starts_with("cannot read /nowhere/jobs.json: "), "{}", ended.stderr);
+    let ended = crate::beaver_raft(&["enqueue", "--file", "x", "--server", "11300"]);
+    assert_eq!(ended.status, Some(2));
+    assert!(ended.stderr.contains("`11300` is neither host:port nor unix:/path"), "{}", ended.stderr);
+}
