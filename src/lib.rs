@@ -14,6 +14,7 @@ pub mod net;
 pub mod node;
 pub mod raft;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod status;
 pub mod wal;
