@@ -345,6 +345,7 @@ fn what_waited_for_a_lost_connection_is_not_sent_on_the_next() {
     stream.to_listener.set_full(true);
     for number in 0..10 {
         outbox.push(&read(number)).expect("up");
+        outbox.push(&append(0, None)).expect("up");
         pair.world.settle();
     }
     stream.cut();
@@ -352,6 +353,24 @@ fn what_waited_for_a_lost_connection_is_not_sent_on_the_next() {
     outbox.push(&read(99)).expect("up again");
     pair.world.settle();
     assert_eq!(pair.acceptor.take(), ["incoming lost 1 1.1", "incoming 1 1.2", "read 99 of 1"]);
+    assert_eq!(outbox.queued_bytes(), 0);
+}
+
+#[test]
+fn the_late_end_of_an_old_connection_does_not_end_the_new_one() {
+    let (pair, outbox) = Pair::connected();
+    pair.run_ms(2000);
+    let old = pair.world.network().newest();
+    // A write fails, while the reader of the same connection has not seen its end.
+    old.to_dialer.hold();
+    old.to_listener.close();
+    outbox.push(&read(1)).expect("up");
+    pair.run_ms(10);
+    assert_eq!(pair.dialer.take(), ["lost 2 refused=false", "connected 2"]);
+    old.to_dialer.release();
+    pair.run_ms(10);
+    assert_eq!(pair.dialer.take(), Vec::<String>::new());
+    assert!(outbox.is_up());
 }
 
 #[test]

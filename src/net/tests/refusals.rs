@@ -5,9 +5,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::links::{ADDRESS, Pair, identity};
-use crate::io::{Reader, Runtime, Wire, WireOptions, Writer};
-use crate::net::frame::{FrameBuilder, FrameKind};
-use crate::net::handshake::{HANDSHAKE_DEADLINE, Hello, Identity, MembersDigest};
+use crate::io::{Listener, Reader, Runtime, Wire, WireOptions, Writer};
+use crate::net::frame::{EncodedFrame, FrameBuilder, FrameKind};
+use crate::net::handshake::{HANDSHAKE_DEADLINE, Hello, Identity, MembersDigest, Welcome};
 use crate::net::link::LinkLimits;
 use crate::types::{BootEpoch, ClusterId, Incarnation, Nanos, NodeId, ShardId};
 
@@ -54,6 +54,62 @@ fn a_node_whose_disk_was_lost_is_refused_by_who_it_dials_and_by_who_dials_it() {
 fn an_address_that_leads_to_another_node_is_refused() {
     let (dialer, ..) = meeting(identity(1), identity(3));
     assert_eq!(dialer, ["refused 2 wrong-node", "lost 2 refused=false"]);
+}
+
+#[test]
+fn a_node_that_welcomes_whom_it_should_not_is_refused_by_the_dialler() {
+    let cases = [
+        (identity(3), "wrong-node"),
+        (Identity { cluster: ClusterId(1), ..identity(2) }, "cluster"),
+        (Identity { incarnation: Incarnation(77), ..identity(2) }, "incarnation"),
+    ];
+    for (welcoming, reason) in cases {
+        let pair = Pair::new();
+        answer_dialler(&pair, Welcome { identity: welcoming }.encode());
+        let outbox = pair.dial();
+        pair.run_ms(10);
+        assert!(!outbox.is_up());
+        assert_eq!(pair.dialer.take(), [format!("refused 2 {reason}"), "lost 2 refused=false".to_owned()]);
+    }
+}
+
+#[test]
+fn an_answer_to_the_handshake_that_makes_no_sense_is_counted_and_dialled_again() {
+    let mut hostile = FrameBuilder::new();
+    hostile.fields().extend_from_slice(&[1, 0, 7]);
+    let message = FrameBuilder::new().finish(FrameKind::Message, 5000).expect("fits");
+    for answer in [hostile.finish(FrameKind::Welcome, 5000).expect("fits"), message] {
+        let pair = Pair::new();
+        answer_dialler(&pair, answer);
+        let outbox = pair.dial();
+        pair.run_ms(100);
+        assert!(!outbox.is_up());
+        assert!(pair.dialer_counters.bad_frames.get() > 1);
+        assert_eq!(pair.dialer.take(), ["lost 2 refused=false"]);
+    }
+}
+
+#[test]
+fn a_peer_that_speaks_on_a_connection_it_may_only_listen_to_loses_it() {
+    let pair = Pair::new();
+    let welcome = Welcome { identity: identity(2) }.encode();
+    let message = FrameBuilder::new().finish(FrameKind::Message, 5000).expect("fits");
+    let bytes = [welcome.chunks, message.chunks].concat().concat();
+    answer_dialler(&pair, EncodedFrame { bytes: bytes.len(), chunks: vec![Bytes::from(bytes)] });
+    let _outbox = pair.dial();
+    pair.run_ms(2);
+    assert_eq!(pair.dialer.take()[..2], ["connected 2", "lost 2 refused=false"]);
+    assert!(pair.dialer_counters.bad_frames.get() > 0);
+}
+
+/// Stands in for node 2: answers every Hello with these bytes and keeps the connection.
+fn answer_dialler(pair: &Pair, answer: EncodedFrame) {
+    let listener = pair.world.listen(ADDRESS, WireOptions::Peer).expect("free");
+    pair.world.spawn(async move {
+        while let Ok((_reader, mut writer)) = listener.accept().await {
+            writer.write(answer.chunks.clone()).await.expect("open");
+        }
+    });
 }
 
 #[test]
