@@ -16,11 +16,12 @@ use crate::io::{AlignedBuf, BLOCK_BYTES, File};
 /// How a write becomes durable. `docs/decisions/durable-writes.md` has the measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// The file is opened with O_DSYNC: one operation per write.
+    /// A plain direct write, then fdatasync: two operations per write, both finished by threads of this process.
     #[default]
-    SyncedWrite,
-    /// A plain direct write, then fdatasync: two operations per write.
     WriteThenSync,
+    /// The file is opened with O_DSYNC: one operation per write, finished by a kernel worker that queues for a
+    /// processor behind whatever else the host runs.
+    SyncedWrite,
 }
 
 /// A regular file's descriptor. Closing the last one of an unlinked file frees its extents, which takes a journal
