@@ -96,11 +96,9 @@ impl Ready {
     /// Takes a job out of its class; whether it was in it.
     pub(super) fn remove_bit(&mut self, class: ClassKey, job: JobId) -> bool {
         let Entry::Occupied(mut set) = self.sets.entry(class) else { return false };
-        if !set.get().contains(job) {
-            return false;
-        }
         let first = set.get().first();
         match set.get_mut().remove(job) {
+            Removed::Absent => return false,
             Removed::Last => {
                 set.remove();
                 self.firsts.remove(&(class.priority, job, class));
