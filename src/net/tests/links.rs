@@ -114,14 +114,19 @@ impl Pair {
         let world = self.world.clone();
         let limits = LinkLimits::default();
         let acceptor = Acceptor::new(world.clone(), identity, limits, Rc::new(Numbers), route, self.strangers.clone());
-        let listener = world.listen(ADDRESS, WireOptions::Peer).expect("free");
-        let serving = acceptor.clone();
+        self.accept_with(&acceptor);
+        acceptor
+    }
+
+    /// Listens anew, with an acceptor that may have served before.
+    pub fn accept_with(&self, acceptor: &Rc<Acceptor<World, Numbers>>) {
+        let listener = self.world.listen(ADDRESS, WireOptions::Peer).expect("free");
+        let (world, acceptor) = (self.world.clone(), acceptor.clone());
         self.world.spawn(async move {
             while let Ok((reader, writer)) = listener.accept().await {
-                world.spawn(serving.clone().serve_incoming(reader, writer));
+                world.spawn(acceptor.clone().serve_incoming(reader, writer));
             }
         });
-        acceptor
     }
 
     pub fn dial(&self) -> Outbox {
@@ -159,11 +164,11 @@ impl Pair {
     }
 }
 
-fn read(read: u64) -> PeerMessage {
+pub fn read(read: u64) -> PeerMessage {
     PeerMessage::Read { term: Term(1), read, about: ReadAbout::State }
 }
 
-fn commands(bytes: usize) -> PeerMessage {
+pub fn commands(bytes: usize) -> PeerMessage {
     PeerMessage::Commands { term: Term(1), commands: vec![Bytes::from(vec![b'c'; bytes])] }
 }
 

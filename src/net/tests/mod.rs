@@ -1,5 +1,6 @@
 //! Links between nodes in a world in memory.
 
+mod chaos;
 mod links;
 mod memory;
 mod refusals;
