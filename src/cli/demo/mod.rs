@@ -21,6 +21,8 @@ const STARTING: Duration = Duration::from_secs(20);
 const CATCHING_UP: Duration = Duration::from_secs(15);
 const DRAINING: Duration = Duration::from_secs(25);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The status that a shell expects of a command that an interrupt ended.
+const INTERRUPTED: u8 = 130;
 /// Entries that a member under load may be behind and still count as caught up.
 const CAUGHT_UP_WITHIN: u64 = 64;
 
@@ -61,6 +63,10 @@ pub fn demo(args: &DemoArgs) -> u8 {
         Ok(findings) => {
             print!("{findings}");
             u8::from(!findings.passed())
+        }
+        Err(_) if interrupted.load(Ordering::Relaxed) => {
+            eprintln!("beaver-raft demo: interrupted; the nodes are ended and their data removed");
+            INTERRUPTED
         }
         Err(why) => {
             eprintln!("beaver-raft demo: {why}");
