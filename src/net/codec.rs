@@ -4,6 +4,8 @@
 //!
 //! A payload is a byte that names the kind, then the kind's fields; whatever is attached lies at the end.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 mod raft;
 mod read;
 mod session;

@@ -1,6 +1,8 @@
 //! Fields off a payload, in order: little endian, every length and count compared with what is left before it is
 //! believed. Reading past the end, or leaving bytes behind, is an error and never a panic.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 use bytes::{Buf, BufMut, Bytes, TryGetError};
 
 use crate::types::{BootEpoch, Index, LogPosition, NodeId, SessionId, Term};

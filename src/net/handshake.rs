@@ -9,9 +9,11 @@
 //!      messages ----------------------------->
 //! ```
 //!
-//! The payloads begin with the protocol version. Another version is refused before anything behind it is read, and
+//! Hello and Welcome begin with the protocol version. Another version is refused before anything behind it is read, and
 //! the layouts of `Refused` and of these first two bytes are the same in every version: two nodes of different versions
 //! can always tell each other so.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use std::fmt;
 use std::future::Future;
@@ -269,7 +271,8 @@ impl Refusal {
         let mut frame = FrameBuilder::new();
         let fields = frame.fields();
         fields.put_u8(self.code as u8);
-        let text = &self.text.as_bytes()[..self.text.len().min(REASON_BYTES_MAX)];
+        let mut text = self.text.as_bytes();
+        text = text.get(..REASON_BYTES_MAX).unwrap_or(text);
         fields.put_length(text.len());
         fields.put_slice(text);
         short(frame, FrameKind::Refused)
@@ -281,9 +284,10 @@ impl Refusal {
         let value = fields.u8()?;
         let code = RefusalCode::ALL.into_iter().find(|&code| code as u8 == value).unwrap_or(RefusalCode::Other);
         let length = fields.u32()? as usize;
-        let text = fields.bytes(length)?;
+        let mut text = fields.bytes(length)?;
         fields.end()?;
-        let text = String::from_utf8_lossy(&text[..text.len().min(REASON_BYTES_MAX)]);
+        text.truncate(REASON_BYTES_MAX);
+        let text = String::from_utf8_lossy(&text);
         let is_clean = |c: &char| !c.is_control() && *c != char::REPLACEMENT_CHARACTER;
         Ok(Refusal { code, text: text.chars().filter(is_clean).collect() })
     }
