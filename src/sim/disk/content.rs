@@ -121,7 +121,8 @@ impl Content {
     /// Each pending sector in the range is forgotten with this probability: a failed write, or a process that died in
     /// the middle of one.
     pub(super) fn forget(&mut self, random: &mut ChaCha8Rng, offset: u64, bytes: usize, probability: f64) {
-        for _ in self.pending.extract_if(sectors(offset, bytes), |_, _| random.random_bool(probability)) {}
+        let range = sectors(offset, bytes);
+        self.pending.retain(|sector, _| !range.contains(sector) || !random.random_bool(probability));
     }
 
     /// Changes what the medium holds, behind everyone's back.
