@@ -56,9 +56,23 @@ pub fn record_bytes(shared_bytes: u32) -> u64 {
     (PLACEMENT_HEADER_BYTES as u64 + u64::from(shared_bytes)).next_multiple_of(BLOCK)
 }
 
-/// Orders the segments of a log by when they came into use; ascends with each.
+/// Orders the segments of a log by when they came into use. The upper half is the segment's ordinal, from 0 without gaps, so
+/// that a missing one shows. The lower half is taken from the chain hash before the segment, which no client can know:
+/// nobody can put into a job's body what would pass for a record here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentEpoch(pub u64);
+
+impl SegmentEpoch {
+    #[must_use]
+    pub fn new(ordinal: u32, base_chain: ChainHash) -> SegmentEpoch {
+        SegmentEpoch(u64::from(ordinal) << 32 | base_chain.0 as u64 & u64::from(u32::MAX))
+    }
+
+    #[must_use]
+    pub fn ordinal(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
 
 /// What the first block of a segment in use says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
