@@ -4,3 +4,8 @@
 pub mod entry;
 pub mod format;
 pub mod index;
+pub mod segment;
+pub mod writer;
+
+pub mod decision;
+pub mod recovery;

@@ -1,0 +1,135 @@
+//! The first look at a log's directory: which files are segments in use, in which order, and which are left over from an
+//! earlier life and are to be deleted. Reads first blocks; believes no header that does not fit its file.
+
+use std::path::{Path, PathBuf};
+
+use super::RecoveryError;
+use crate::io::{AlignedBuf, Disk, File, OpenMode};
+use crate::types::Index;
+use crate::wal::entry::{Entry, LogIdentity};
+use crate::wal::format::{BLOCK, FirstBlock, PLACEMENT_HEADER_BYTES, Record, SegmentHeader, is_zero};
+use crate::wal::index::SegmentNumber;
+use crate::wal::segment::{file_name, parse_file_name};
+
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// In the order in which they came into use; their ordinals have no gap.
+    pub in_use: Vec<SegmentHeader>,
+    /// Spares, and segments whose first write was never completed.
+    pub left_over: Vec<PathBuf>,
+    /// Above the number of every file there.
+    pub next_number: u32,
+}
+
+/// # Errors
+/// If a file is not of this log, is not what its header says, or one is missing between two others.
+pub(super) async fn survey<D: Disk>(disk: &D, dir: &Path, identity: &LogIdentity) -> Result<Survey, RecoveryError> {
+    let files = disk.list(dir).await.map_err(|source| RecoveryError::Read { path: dir.to_owned(), source })?;
+    let mut survey = Survey { next_number: 1, ..Survey::default() };
+    let mut damaged = Vec::new();
+    for file in files {
+        let Some(number) = parse_file_name(&file.name) else { continue };
+        let path = dir.join(file.name);
+        survey.next_number = survey.next_number.max(number.0.saturating_add(1));
+        match first_look(disk, &path, number, identity).await? {
+            Look::InUse(header) if header.number != number => {
+                return Err(RecoveryError::Misnamed { path, number: header.number });
+            }
+            Look::InUse(header) if header.bytes != file.bytes => {
+                return Err(RecoveryError::Length { path, stated: header.bytes, found: file.bytes });
+            }
+            Look::InUse(header) => survey.in_use.push(header),
+            Look::LeftOver => survey.left_over.push(path),
+            Look::Damaged => damaged.push(path),
+        }
+    }
+    survey.in_use.sort_by_key(|header| header.epoch);
+    check_order(dir, &survey.in_use, &damaged)?;
+    match damaged.into_iter().next() {
+        Some(path) => Err(RecoveryError::HeaderUnreadable { path }),
+        None => Ok(survey),
+    }
+}
+
+fn check_order(dir: &Path, in_use: &[SegmentHeader], damaged: &[PathBuf]) -> Result<(), RecoveryError> {
+    for pair in in_use.windows(2) {
+        let [before, after] = pair else { continue };
+        let path = |header: &SegmentHeader| dir.join(file_name(header.number));
+        let (expected, found) = (u64::from(before.epoch.ordinal()) + 1, u64::from(after.epoch.ordinal()));
+        if found < expected {
+            return Err(RecoveryError::SameOrdinal { first: path(before), second: path(after) });
+        }
+        if found > expected {
+            return Err(match damaged.first() {
+                Some(damaged) => RecoveryError::HeaderUnreadable { path: damaged.clone() },
+                None => RecoveryError::Missing { before: path(before), after: path(after), count: found - expected },
+            });
+        }
+    }
+    Ok(())
+}
+
+enum Look {
+    InUse(SegmentHeader),
+    LeftOver,
+    /// Its header is unreadable, and what follows shows that it was durable once.
+    Damaged,
+}
+
+async fn first_look<D: Disk>(
+    disk: &D,
+    path: &Path,
+    number: SegmentNumber,
+    identity: &LogIdentity,
+) -> Result<Look, RecoveryError> {
+    let unreadable = |source| RecoveryError::Read { path: path.to_owned(), source };
+    let file = disk.open(path, OpenMode::Read).await.map_err(unreadable)?;
+    if file.bytes() < BLOCK {
+        // Made, and not even grown to its length.
+        return Ok(Look::LeftOver);
+    }
+    let first = match file.read_at(AlignedBuf::zeroed(BLOCK as usize), 0).await {
+        (Ok(()), block) => FirstBlock::read(&block, identity),
+        (Err(_), _) => FirstBlock::Unreadable,
+    };
+    match first {
+        FirstBlock::Header(header) => Ok(Look::InUse(header)),
+        FirstBlock::Foreign { cluster, shard } => Err(RecoveryError::Foreign { path: path.to_owned(), cluster, shard }),
+        FirstBlock::UnknownFormat { format } => Err(RecoveryError::UnknownFormat { path: path.to_owned(), format }),
+        FirstBlock::Zero if second_block_is_zero(&file).await => Ok(Look::LeftOver),
+        // The header goes with the first records in one write: if that was completed, a record that was written later
+        // says so. A write that was torn left no such record.
+        FirstBlock::Zero | FirstBlock::Unreadable => match was_durable(&file, number, identity).await {
+            true => Ok(Look::Damaged),
+            false => Ok(Look::LeftOver),
+        },
+    }
+}
+
+async fn second_block_is_zero<F: File>(file: &F) -> bool {
+    if file.bytes() < 2 * BLOCK {
+        return true;
+    }
+    let (result, block) = file.read_at(AlignedBuf::zeroed(BLOCK as usize), BLOCK).await;
+    result.is_ok() && is_zero(&block)
+}
+
+/// Whether a record of this file testifies that another one of this file was durable.
+async fn was_durable<F: File>(file: &F, number: SegmentNumber, identity: &LogIdentity) -> bool {
+    let mut first_entry: Option<Index> = None;
+    let mut durable_upto = Index::ZERO;
+    let mut offset = BLOCK;
+    while offset + BLOCK <= file.bytes() {
+        if let (Ok(()), block) = file.read_at(AlignedBuf::zeroed(BLOCK as usize), offset).await
+            && let Some((_, record)) = Record::read_of_any_epoch(&block, number, offset)
+        {
+            durable_upto = durable_upto.max(record.testimony.durable_upto);
+            if let Ok(entry) = Entry::identify(&block[PLACEMENT_HEADER_BYTES..], identity) {
+                let index = entry.meta.position.index;
+                first_entry = Some(first_entry.map_or(index, |first| first.min(index)));
+            }
+        }
+        offset += BLOCK;
+    }
+    first_entry.is_some_and(|first| first <= durable_upto)
+}
