@@ -53,13 +53,22 @@ impl Bulk {
     /// The thread or its rings cannot be made.
     pub fn start(options: BulkOptions) -> io::Result<Bulk> {
         let (requests, queue) = mpsc::unbounded_channel();
-        LocalExecutorBuilder::new(Placement::Unbound)
+        // The executor is made on its own thread, so whether it could be made is heard from there.
+        let (ready, started) = std::sync::mpsc::channel();
+        let thread = LocalExecutorBuilder::new(Placement::Unbound)
             .name("bulk")
             .io_memory(IO_MEMORY_BYTES)
             .ring_depth(16)
             .preempt_timer(Duration::from_millis(10))
-            .spawn(move || serve(queue, options))
+            .spawn(move || async move {
+                // The one who started it waits for this.
+                let _ = ready.send(());
+                serve(queue, options).await;
+            })
             .map_err(into_io)?;
+        if started.recv().is_err() {
+            thread.join().map_err(into_io)?;
+        }
         Ok(Bulk { requests })
     }
 

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{AlignedBuf, BLOCK_BYTES};
 
-/// What glommio's rings register, with room for its own bookkeeping; it refuses to start below this.
+/// The bulk thread and a few cores run with 1 MiB and not with 512 KiB, where rings count (without CAP_IPC_LOCK).
 const LOCKED_BYTES_MIN: u64 = 2 << 20;
 
 /// Descriptors of a node without clients: segments, peers, listeners, rings.

@@ -143,3 +143,52 @@ fn unwritten_extents(path: &Path) -> Option<usize> {
     let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
     Some(listing.lines().filter(|line| line.contains("unwritten")).count())
 }
+
+#[test]
+fn a_core_may_end_with_reads_and_writes_in_flight() {
+    let dir = directory();
+    let path = dir.path().join("file");
+    for _ in 0..20 {
+        on_core(|runtime| {
+            let path = path.clone();
+            async move {
+                let _ = std::fs::remove_file(&path);
+                let file = runtime.disk().open(&path, OpenMode::Create).await.expect("a new file");
+                file.write_at(AlignedBuf::zeroed(256 * BLOCK_BYTES), 0).await.0.expect("room");
+                for block in 0..64 {
+                    let file = file.clone();
+                    runtime.spawn(async move {
+                        let offset = block * BLOCK_BYTES as u64;
+                        let _ = file.read_at(AlignedBuf::zeroed(4 * BLOCK_BYTES), offset).await;
+                        let _ = file.write_at(AlignedBuf::zeroed(BLOCK_BYTES), offset).await;
+                    });
+                }
+                // One turn for the tasks to submit, none for the operations to end.
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}
+
+#[test]
+fn many_files_may_be_made_at_once() {
+    let dir = directory();
+    on_core(|runtime| {
+        let dir = dir.path().to_owned();
+        async move {
+            let made = std::rc::Rc::new(std::cell::Cell::new(0));
+            for number in 0..20 {
+                let (disk, made) = (runtime.disk().clone(), std::rc::Rc::clone(&made));
+                let path = dir.join(number.to_string());
+                runtime.spawn(async move {
+                    disk.make_zeroed(path, 16 * BLOCK_BYTES as u64).await.expect("room");
+                    made.set(made.get() + 1);
+                });
+            }
+            while made.get() < 20 {
+                runtime.sleep(beaver_raft::types::Nanos::from_millis(1)).await;
+            }
+            assert_eq!(runtime.disk().list(&dir).await.expect("a directory").len(), 20);
+        }
+    });
+}

@@ -95,7 +95,7 @@ impl Ring {
     fn new() -> io::Result<Ring> {
         let mut builder = tokio_uring::builder();
         builder.entries(RING_ENTRIES);
-        let ring = tokio_uring::Runtime::new(&builder)?;
+        let ring = tokio_uring::Runtime::new(&builder).map_err(too_little_memory)?;
         set_phase(Phase::Running);
         Ok(Ring(ManuallyDrop::new(ring)))
     }
@@ -108,6 +108,15 @@ impl Drop for Ring {
         unsafe { ManuallyDrop::drop(&mut self.0) };
         set_phase(Phase::Absent);
     }
+}
+
+/// The kernel says "out of memory" where it means a limit that the operator can raise.
+fn too_little_memory(error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(libc::ENOMEM) {
+        return error;
+    }
+    let text = "a ring needs more locked memory than this process may have; raise LimitMEMLOCK in its unit";
+    io::Error::new(io::ErrorKind::OutOfMemory, text)
 }
 
 fn pin_to_core(core: usize) -> io::Result<()> {

@@ -75,7 +75,7 @@ impl UringFile {
         (Ok(()), buf)
     }
 
-    fn read_once(&self, buf: AlignedBuf, done: usize, offset: u64) -> op::Operation<AlignedBuf, impl AsRawFd + use<>> {
+    fn read_once(&self, buf: AlignedBuf, done: usize, offset: u64) -> op::Operation<AlignedBuf, FileDescriptor> {
         let length = operation_bytes(buf.len() - done);
         let at = offset + done as u64;
         // SAFETY: the address lies `done` bytes into the heap memory that `buf` owns alone, with `length` bytes behind
@@ -107,7 +107,7 @@ impl UringFile {
         (Ok(()), buf)
     }
 
-    fn write_once(&self, buf: AlignedBuf, done: usize, offset: u64) -> op::Operation<AlignedBuf, impl AsRawFd + use<>> {
+    fn write_once(&self, buf: AlignedBuf, done: usize, offset: u64) -> op::Operation<AlignedBuf, FileDescriptor> {
         let length = operation_bytes(buf.len() - done);
         let at = offset + done as u64;
         // SAFETY: as in `read_once`; the kernel only reads.

@@ -234,3 +234,29 @@ impl Drop for UringListener {
         self.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_stream_has_the_options_of_its_listener() {
+        let listener = listen_tcp("127.0.0.1:0", WireOptions::Peer, false).unwrap();
+        let near = std::net::TcpStream::connect(&listener.local_address).unwrap();
+        let (far, _) = SockRef::from(&*listener.socket).accept().unwrap();
+        assert!(far.tcp_nodelay().unwrap());
+        assert!(far.keepalive().unwrap());
+        assert_eq!(far.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(far.tcp_user_timeout().unwrap(), Some(PEER_USER_TIMEOUT));
+        drop(near);
+    }
+
+    #[test]
+    fn a_port_is_shared_only_where_that_was_asked_for() {
+        let alone = listen_tcp("127.0.0.1:0", WireOptions::Client, false).unwrap();
+        assert!(listen_tcp(&alone.local_address, WireOptions::Client, false).is_err());
+        assert!(listen_tcp(&alone.local_address, WireOptions::Client, true).is_err());
+        let shared = listen_tcp("127.0.0.1:0", WireOptions::Client, true).unwrap();
+        listen_tcp(&shared.local_address, WireOptions::Client, true).unwrap();
+    }
+}
