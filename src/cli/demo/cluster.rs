@@ -261,9 +261,10 @@ impl Drop for Cluster {
     }
 }
 
-/// A new directory: where it was wanted, or the first usual place whose file system has direct I/O.
+/// A new directory: where it was wanted, or the first usual place whose file system has direct I/O. The place for temporary
+/// files comes late: it is often in memory, and a queue that was never on a disk would show little.
 fn place(wanted: Option<&Path>) -> Result<PathBuf, String> {
-    let usual = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from("target"), PathBuf::from(".")];
+    let usual = [PathBuf::from("/var/tmp"), PathBuf::from("target"), PathBuf::from("."), std::env::temp_dir()];
     let candidates = wanted.map_or(usual.to_vec(), |wanted| vec![wanted.to_owned()]);
     let mut refusals = Vec::new();
     for parent in candidates {
