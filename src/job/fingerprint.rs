@@ -103,3 +103,74 @@ struct Differing {
     state: [U64; 5],
     attributes: [U32; 7],
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::record::Reservation;
+    use crate::job::tube::TubeId;
+    use crate::types::{BootEpoch, Nanos, NodeId, SessionId};
+
+    const CLASS: ClassKey = ClassKey { priority: 1, ttr_s: 60, delay_s: 0 };
+
+    fn hash(change: impl FnOnce(&mut Record)) -> Fingerprint {
+        let mut record = Record::as_enqueued(TubeId(0), CLASS);
+        change(&mut record);
+        TubeSeed::of(b"t").hash_record(JobId(1), &record)
+    }
+
+    fn reserved(node: u8, boot: u64, number: u64, epoch: u64, deadline: u64) -> State {
+        let session = SessionId { node: NodeId(node), boot: BootEpoch(boot), number };
+        State::Reserved(Reservation { session, epoch, deadline: Nanos(deadline) })
+    }
+
+    #[test]
+    fn whatever_is_changed_in_a_job_changes_its_hash() {
+        let hashes = [
+            TubeSeed::of(b"t").hash_bit(JobId(1), CLASS),
+            TubeSeed::of(b"t").hash_bit(JobId(2), CLASS),
+            TubeSeed::of(b"u").hash_bit(JobId(1), CLASS),
+            TubeSeed::of(b"t").hash_bit(JobId(1), ClassKey { ttr_s: 61, ..CLASS }),
+            hash(|_| {}),
+            hash(|record| record.class.ttr_s = 61),
+            hash(|record| record.priority = 2),
+            hash(|record| record.delay_s = 2),
+            hash(|record| record.counters.reserves = 1),
+            hash(|record| record.counters.timeouts = 1),
+            hash(|record| record.counters.releases = 1),
+            hash(|record| record.counters.buries = 1),
+            hash(|record| record.counters.kicks = 1),
+            hash(|record| record.state = State::Delayed { until: Nanos(1) }),
+            hash(|record| record.state = State::Delayed { until: Nanos(2) }),
+            hash(|record| record.state = State::Buried { order: 1 }),
+            hash(|record| record.state = reserved(1, 1, 1, 1, 1)),
+            hash(|record| record.state = reserved(2, 1, 1, 1, 1)),
+            hash(|record| record.state = reserved(1, 2, 1, 1, 1)),
+            hash(|record| record.state = reserved(1, 1, 2, 1, 1)),
+            hash(|record| record.state = reserved(1, 1, 1, 2, 1)),
+            hash(|record| record.state = reserved(1, 1, 1, 1, 2)),
+        ];
+        let unique: std::collections::BTreeSet<Fingerprint> = hashes.into_iter().collect();
+        assert_eq!(unique.len(), hashes.len());
+    }
+
+    #[test]
+    fn the_order_of_jobs_does_not_matter_and_none_leave_nothing() {
+        let jobs = [1, 2, 3].map(|job| TubeSeed::of(b"t").hash_bit(JobId(job), CLASS));
+        let (mut forth, mut back) = (Fingerprint::default(), Fingerprint::default());
+        jobs.iter().for_each(|&job| forth += job);
+        jobs.iter().rev().for_each(|&job| back += job);
+        assert_eq!(forth, back);
+        jobs.iter().for_each(|&job| forth -= job);
+        assert_eq!(forth, Fingerprint::default());
+    }
+
+    /// Nodes of two versions compare fingerprints with each other, and with what is on their disks.
+    #[test]
+    fn the_hashes_are_the_same_in_every_version_of_the_program() {
+        let bit = TubeSeed::of(b"t").hash_bit(JobId(1), CLASS);
+        let record = hash(|record| record.state = reserved(1, 2, 3, 4, 5));
+        assert_eq!(bit.to_string(), "bceaeb62b62c0496258fbf9b1d09bdbe");
+        assert_eq!(record.to_string(), "67cca302ee895f4e5fdb5e4fcab3db51");
+    }
+}
