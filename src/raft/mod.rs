@@ -99,8 +99,8 @@ pub enum RoleName {
 pub struct NotLeader;
 
 impl Raft {
-    /// A node as it starts: `log` and `vote` as recovered, so durable; `committed` as far as the log is known committed.
-    /// `seed` spreads the timeouts; it should differ from node to node. A group's only voter seeks election at once.
+    /// A node as it starts: `log` and `vote` as recovered, so durable; `committed` as far as anything found says, within
+    /// what the log holds. `seed` spreads the timeouts; it should differ from node to node. A group's only voter seeks election at once.
     #[must_use]
     pub fn new(
         config: Config,

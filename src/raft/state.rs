@@ -48,9 +48,9 @@ impl State {
         committed: Index,
         seed: u64,
     ) -> State {
-        assert!(committed >= log.floor().index, "what is below the floor is committed");
-        assert!(committed <= log.last().index, "only entries that are in the log are known committed");
+        // A commit index that was written down may be ahead of a log that lost its unsynced end (R15), or behind its floor.
         let durable = log.last().index;
+        let committed = committed.clamp(log.floor().index, durable);
         let mut state = State {
             config,
             membership,

@@ -1,8 +1,8 @@
 //! Replication: what a follower takes over, what counts as durable, what commits. Ids as in the list of faults.
 
-use beaver_raft::raft::ProgressState;
-use beaver_raft::raft::message::{Body, EntryMeta, Message, StopReason};
-use beaver_raft::types::{ChainHash, Index, LogPosition, NodeId, Term};
+use beaver_raft::raft::message::{Body, EntryMeta, Message, StopReason, Vote};
+use beaver_raft::raft::{Config, Log, Membership, ProgressState, Raft};
+use beaver_raft::types::{ChainHash, Index, LogPosition, Nanos, NodeId, Term};
 
 use crate::cluster::{Cluster, entry};
 use crate::disk::FIRST_CHAIN;
@@ -347,7 +347,7 @@ fn r7_a_follower_below_the_floor_is_known_to_be_behind() {
 
 #[test]
 fn a_learner_receives_everything_and_counts_for_nothing() {
-    let membership = beaver_raft::raft::Membership::new([NodeId(1), NodeId(2)], [NodeId(3)]).unwrap();
+    let membership = Membership::new([NodeId(1), NodeId(2)], [NodeId(3)]).unwrap();
     let mut cluster = Cluster::with(membership);
     cluster.elect_node(1);
     cluster.crash(2);
@@ -369,4 +369,16 @@ fn an_entry_that_outlived_its_term_brings_the_term_back() {
     assert_eq!(cluster.raft(1).vote().voted_for, None);
     cluster.settle();
     assert_eq!(cluster.disk(1).vote.term, Term(4));
+}
+
+#[test]
+fn r15_a_commit_index_beyond_the_log_that_was_found_is_not_believed() {
+    let mut log = Log::new(at(1, 3), ChainHash(3));
+    log.append(entry(at(1, 4), ChainHash(3), 0));
+    for (claimed, believed) in [(0, 3), (4, 4), (9, 4)] {
+        let membership = Membership::new([1, 2, 3].map(NodeId), []).unwrap();
+        let vote = Vote { term: Term(1), voted_for: None };
+        let raft = Raft::new(Config::new(NodeId(1)), membership, vote, log.clone(), Index(claimed), Nanos(0), 1);
+        assert_eq!(raft.committed(), Index(believed));
+    }
 }
