@@ -110,7 +110,7 @@ pub fn check_step(before: &Observed, after: &Raft) -> Result<(), Broken> {
 
 /// What a whole group has shown so far. Knows every leader and every committed entry that ever was, so it also notices
 /// what no single moment shows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct GroupHistory {
     leaders: BTreeMap<Term, NodeId>,
     committed: BTreeMap<Index, (LogPosition, ChainHash)>,
@@ -120,7 +120,7 @@ pub struct GroupHistory {
 }
 
 /// Up to where a node's log and commit index were looked at; only what is new is, next time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Checked {
     last: LogPosition,
     last_chain: ChainHash,

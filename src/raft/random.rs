@@ -20,10 +20,13 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A time in `from..until`; `from` where the range is empty.
+    /// A time in `from..until`; `from` where the range is empty. Where there is no choice, none is drawn: a model whose
+    /// times are all fixed has no state here.
     pub(super) fn between(&mut self, from: Nanos, until: Nanos) -> Nanos {
-        let width = until.0.saturating_sub(from.0).max(1);
-        Nanos(from.0 + self.next() % width)
+        match until.0.saturating_sub(from.0) {
+            0 | 1 => from,
+            width => Nanos(from.0 + self.next() % width),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use beaver_raft::types::{ChainHash, Index, LogPosition};
 /// The chain hash before the first entry.
 pub const FIRST_CHAIN: ChainHash = ChainHash(0xbea7e5);
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Disk {
     /// Durable entries, from index 1.
     pub entries: Vec<EntryMeta>,
@@ -22,7 +22,7 @@ pub struct Disk {
     pub holds_votes: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PendingAppend {
     pub truncate_after: Option<Index>,
     pub entries: Vec<EntryMeta>,

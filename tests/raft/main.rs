@@ -8,6 +8,7 @@ mod elections;
 mod etcd_quorum;
 mod figures;
 mod flow;
+mod model;
 mod reads;
 mod replication;
 mod schedules;
