@@ -116,8 +116,10 @@ fn figure_8_an_entry_of_an_earlier_term_may_still_be_overwritten_though_a_majori
     assert_eq!(cluster.log_terms(1), [1, 1, 3]);
     let old = *cluster.raft(1).log().get(Index(2)).unwrap();
     let prev = cluster.raft(1).log().position_at(Index(1)).unwrap();
-    let body = Body::Append { prev, entries: vec![old], commit: Index(1), round: 2 };
-    cluster.inject(1, 3, Message { term: Term(3), body });
+    for follower in [2, 3] {
+        let body = Body::Append { prev, entries: vec![old], commit: Index(1), round: 2 };
+        cluster.inject(1, follower, Message { term: Term(3), body });
+    }
     cluster.settle();
     assert_eq!(cluster.log_terms(3), [1, 1]);
     assert!(cluster.committed(1) < 2, "three of five hold index 2 of term 1, and it does not commit");
