@@ -21,8 +21,9 @@ use std::future::Future;
 use bytes::{BufMut, Bytes};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::fields::{DecodeError, Fields, PutFields};
+use super::fields::{DecodeError, Fields};
 use super::frame::{EncodedFrame, FrameBuilder, FrameKind};
+pub use super::refusal::{Refusal, RefusalCode, lost_its_disk};
 use crate::types::{BootEpoch, ClusterId, Incarnation, Nanos, NodeId, ShardId};
 
 /// Version of everything said after the frame header.
@@ -33,9 +34,6 @@ pub const HANDSHAKE_BYTES_MAX: usize = 4096;
 
 /// How long a peer may take until it is admitted or has admitted us.
 pub const HANDSHAKE_DEADLINE: Nanos = Nanos::from_secs(5);
-
-/// The longest reason given with a refusal.
-const REASON_BYTES_MAX: usize = 1024;
 
 /// Which nodes a peer believes to be the cluster's first members: a hash of their ids. Not of their addresses: the same
 /// host may be named differently in two files.
@@ -100,98 +98,11 @@ pub struct Welcome {
     pub identity: Identity,
 }
 
-/// The answer of a node that does not: an operator reads the text, a program the code.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct Refusal {
-    pub code: RefusalCode,
-    pub text: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RefusalCode {
-    /// A reason of a later version, which only its text explains.
-    Other = 0,
-    /// Another version of the protocol.
-    Protocol = 1,
-    Cluster = 2,
-    Members = 3,
-    Shards = 4,
-    Format = 5,
-    /// The address leads to another node than the one that was meant, or to the node itself.
-    WrongNode = 6,
-    /// Not a member of the cluster.
-    Stranger = 7,
-    /// A known node with another incarnation: it lost its disk.
-    Incarnation = 8,
-    /// No such shard here.
-    Shard = 9,
-    /// A newer connection of the same node for the same shard exists.
-    Superseded = 10,
-    /// Not now: the node starts or stops.
-    Unready = 11,
-}
-
-impl RefusalCode {
-    const ALL: [RefusalCode; 12] = [
-        RefusalCode::Other,
-        RefusalCode::Protocol,
-        RefusalCode::Cluster,
-        RefusalCode::Members,
-        RefusalCode::Shards,
-        RefusalCode::Format,
-        RefusalCode::WrongNode,
-        RefusalCode::Stranger,
-        RefusalCode::Incarnation,
-        RefusalCode::Shard,
-        RefusalCode::Superseded,
-        RefusalCode::Unready,
-    ];
-
-    /// One lower-case word, for logs and metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            RefusalCode::Other => "other",
-            RefusalCode::Protocol => "protocol",
-            RefusalCode::Cluster => "cluster",
-            RefusalCode::Members => "members",
-            RefusalCode::Shards => "shards",
-            RefusalCode::Format => "format",
-            RefusalCode::WrongNode => "wrong-node",
-            RefusalCode::Stranger => "stranger",
-            RefusalCode::Incarnation => "incarnation",
-            RefusalCode::Shard => "shard",
-            RefusalCode::Superseded => "superseded",
-            RefusalCode::Unready => "unready",
-        }
-    }
-}
-
-impl Refusal {
-    #[must_use]
-    pub fn new(code: RefusalCode, text: impl Into<String>) -> Refusal {
-        Refusal { code, text: text.into() }
-    }
-}
-
 /// What the node knows beyond its own identity: who may be a peer, and with which incarnation.
 pub trait Gate: 'static {
     /// Admits this incarnation of this node, or says why not. Where none of this node was ever met, the gate binds this
     /// one durably before it returns `Ok`. Called for both directions: an impostor gets neither votes nor entries.
     fn admit(&self, node: NodeId, incarnation: Incarnation) -> impl Future<Output = Result<(), Refusal>>;
-}
-
-/// The usual refusal of a gate.
-#[must_use]
-pub fn lost_its_disk(node: NodeId) -> Refusal {
-    Refusal::new(
-        RefusalCode::Incarnation,
-        format!(
-            "node {node} lost its disk: its directory was prepared anew and is not the one its peers know; it must be \
-             replaced"
-        ),
-    )
 }
 
 impl Hello {
@@ -265,34 +176,6 @@ impl Welcome {
     }
 }
 
-impl Refusal {
-    #[must_use]
-    pub fn encode(&self) -> EncodedFrame {
-        let mut frame = FrameBuilder::new();
-        let fields = frame.fields();
-        fields.put_u8(self.code as u8);
-        let mut text = self.text.as_bytes();
-        text = text.get(..REASON_BYTES_MAX).unwrap_or(text);
-        fields.put_length(text.len());
-        fields.put_slice(text);
-        short(frame, FrameKind::Refused)
-    }
-
-    /// The text is a stranger's: it comes out short and without control characters, fit for a log line.
-    pub fn decode(payload: Bytes) -> Result<Refusal, DecodeError> {
-        let mut fields = Fields::new(payload);
-        let value = fields.u8()?;
-        let code = RefusalCode::ALL.into_iter().find(|&code| code as u8 == value).unwrap_or(RefusalCode::Other);
-        let length = fields.u32()? as usize;
-        let mut text = fields.bytes(length)?;
-        fields.end()?;
-        text.truncate(REASON_BYTES_MAX);
-        let text = String::from_utf8_lossy(&text);
-        let is_clean = |c: &char| !c.is_control() && *c != char::REPLACEMENT_CHARACTER;
-        Ok(Refusal { code, text: text.chars().filter(is_clean).collect() })
-    }
-}
-
 /// Why a Hello or a Welcome was not understood.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloError {
@@ -347,7 +230,7 @@ fn take_identity(fields: &mut Fields) -> Result<Identity, HelloError> {
     })
 }
 
-fn short(frame: FrameBuilder, kind: FrameKind) -> EncodedFrame {
+pub(super) fn short(frame: FrameBuilder, kind: FrameKind) -> EncodedFrame {
     frame.finish(kind, HANDSHAKE_BYTES_MAX).expect("fixed fields and a bounded text")
 }
 
@@ -381,19 +264,6 @@ mod tests {
         assert_eq!(Hello::decode(payload(&hello().encode())).expect("whole"), hello());
         let welcome = Welcome { identity: identity(2) };
         assert_eq!(Welcome::decode(payload(&welcome.encode())).expect("whole"), welcome);
-        for code in RefusalCode::ALL {
-            let refusal = Refusal::new(code, code.name());
-            assert_eq!(Refusal::decode(payload(&refusal.encode())).expect("whole"), refusal);
-        }
-    }
-
-    #[test]
-    fn a_reason_of_a_later_version_is_still_read_to_the_operator() {
-        let mut frame = FrameBuilder::new();
-        frame.fields().extend_from_slice(&[200, 5, 0, 0, 0]);
-        frame.fields().extend_from_slice(b"later");
-        let refusal = Refusal::decode(payload(&short(frame, FrameKind::Refused))).expect("whole");
-        assert_eq!(refusal, Refusal::new(RefusalCode::Other, "later"));
     }
 
     #[test]
@@ -445,13 +315,6 @@ mod tests {
         let welcome = Welcome { identity: identity(3) };
         assert_eq!(welcome.check(&identity(1), NodeId(3)), Ok(()));
         assert_eq!(welcome.check(&identity(1), NodeId(2)).expect_err("node 3").code, RefusalCode::WrongNode);
-    }
-
-    #[test]
-    fn a_long_or_dirty_reason_comes_out_short_and_clean() {
-        let refusal = Refusal::new(RefusalCode::Unready, "é\n".repeat(2000));
-        let decoded = Refusal::decode(payload(&refusal.encode())).expect("whole");
-        assert!(decoded.text.len() <= REASON_BYTES_MAX && decoded.text.chars().all(|c| c == 'é'));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! everything may be lost: upper layers resend.
 //!
 //! To read in this order: `message` (what is said), `frame` and `assembler` (how it lies on a stream), `fields` and `codec`
-//! (how a message becomes a payload), `handshake` (who may say it), `link` (events and limits), `outbox`, `dialer`,
+//! (how a message becomes a payload), `handshake` and `refusal`
+//! (who may say it), `link` (events and limits), `outbox`, `dialer`,
 //! `acceptor` (the two ends).
 
 pub mod message;
@@ -13,6 +14,7 @@ pub mod codec;
 pub mod fields;
 pub mod frame;
 pub mod handshake;
+pub mod refusal;
 
 pub mod acceptor;
 pub mod backoff;
