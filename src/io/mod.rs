@@ -120,7 +120,7 @@ pub trait Wire: Clone + 'static {
 pub enum WireOptions {
     /// nodelay, keepalive.
     Client,
-    /// nodelay, keepalive, user timeout, larger buffers.
+    /// nodelay, keepalive, user timeout: a peer that does not acknowledge is given up within seconds.
     Peer,
 }
 

@@ -92,6 +92,59 @@ fn a_shutdown_ends_the_pending_read_on_both_sides() {
 }
 
 #[test]
+fn a_shutdown_ends_a_write_that_the_peer_does_not_read() {
+    on_core(|runtime| async move {
+        let ((_near, mut writer), _far) = connected(&runtime, "127.0.0.1:0", WireOptions::Peer).await;
+        let (closer, clock) = (writer.closer(), runtime.clone());
+        runtime.spawn(async move {
+            clock.sleep(Nanos::from_millis(20)).await;
+            closer();
+        });
+        let megabyte = Bytes::from(vec![0; 1 << 20]);
+        assert!(writer.write(vec![megabyte; 64]).await.is_err());
+    });
+}
+
+#[test]
+fn two_hundred_streams_of_one_core_do_not_mix() {
+    on_core(|runtime| async move {
+        let listener = runtime.wire().listen("127.0.0.1:0", WireOptions::Client).expect("a free address");
+        let address = listener.local_address();
+        let server = runtime.clone();
+        runtime.spawn(async move {
+            while let Ok((mut reader, mut writer)) = listener.accept().await {
+                server.spawn(async move {
+                    loop {
+                        let (result, buf) = reader.read(Vec::new(), 4096).await;
+                        match result {
+                            Ok(0) | Err(_) => return,
+                            Ok(_) => writer.write(vec![Bytes::from(buf)]).await.expect("the client reads"),
+                        }
+                    }
+                });
+            }
+        });
+        let open = Rc::new(Cell::new(200));
+        for number in 0..200_u64 {
+            let (client, address, open) = (runtime.clone(), address.clone(), Rc::clone(&open));
+            runtime.spawn(async move {
+                let options = WireOptions::Client;
+                let (mut reader, mut writer) = client.wire().connect(&address, options).await.expect("it listens");
+                for round in 0..50 {
+                    let sent = Bytes::from(vec![(number + round) as u8; 1 + (number * round) as usize % 9000]);
+                    writer.write(vec![sent.clone()]).await.expect("the server reads");
+                    assert_eq!(read_exactly(&mut reader, sent.len()).await, sent);
+                }
+                open.set(open.get() - 1);
+            });
+        }
+        while open.get() > 0 {
+            runtime.sleep(Nanos::from_millis(1)).await;
+        }
+    });
+}
+
+#[test]
 fn a_closer_of_a_stream_that_has_gone_does_nothing() {
     on_core(|runtime| async move {
         let ((near, writer), (mut far, _far_writer)) = connected(&runtime, "127.0.0.1:0", WireOptions::Client).await;

@@ -26,8 +26,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long bytes to a peer may go unacknowledged before the kernel gives the stream up.
 const PEER_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-const PEER_BUFFER_BYTES: usize = 4 << 20;
-
 /// Idle streams are probed after a minute, so that a host that vanished does not hold its sessions for hours.
 const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
@@ -88,14 +86,14 @@ fn no_address(address: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address"))
 }
 
+/// Buffer sizes are left to the kernel: it grows them to some megabytes as the stream needs them, while a size that is
+/// set is final and, where nobody has raised net.core.wmem_max, far smaller.
 fn tcp_socket(address: SocketAddr, options: WireOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)?;
     if options == WireOptions::Peer {
         socket.set_tcp_user_timeout(Some(PEER_USER_TIMEOUT))?;
-        socket.set_send_buffer_size(PEER_BUFFER_BYTES)?;
-        socket.set_recv_buffer_size(PEER_BUFFER_BYTES)?;
     }
     Ok(socket)
 }
