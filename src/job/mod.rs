@@ -16,8 +16,8 @@
 //!   Any but one reserved by somebody else may be deleted; any but a reserved one may be reserved by its id.
 //! ```
 //!
-//! A ready job that does not differ from its ENQ is one bit ([`job_set`]) in the set of its class; every other
-//! job has a [`record`] in memory. Bodies are never here, they stay in the log.
+//! A ready job that does not differ from its ENQ is one bit (`job_set`) in the set of its class; every other
+//! job has a `record` in memory. Bodies are never here, they stay in the log.
 //!
 //! To read: `command` and `view` (what goes in and comes out), `codec` (its bytes), `machine` (what the state is),
 //! `apply` (what an entry does to it), `transition` (the two moves all changes are made of), then the parts.
