@@ -21,3 +21,5 @@ pub mod disk;
 pub mod latency;
 
 pub mod runtime;
+
+pub mod oracle;

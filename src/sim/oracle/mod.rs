@@ -1,0 +1,6 @@
+//! What must hold of every run, judged from outside: none of this is used by what it judges.
+//!
+//! `queue` is what the log means, said a second time and as plainly as possible; `history` is what clients saw, held
+//! against it; `group` watches the nodes while they run.
+
+pub mod queue;
