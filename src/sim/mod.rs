@@ -22,4 +22,5 @@ pub mod latency;
 
 pub mod runtime;
 
+pub mod dialogue;
 pub mod oracle;

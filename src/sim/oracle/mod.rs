@@ -3,4 +3,5 @@
 //! `queue` is what the log means, said a second time and as plainly as possible; `history` is what clients saw, held
 //! against it; `group` watches the nodes while they run.
 
+pub mod history;
 pub mod queue;

@@ -148,6 +148,11 @@ impl QueueModel {
         self.lives.get(&job).copied()
     }
 
+    #[cfg(test)]
+    pub(super) fn set_life_for_test(&mut self, job: JobId, begin: Index, end: Option<Index>) {
+        self.lives.insert(job, (begin, end));
+    }
+
     #[must_use]
     pub fn body(&self, job: JobId) -> Option<BodyHash> {
         self.jobs.get(&job).map(|job| job.body)
