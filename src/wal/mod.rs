@@ -9,3 +9,6 @@ pub mod writer;
 
 pub mod decision;
 pub mod recovery;
+
+pub mod reader;
+pub mod vote;
