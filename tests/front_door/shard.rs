@@ -11,7 +11,6 @@ use beaver_raft::api::{Answer, Operation, ReferenceChange, ShardStats, TubeRefer
 use beaver_raft::io::Runtime;
 use beaver_raft::job::codec::{body_hash, encode, encode_tubes};
 use beaver_raft::job::command::{Batch, Class, Command, Numbered, Origin, Outcome, TubeList};
-use beaver_raft::job::view::TubeCounts;
 use beaver_raft::job::{Enqueued, Machine};
 use beaver_raft::types::{BootEpoch, Index, JobId, Nanos, NodeId, SessionId, ShardId, Term, Times};
 use bytes::Bytes;
@@ -317,7 +316,7 @@ impl Shard {
         }
         let mut references = references.unwrap_or_default();
         references.waiting = self.waits.iter().filter(|wait| wait.tubes.contains(&tube)).count() as u64;
-        Answer::TubeStats { tube, counts: Box::new(counts.unwrap_or_else(TubeCounts::default)), references }
+        Answer::TubeStats { tube, counts: Box::new(counts.unwrap_or_default()), references }
     }
 
     /// A command of a session, which is opened in front of its first one.

@@ -6,9 +6,7 @@ use bytes::Bytes;
 use super::number::{read_like_strtoul, read_u32, read_u64};
 use super::reply::Refusal;
 use super::request::{Counted, Parsed, Request};
-
-/// The longest tube name, in bytes.
-pub const TUBE_NAME_BYTES_MAX: usize = 200;
+use crate::job::codec::tube_name_is_legal;
 
 /// What a line asks for, and what has to be read behind it.
 #[derive(Debug, PartialEq, Eq)]
@@ -173,10 +171,7 @@ fn only_u32(text: &[u8]) -> Option<u32> {
 }
 
 fn tube_name(text: &[u8]) -> Option<Bytes> {
-    let legal = (1..=TUBE_NAME_BYTES_MAX).contains(&text.len())
-        && text[0] != b'-'
-        && text.iter().all(|&byte| is_name_byte(byte));
-    legal.then(|| Bytes::copy_from_slice(text))
+    tube_name_is_legal(text).then(|| Bytes::copy_from_slice(text))
 }
 
 fn is_name_byte(byte: u8) -> bool {
