@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 
-use super::op::{Phase, set_phase};
+use super::op::{Phase, phase, set_phase};
 use super::{Durability, UringRuntime};
 use crate::io::bulk::Bulk;
 
@@ -93,6 +93,7 @@ struct Ring(ManuallyDrop<tokio_uring::Runtime>);
 
 impl Ring {
     fn new() -> io::Result<Ring> {
+        assert_eq!(phase(), Phase::Absent, "a thread has one ring");
         let mut builder = tokio_uring::builder();
         builder.entries(RING_ENTRIES);
         let ring = tokio_uring::Runtime::new(&builder).map_err(too_little_memory)?;

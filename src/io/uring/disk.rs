@@ -185,7 +185,8 @@ fn allocate_file(path: &Path, bytes: u64) -> io::Result<()> {
     done
 }
 
-fn allocate(file: &fs::File, bytes: u64) -> io::Result<()> {
+/// Reserves the blocks of a file and sets its length; they read as zero and are not written.
+pub(in crate::io) fn allocate(file: &fs::File, bytes: u64) -> io::Result<()> {
     let length = libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     loop {
         // SAFETY: the descriptor is open for the length of the call, and no memory is passed.

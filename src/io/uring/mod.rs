@@ -20,7 +20,7 @@ use rand::{Rng, SeedableRng};
 
 pub use self::core::{CoreOptions, CoreThread, block_on_core, start_core_thread};
 pub use disk::UringDisk;
-pub(in crate::io) use disk::{FILE_MODE, sync_directory};
+pub(in crate::io) use disk::{FILE_MODE, allocate, sync_directory};
 pub use file::{Durability, UringFile};
 pub use stream::{UringReader, UringWriter};
 pub use wire::{UringListener, UringWire};

@@ -2,19 +2,15 @@
 //!
 //! It must never hold a core thread, never spin, and never write faster than it is told to.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+mod device;
+mod zeroing;
 
-use glommio::io::{DmaFile, OpenOptions};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, Shares};
 use tokio::sync::{mpsc, oneshot};
-
-use super::uring::{FILE_MODE, sync_directory};
-
-/// One write of zeros: large enough for the device, small enough that a queue of two delays a log write little.
-const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Memory that glommio registers with its rings: a few chunks. Its default of 10 MiB is more than the 8 MiB that
 /// many systems let a process lock.
@@ -91,58 +87,12 @@ async fn serve(mut queue: mpsc::UnboundedReceiver<MakeZeroed>, options: BulkOpti
     // One file at a time: two would only take turns at the same rate.
     while let Some(request) = queue.recv().await {
         let MakeZeroed { path, bytes, done } = request;
-        let work = glommio::spawn_local_into(async move { make_zeroed(&path, bytes, options).await }, background)
-            .expect("the task queue was made above and lives as long as the executor");
+        let work =
+            glommio::spawn_local_into(async move { zeroing::make_zeroed(&path, bytes, options).await }, background)
+                .expect("the task queue was made above and lives as long as the executor");
         // Nobody waits any more: the file is made all the same, and the one who comes next finds it.
         let _ = done.send(work.await);
     }
-}
-
-async fn make_zeroed(path: &Path, bytes: u64, options: BulkOptions) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).dma_open(path).await.map_err(into_io)?;
-    let written = write_zeros(&file, bytes, options).await;
-    let closed = file.close().await.map_err(into_io);
-    let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-    let result = match written.and(closed) {
-        Ok(()) => glommio::executor().spawn_blocking(move || sync_directory(&directory)).await,
-        Err(error) => Err(error),
-    };
-    if result.is_err() {
-        let path = path.to_owned();
-        // The first error is the one to report.
-        let _ = glommio::executor().spawn_blocking(move || std::fs::remove_file(path)).await;
-    }
-    result
-}
-
-async fn write_zeros(file: &DmaFile, bytes: u64, options: BulkOptions) -> io::Result<()> {
-    // Reserving first makes a full disk show before the first write, and the file one extent where there is one.
-    file.pre_allocate(bytes, false).await.map_err(into_io)?;
-    let mut chunk = file.alloc_dma_buffer(CHUNK_BYTES);
-    chunk.as_bytes_mut().fill(0);
-    let chunk = Rc::new(chunk);
-    let started = Instant::now();
-    let mut offset = 0;
-    while offset < bytes {
-        let rest = usize::try_from(bytes - offset).unwrap_or(usize::MAX);
-        let written = if rest >= CHUNK_BYTES {
-            file.write_rc_at(Rc::clone(&chunk), offset).await
-        } else {
-            let mut tail = file.alloc_dma_buffer(rest);
-            tail.as_bytes_mut().fill(0);
-            file.write_at(tail, offset).await
-        };
-        match written.map_err(into_io)? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            count => offset += count as u64,
-        }
-        let due = Duration::from_secs_f64(offset as f64 / options.bytes_per_second as f64);
-        let ahead = due.saturating_sub(started.elapsed());
-        if ahead > Duration::from_millis(1) {
-            glommio::timer::sleep(ahead).await;
-        }
-    }
-    file.fdatasync().await.map_err(into_io)
 }
 
 fn into_io(error: GlommioError<()>) -> io::Error {
