@@ -39,6 +39,7 @@ mod leader;
 mod random;
 mod read;
 mod replication;
+mod roles;
 mod state;
 mod transfer;
 
@@ -46,13 +47,13 @@ pub use config::Config;
 pub use log::Log;
 pub use membership::Membership;
 pub use progress::{PeerProgress, ProgressState};
+pub use roles::RoleName;
 pub use transfer::TransferRefused;
 
-use election::{Candidate, PreCandidate};
 use follower::{Append, Follower, handle_append};
-use leader::Leader;
-use message::{Body, Effect, EntryMeta, Message, StopReason, Token, Vote};
+use message::{Body, Effect, EntryMeta, Message, Token, Vote};
 use quorum::Tally;
+use roles::{Announced, Role};
 use state::State;
 
 use crate::types::{ChainHash, Index, LogPosition, Nanos, NodeId, Term};
@@ -68,29 +69,6 @@ pub struct Raft {
     role: Role,
     /// Who leads, as the shard was last told.
     announced: Announced,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Role {
-    Follower(Follower),
-    PreCandidate(PreCandidate),
-    Candidate(Candidate),
-    Leader(Box<Leader>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Announced {
-    term: Term,
-    leader: Option<NodeId>,
-}
-
-/// A role without what belongs to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RoleName {
-    Follower,
-    PreCandidate,
-    Candidate,
-    Leader,
 }
 
 /// This node takes no entries: it does not lead, or is handing over.
@@ -409,21 +387,7 @@ impl Raft {
         self.state.log.raise_floor(index);
     }
 
-    // From one role to another.
-
-    /// Begins every event. A leader that has not heard a majority for too long stops being one before it believes
-    /// anything: also when it only now wakes from a long sleep, with old answers still waiting to be read.
-    fn begin_event(&mut self, now: Nanos) -> bool {
-        if self.state.stopped {
-            return false;
-        }
-        if let Role::Leader(leader) = &mut self.role
-            && leader.has_lost_quorum(&self.state, now)
-        {
-            self.become_follower(now, None);
-        }
-        true
-    }
+    // What messages of the current term, and of passed ones, come to.
 
     fn handle_current(&mut self, now: Nanos, from: NodeId, body: Body) {
         match body {
@@ -463,87 +427,5 @@ impl Raft {
             Body::VoteRequest { .. } => self.state.send(from, Body::VoteReply { granted: false }),
             _ => {}
         }
-    }
-
-    fn enter_term(&mut self, now: Nanos, term: Term) {
-        self.state.enter_term(term);
-        self.become_follower(now, None);
-    }
-
-    /// The leader of this term was heard.
-    fn follow(&mut self, now: Nanos, leader: NodeId) -> bool {
-        if let Some(other) = self.leader()
-            && other != leader
-        {
-            self.state.stop(StopReason::TwoLeaders { term: self.state.term(), leaders: [other, leader] });
-            return false;
-        }
-        if self.leader().is_none() {
-            self.become_follower(now, Some(leader));
-        }
-        self.rearm_election(now);
-        let Role::Follower(follower) = &mut self.role else { unreachable!("a node that hears its leader follows") };
-        follower.heard = Some(now);
-        true
-    }
-
-    fn become_follower(&mut self, now: Nanos, leader: Option<NodeId>) {
-        self.leave_role();
-        // A passed term is no reason to wait longer: a candidate that can't win must not keep others from standing.
-        let was = match &self.role {
-            Role::Follower(follower) => Some(follower.election_deadline),
-            _ => None,
-        };
-        let election_deadline = was.unwrap_or(now);
-        self.role = Role::Follower(Follower { leader, heard: None, election_deadline, overslept: false });
-        if was.is_none() {
-            self.rearm_election(now);
-        }
-        self.announce();
-    }
-
-    fn become_leader(&mut self, now: Nanos) {
-        assert!(self.state.vote_is_saved(), "a leader's vote for itself is durable");
-        let leader = Leader::new(&mut self.state, now);
-        self.role = Role::Leader(Box::new(leader));
-        self.announced = Announced { term: self.state.term(), leader: Some(self.state.id()) };
-        self.state.effects.push_back(Effect::Lead(self.state.term()));
-    }
-
-    fn leave_role(&mut self) {
-        if let Role::Leader(leader) = &mut self.role {
-            leader.lose_reads(&mut self.state);
-        }
-    }
-
-    /// Tells the shard whom this node follows, where that changed.
-    fn announce(&mut self) {
-        let now = Announced { term: self.state.term(), leader: self.leader() };
-        if now != self.announced {
-            self.announced = now;
-            self.state.effects.push_back(Effect::Follow { term: now.term, leader: now.leader });
-        }
-    }
-
-    /// Waits for a sign of a leader from now on, as long as a follower does.
-    fn rearm_election(&mut self, now: Nanos) {
-        let deadline = match self.may_campaign() {
-            true => now.saturating_add(self.state.draw_election_timeout()),
-            false => Nanos(u64::MAX),
-        };
-        if let Role::Follower(follower) = &mut self.role {
-            follower.election_deadline = deadline;
-            follower.overslept = false;
-        }
-    }
-
-    fn hasten_election(&mut self, deadline: Nanos) {
-        if let Role::Follower(follower) = &mut self.role {
-            follower.election_deadline = follower.election_deadline.min(deadline);
-        }
-    }
-
-    fn may_campaign(&self) -> bool {
-        self.state.membership.is_voter(self.state.id())
     }
 }
