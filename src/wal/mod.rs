@@ -10,5 +10,6 @@ pub mod writer;
 pub mod decision;
 pub mod recovery;
 
+pub mod directory;
 pub mod reader;
 pub mod vote;

@@ -1,0 +1,366 @@
+//! A node's data directory: whose it is, how often the node was started, and which peers it has met. Prepared once, and
+//! opened only by the node it was prepared for.
+//!
+//! It must never invent an identity for a directory that lost its own, and never let a count go back.
+//!
+//! ```text
+//!  DATA/identity           cluster, node, incarnation, shards, members; written last, never changed
+//!  DATA/preparing          while the directory is being prepared
+//!  DATA/boot               how often the node was started
+//!  DATA/peers              the incarnation that each peer had when it was first met
+//!  DATA/shard-0/vote       term and vote
+//!  DATA/shard-0/wal/       segments
+//! ```
+//!
+//! The three small files are JSON in one line, with a checksum in a second, and are replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
+
+use super::entry::LogIdentity;
+use super::format::FORMAT;
+use super::vote::{VoteError, VoteFile, VoteIdentity};
+use crate::io::Disk;
+use crate::types::{BootEpoch, ClusterId, Incarnation, NodeId, ShardId};
+
+const IDENTITY: &str = "identity";
+const PREPARING: &str = "preparing";
+const BOOT: &str = "boot";
+const PEERS: &str = "peers";
+
+/// Of the small files; a cluster has few members.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+
+/// Keep these hashes apart from all others.
+const CHECKSUM_DOMAIN: u64 = u64::from_le_bytes(*b"beaverDI");
+const CLUSTER_DOMAIN: u64 = u64::from_le_bytes(*b"beaverCL");
+
+/// Files that may be in a directory before it is prepared.
+const TOLERATED: &[&str] = &["LOCK", PREPARING];
+
+/// Who a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// The cluster's name.
+    pub cluster: String,
+    pub node: NodeId,
+    /// Drawn when the directory was prepared.
+    pub incarnation: Incarnation,
+    pub shards: u16,
+    /// The members that the cluster began with.
+    pub members: Vec<NodeId>,
+    pub cluster_id: ClusterId,
+}
+
+/// Which node the configuration says this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    pub cluster: String,
+    pub node: NodeId,
+    pub shards: u16,
+    pub members: Vec<NodeId>,
+}
+
+/// A directory that was opened for one more start of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    pub identity: NodeIdentity,
+    /// Of this start: greater than that of every earlier one.
+    pub boot: BootEpoch,
+    /// The incarnation that each peer had when it was first met.
+    pub peers: BTreeMap<NodeId, Incarnation>,
+}
+
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    #[error("{path} is not a prepared data directory", path = path.display())]
+    NotPrepared { path: PathBuf },
+    #[error("{path} holds something already: {found}", path = path.display())]
+    NotEmpty { path: PathBuf, found: String },
+    #[error("{path} belongs to {found}, the configuration says {expected}", path = path.display())]
+    Another { path: PathBuf, found: String, expected: String },
+    #[error("{path} is of format {format}, this program knows {FORMAT}: start the version that wrote it", path = path.display())]
+    UnknownFormat { path: PathBuf, format: u16 },
+    #[error("{path} is damaged: {why}; replace this node's data directory", path = path.display())]
+    Damaged { path: PathBuf, why: String },
+    #[error("{path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Vote(#[from] VoteError),
+}
+
+/// Which cluster this is: another name, other first members, shards or format make another cluster. Addresses do not
+/// count: hosts move.
+#[must_use]
+pub fn cluster_id(cluster: &str, members: &[NodeId], shards: u16) -> ClusterId {
+    let mut sorted: Vec<u8> = members.iter().map(|member| member.0).collect();
+    sorted.sort_unstable();
+    let mut hash = Xxh3::with_seed(CLUSTER_DOMAIN);
+    for part in [cluster.as_bytes(), &sorted, &shards.to_le_bytes(), &FORMAT.to_le_bytes()] {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    ClusterId(hash.digest128())
+}
+
+/// Where a shard's files are.
+#[must_use]
+pub fn shard_dir(data: &Path, shard: ShardId) -> PathBuf {
+    data.join(format!("shard-{shard}"))
+}
+
+/// Where a shard's segments are.
+#[must_use]
+pub fn segments_dir(data: &Path, shard: ShardId) -> PathBuf {
+    shard_dir(data, shard).join("wal")
+}
+
+/// A shard's vote file.
+#[must_use]
+pub fn vote_path(data: &Path, shard: ShardId) -> PathBuf {
+    shard_dir(data, shard).join("vote")
+}
+
+impl NodeIdentity {
+    #[must_use]
+    pub fn new(expected: &Expected, incarnation: Incarnation) -> NodeIdentity {
+        let Expected { cluster, node, shards, members } = expected.clone();
+        let cluster_id = cluster_id(&cluster, &members, shards);
+        NodeIdentity { cluster, node, incarnation, shards, members, cluster_id }
+    }
+
+    #[must_use]
+    pub fn log(&self, shard: ShardId) -> LogIdentity {
+        LogIdentity { cluster: self.cluster_id, shard }
+    }
+
+    #[must_use]
+    pub fn vote(&self, shard: ShardId) -> VoteIdentity {
+        VoteIdentity { log: self.log(shard), incarnation: self.incarnation }
+    }
+}
+
+impl Expected {
+    fn check(&self, found: &NodeIdentity, data: &Path) -> Result<(), DirectoryError> {
+        let sorted = |members: &[NodeId]| {
+            let mut numbers: Vec<u8> = members.iter().map(|member| member.0).collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        let differences = [
+            ("cluster", found.cluster.clone(), self.cluster.clone()),
+            ("node", found.node.to_string(), self.node.to_string()),
+            ("a cluster whose number of shards is", found.shards.to_string(), self.shards.to_string()),
+            (
+                "a cluster whose members are",
+                format!("{:?}", sorted(&found.members)),
+                format!("{:?}", sorted(&self.members)),
+            ),
+        ];
+        match differences.into_iter().find(|(_, found, expected)| found != expected) {
+            None => Ok(()),
+            Some((what, found, expected)) => {
+                Err(DirectoryError::Another { path: data.to_owned(), found: format!("{what} {found}"), expected })
+            }
+        }
+    }
+}
+
+/// Prepares a directory, which exists. What an interrupted call left behind is taken up; anything else is left alone.
+///
+/// # Errors
+/// If there is something in it, or it cannot be written.
+pub async fn create<D: Disk>(disk: &D, data: &Path, identity: &NodeIdentity) -> Result<(), DirectoryError> {
+    check_empty(disk, data).await?;
+    write(disk, &data.join(PREPARING), &()).await?;
+    for shard in (0..identity.shards).map(ShardId) {
+        for dir in [shard_dir(data, shard), segments_dir(data, shard)] {
+            disk.create_dir(&dir).await.map_err(|source| DirectoryError::Io { path: dir, source })?;
+        }
+        let path = vote_path(data, shard);
+        // Nobody has voted before there was an identity.
+        match disk.unlink(&path).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path)(error)),
+            _ => VoteFile::create(disk, &path, identity.vote(shard)).await?,
+        }
+    }
+    write(disk, &data.join(BOOT), &Boot { epoch: 0 }).await?;
+    save_peers(disk, data, &BTreeMap::new()).await?;
+    write(disk, &data.join(IDENTITY), &StoredIdentity::from(identity)).await?;
+    let path = data.join(PREPARING);
+    disk.unlink(&path).await.map_err(failed(&path))?;
+    disk.sync_dir(data).await.map_err(failed(data))
+}
+
+async fn check_empty<D: Disk>(disk: &D, data: &Path) -> Result<(), DirectoryError> {
+    let not_empty = |found: &str| DirectoryError::NotEmpty { path: data.to_owned(), found: found.to_owned() };
+    let files = disk.list(data).await.map_err(failed(data))?;
+    let has = |name: &str| files.iter().any(|file| file.name == name);
+    if has(IDENTITY) {
+        return Err(not_empty("a node's identity"));
+    }
+    if has(PREPARING) {
+        return Ok(());
+    }
+    if let Some(file) = files.iter().find(|file| !TOLERATED.contains(&file.name.as_str()) && !is_temporary(&file.name))
+    {
+        return Err(not_empty(&file.name));
+    }
+    // Directories are not listed; a shard's would be a log that lost its identity.
+    match disk.list(&shard_dir(data, ShardId(0))).await {
+        Ok(_) => Err(not_empty("a shard's directory")),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Left over from a small file that was being replaced.
+fn is_temporary(name: &str) -> bool {
+    name.strip_suffix(".tmp").is_some_and(|name| [IDENTITY, PREPARING, BOOT, PEERS].contains(&name))
+}
+
+/// Opens a directory and counts one more start, durably.
+///
+/// # Errors
+/// If it was not prepared, is another node's, is damaged, or cannot be read or written.
+pub async fn open<D: Disk>(disk: &D, data: &Path, expected: &Expected) -> Result<Opened, DirectoryError> {
+    let path = data.join(IDENTITY);
+    let Some(stored) = read::<D, StoredIdentity>(disk, &path).await? else {
+        return Err(DirectoryError::NotPrepared { path: data.to_owned() });
+    };
+    if stored.format != FORMAT {
+        return Err(DirectoryError::UnknownFormat { path, format: stored.format });
+    }
+    let identity = stored.identity(&path)?;
+    expected.check(&identity, data)?;
+
+    let path = data.join(BOOT);
+    let boot: Boot = read(disk, &path).await?.ok_or_else(|| missing(&path))?;
+    let epoch = boot.epoch.checked_add(1).ok_or_else(|| damaged(&path, "the count is at its end"))?;
+    write(disk, &path, &Boot { epoch }).await?;
+
+    let path = data.join(PEERS);
+    let stored: BTreeMap<u8, Hex> = read(disk, &path).await?.ok_or_else(|| missing(&path))?;
+    let peers = stored.into_iter().map(|(node, Hex(number))| (NodeId(node), Incarnation(number))).collect();
+    Ok(Opened { identity, boot: BootEpoch(epoch), peers })
+}
+
+/// Makes durable which incarnation each peer is bound to.
+///
+/// # Errors
+/// If the directory cannot be written.
+pub async fn save_peers<D: Disk>(
+    disk: &D,
+    data: &Path,
+    peers: &BTreeMap<NodeId, Incarnation>,
+) -> Result<(), DirectoryError> {
+    let stored: BTreeMap<u8, Hex> = peers.iter().map(|(node, incarnation)| (node.0, Hex(incarnation.0))).collect();
+    write(disk, &data.join(PEERS), &stored).await
+}
+
+/// A number of 128 bits as JSON can hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+struct Hex(u128);
+
+impl TryFrom<String> for Hex {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Hex, Self::Error> {
+        u128::from_str_radix(&text, 16).map(Hex)
+    }
+}
+
+impl From<Hex> for String {
+    fn from(Hex(number): Hex) -> String {
+        format!("{number:032x}")
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredIdentity {
+    format: u16,
+    cluster: String,
+    cluster_id: Hex,
+    node: u8,
+    incarnation: Hex,
+    shards: u16,
+    members: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Boot {
+    epoch: u64,
+}
+
+impl From<&NodeIdentity> for StoredIdentity {
+    fn from(identity: &NodeIdentity) -> StoredIdentity {
+        StoredIdentity {
+            format: FORMAT,
+            cluster: identity.cluster.clone(),
+            cluster_id: Hex(identity.cluster_id.0),
+            node: identity.node.0,
+            incarnation: Hex(identity.incarnation.0),
+            shards: identity.shards,
+            members: identity.members.iter().map(|member| member.0).collect(),
+        }
+    }
+}
+
+impl StoredIdentity {
+    fn identity(self, path: &Path) -> Result<NodeIdentity, DirectoryError> {
+        let members: Vec<NodeId> = self.members.into_iter().map(NodeId).collect();
+        let cluster_id = cluster_id(&self.cluster, &members, self.shards);
+        if cluster_id.0 != self.cluster_id.0 {
+            return Err(damaged(path, "its cluster id does not belong to its name, members and shards"));
+        }
+        Ok(NodeIdentity {
+            cluster: self.cluster,
+            node: NodeId(self.node),
+            incarnation: Incarnation(self.incarnation.0),
+            shards: self.shards,
+            members,
+            cluster_id,
+        })
+    }
+}
+
+async fn write<D: Disk>(disk: &D, path: &Path, content: &impl Serialize) -> Result<(), DirectoryError> {
+    let json = serde_json::to_string(content).map_err(|error| failed(path)(error.into()))?;
+    let checksum = xxh3_128_with_seed(json.as_bytes(), CHECKSUM_DOMAIN);
+    disk.replace_small(path, format!("{json}\n{checksum:032x}\n").as_bytes()).await.map_err(failed(path))
+}
+
+async fn read<D: Disk, T: DeserializeOwned>(disk: &D, path: &Path) -> Result<Option<T>, DirectoryError> {
+    let content = disk.read_small(path, SMALL_BYTES_MAX).await.map_err(failed(path))?;
+    let Some(content) = content else { return Ok(None) };
+    let text = std::str::from_utf8(&content).map_err(|_| damaged(path, "it is no text"))?;
+    let mut lines = text.lines();
+    let (Some(json), Some(checksum), None) = (lines.next(), lines.next(), lines.next()) else {
+        return Err(damaged(path, "it is not one line and its checksum"));
+    };
+    if checksum != format!("{:032x}", xxh3_128_with_seed(json.as_bytes(), CHECKSUM_DOMAIN)) {
+        return Err(damaged(path, "its checksum is wrong"));
+    }
+    serde_json::from_str(json).map(Some).map_err(|error| damaged(path, &error.to_string()))
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {
+    move |source| DirectoryError::Io { path: path.to_owned(), source }
+}
+
+fn damaged(path: &Path, why: &str) -> DirectoryError {
+    DirectoryError::Damaged { path: path.to_owned(), why: why.to_owned() }
+}
+
+fn missing(path: &Path) -> DirectoryError {
+    damaged(path, "it is missing")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! A directory has one owner, and what it counts never goes back.
+
+use super::*;
+use crate::sim::disk::block_on::block_on;
+use crate::sim::disk::{Crash, SectorOdds, SimDisk};
+
+fn data() -> PathBuf {
+    PathBuf::from("/data")
+}
+
+fn expected() -> Expected {
+    Expected { cluster: "orders".into(), node: NodeId(2), shards: 2, members: [1, 2, 3].map(NodeId).to_vec() }
+}
+
+fn identity() -> NodeIdentity {
+    NodeIdentity::new(&expected(), Incarnation(0xabc))
+}
+
+fn empty(seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed, 1 << 20);
+    block_on(disk.create_dir(&data())).unwrap();
+    disk
+}
+
+fn prepared() -> SimDisk {
+    let disk = empty(1);
+    block_on(create(&disk, &data(), &identity())).unwrap();
+    disk
+}
+
+#[test]
+fn a_prepared_directory_knows_whose_it_is_and_counts_its_starts() {
+    let disk = prepared();
+    for boot in 1..4 {
+        let opened = block_on(open(&disk, &data(), &expected())).unwrap();
+        assert_eq!(opened.identity, identity());
+        assert_eq!(opened.boot, BootEpoch(boot));
+        assert_eq!(opened.peers, BTreeMap::new());
+    }
+    for shard in [0, 1].map(ShardId) {
+        block_on(VoteFile::open(&disk, &vote_path(&data(), shard), identity().vote(shard))).map(|_| ()).unwrap();
+        assert!(block_on(disk.list(&segments_dir(&data(), shard))).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn peers_stay_bound() {
+    let disk = prepared();
+    let peers = BTreeMap::from([(NodeId(1), Incarnation(u128::MAX)), (NodeId(3), Incarnation(7))]);
+    block_on(save_peers(&disk, &data(), &peers)).unwrap();
+    assert_eq!(block_on(open(&disk, &data(), &expected())).unwrap().peers, peers);
+}
+
+#[test]
+fn another_nodes_directory_is_refused_by_name() {
+    let disk = prepared();
+    let refusal = |expected: Expected| block_on(open(&disk, &data(), &expected)).unwrap_err().to_string();
+    let other = refusal(Expected { cluster: "invoices".into(), ..expected() });
+    assert!(other.contains("cluster orders") && other.contains("invoices"), "{other}");
+    let other = refusal(Expected { node: NodeId(1), ..expected() });
+    assert!(other.contains("node 2") && other.contains("says 1"), "{other}");
+    let other = refusal(Expected { shards: 4, ..expected() });
+    assert!(other.contains("shards is 2"), "{other}");
+    let other = refusal(Expected { members: vec![NodeId(1), NodeId(2)], ..expected() });
+    assert!(other.contains("[1, 2, 3]"), "{other}");
+    assert_eq!(block_on(open(&disk, &data(), &expected())).unwrap().boot, BootEpoch(1), "a refusal is no start");
+}
+
+#[test]
+fn the_order_of_members_and_their_addresses_do_not_matter() {
+    let disk = prepared();
+    let expected = Expected { members: [3, 1, 2].map(NodeId).to_vec(), ..expected() };
+    block_on(open(&disk, &data(), &expected)).unwrap();
+}
+
+#[test]
+fn an_empty_directory_is_not_prepared_and_a_used_one_is_not_prepared_again() {
+    let disk = empty(1);
+    assert!(matches!(block_on(open(&disk, &data(), &expected())), Err(DirectoryError::NotPrepared { .. })));
+    block_on(disk.replace_small(&data().join("LOCK"), b"")).unwrap();
+    block_on(create(&disk, &data(), &identity())).unwrap();
+    assert!(matches!(block_on(create(&disk, &data(), &identity())), Err(DirectoryError::NotEmpty { .. })));
+    let disk = empty(1);
+    block_on(disk.replace_small(&data().join("photo.jpg"), b"")).unwrap();
+    let error = block_on(create(&disk, &data(), &identity())).unwrap_err();
+    assert!(error.to_string().contains("photo.jpg"), "{error}");
+}
+
+#[test]
+fn a_directory_that_lost_its_identity_gets_no_new_one() {
+    let disk = prepared();
+    for file in [IDENTITY, BOOT, PEERS] {
+        disk.lose(&data().join(file));
+    }
+    assert!(matches!(block_on(open(&disk, &data(), &expected())), Err(DirectoryError::NotPrepared { .. })));
+    assert!(matches!(block_on(create(&disk, &data(), &identity())), Err(DirectoryError::NotEmpty { .. })));
+}
+
+#[test]
+fn a_damaged_or_missing_file_is_named_and_nothing_is_counted_anew() {
+    for file in [IDENTITY, BOOT, PEERS] {
+        let disk = prepared();
+        let path = data().join(file);
+        let bytes = block_on(disk.read_small(&path, 1 << 16)).unwrap().unwrap().len() as u64;
+        for byte in 0..bytes {
+            let image = disk.fork();
+            image.flip_bit(&path, byte * 8 + 1).unwrap();
+            let error = block_on(open(&image, &data(), &expected())).unwrap_err();
+            assert!(error.to_string().contains(file), "byte {byte}: {error}");
+        }
+    }
+    let disk = prepared();
+    disk.lose(&data().join(BOOT));
+    assert!(matches!(block_on(open(&disk, &data(), &expected())), Err(DirectoryError::Damaged { .. })));
+}
+
+#[test]
+fn a_crash_while_a_directory_is_prepared_leaves_one_that_can_be_prepared() {
+    let odds = SectorOdds { new: 0.4, torn: 0.2, garbage: 0.2 };
+    for stop in 1..60 {
+        for how in [Crash::Process, Crash::Power(odds)] {
+            let disk = empty(stop);
+            disk.stop_at(disk.changes() + stop);
+            let done = block_on(create(&disk, &data(), &identity())).is_ok();
+            let disk = disk.crash(how);
+            match block_on(open(&disk, &data(), &expected())) {
+                Ok(_) => continue,
+                Err(DirectoryError::NotPrepared { .. }) => assert!(!done),
+                Err(error) => panic!("stopped at {stop}: {error}"),
+            }
+            block_on(create(&disk, &data(), &identity())).unwrap();
+            block_on(open(&disk, &data(), &expected())).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_crash_never_takes_a_start_back() {
+    let odds = SectorOdds { new: 0.4, torn: 0.2, garbage: 0.2 };
+    let mut disk = prepared();
+    let mut counted = 0;
+    for round in 0..40 {
+        disk.stop_at(disk.changes() + 1 + round % 5);
+        if let Ok(opened) = block_on(open(&disk, &data(), &expected())) {
+            assert!(opened.boot.0 > counted);
+            counted = opened.boot.0;
+        }
+        disk = disk.crash(Crash::Power(odds));
+    }
+    assert!(counted > 5);
+}
+
+#[test]
+fn clusters_differ_by_name_members_and_shards() {
+    let members = [1, 2, 3].map(NodeId);
+    let id = cluster_id("orders", &members, 1);
+    assert_ne!(id, cluster_id("order", &members, 1));
+    assert_ne!(id, cluster_id("orders", &members[..2], 1));
+    assert_ne!(id, cluster_id("orders", &members, 2));
+    assert_eq!(id, cluster_id("orders", &[3, 2, 1].map(NodeId), 1));
+}
