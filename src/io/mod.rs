@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod bulk;
 pub mod crossing;
 pub mod lock;
+pub mod process;
 pub mod signals;
 pub mod startup;
 pub mod uring;

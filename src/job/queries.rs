@@ -10,7 +10,7 @@ use super::ready::ClassKey;
 use super::record::{Counters, State};
 use super::tube::Tube;
 use super::view::{Counts, JobState, JobView, TubeCounts};
-use crate::types::{JobId, LogPosition, Nanos, SessionId, Times};
+use crate::types::{BootEpoch, JobId, LogPosition, Nanos, NodeId, SessionId, Times};
 
 /// What the log says of a job: its ENQ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,18 @@ impl Machine {
     #[must_use]
     pub fn has_ready_even_paused<'a>(&self, tubes: impl IntoIterator<Item = &'a [u8]>) -> bool {
         tubes.into_iter().filter_map(|name| self.tubes.named(name)).any(|tube| tube.ready.count() > 0)
+    }
+
+    /// How many jobs RESERVEs of this tube would find: none while it is paused.
+    #[must_use]
+    pub fn ready_count(&self, tube: &[u8]) -> u64 {
+        self.tubes.named(tube).filter(|tube| tube.serves()).map_or(0, |tube| tube.ready.count())
+    }
+
+    /// The latest boot of a node that is known.
+    #[must_use]
+    pub fn node_boot(&self, node: NodeId) -> Option<BootEpoch> {
+        self.sessions.node_boot(node)
     }
 
     /// The job that the tube serves next, also while it is paused.

@@ -76,6 +76,10 @@ impl Sessions {
         boot.open.keys().map(|&number| SessionId { node, boot: boot.epoch, number }).collect()
     }
 
+    pub(super) fn node_boot(&self, node: NodeId) -> Option<BootEpoch> {
+        self.nodes.get(&node).map(|boot| boot.epoch)
+    }
+
     /// Enters a node's boot, unless a later one is known. Its sessions of earlier boots must be closed.
     pub(super) fn enter_boot(&mut self, node: NodeId, epoch: BootEpoch) {
         if self.nodes.get(&node).is_some_and(|boot| boot.epoch >= epoch) {

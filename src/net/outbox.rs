@@ -181,6 +181,13 @@ impl Outbox {
         }
     }
 
+    /// Gives up the connection that is up, with what is queued for it; the next one is dialled at once. For a sender whose
+    /// messages must not be lost singly.
+    pub fn break_off(&self) {
+        let connection = self.state.borrow().connection;
+        self.end_connection(connection);
+    }
+
     /// Ends the link for good, once what is queued was written.
     pub fn close(&self) {
         let mut state = self.state.borrow_mut();

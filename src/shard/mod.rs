@@ -1,1 +1,480 @@
-//! shard.
+//! One Raft group put together: consensus, the replicated state machine, the log's index, and both sides of its clients'
+//! sessions. Takes events, gives effects; decides without I/O, clock or chance.
+//!
+//! ```text
+//!  client ── handle_operation ─┐                               ┌─> Answer
+//!  peers ─── handle_message ───┤   sessions ─> leading ─> raft ├─> Send
+//!  disk ──── handle_appended ──┤        ^         (entries)  │ ├─> Append, SaveVote
+//!  clock ─── handle_time ──────┘        └── apply <─ commit ─┘ └─> ReadEntries, ReadCommand, Stop
+//! ```
+//!
+//! Chapters, in reading order: `effect` (what comes out), `gate` (what must be durable before what leaves), `cache` and
+//! `rows` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`, `references` (the
+//! side of the leader), `operations` (what clients ask), `peers` (what other nodes say), `apply` (what is committed).
+
+pub mod apply;
+pub mod cache;
+pub mod clock;
+pub mod effect;
+pub mod gate;
+pub mod leading;
+pub mod operations;
+pub mod peers;
+pub mod reads;
+pub mod references;
+pub mod rows;
+pub mod sessions;
+pub mod status;
+pub mod waits;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use self::cache::EntryCache;
+use self::clock::LogClock;
+use self::effect::{Append, ConnectionId, Effect, Stop};
+use self::gate::Gate;
+use self::leading::Leading;
+use self::peers::Peer;
+use self::reads::{BodyReads, Reads};
+use self::references::NodeReferences;
+use self::rows::{RowError, Rows};
+use self::sessions::Sessions;
+use crate::api::Answer;
+use crate::job::Machine;
+use crate::net::message::PeerMessage;
+use crate::raft::membership::Membership;
+use crate::raft::message::{self, EntryMeta, Token, Vote};
+use crate::raft::{Log, Raft};
+use crate::types::{BootEpoch, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
+use crate::wal::entry::{Draft, Entry, EntryKind, LogIdentity};
+use crate::wal::index::{LogIndex, Placement};
+
+/// The two readings of this node's clocks that come with every event.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Monotonic, counts suspended time.
+    pub now: Nanos,
+    /// Since the Unix epoch; may jump.
+    pub wall: Nanos,
+}
+
+/// What does not change while the shard runs.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    pub node: NodeId,
+    pub boot: BootEpoch,
+    pub log: LogIdentity,
+    pub raft: crate::raft::Config,
+    pub membership: Membership,
+    /// A batch grows to this many bytes before a second entry is begun.
+    pub entry_bytes_target: usize,
+    /// Recent entries kept in memory.
+    pub cache_bytes_max: usize,
+    /// Operations wait this long for a leader; then their connections are closed.
+    pub no_quorum_timeout: Nanos,
+    /// For Raft's randomised timeouts.
+    pub seed: u64,
+}
+
+/// What recovery found in the log.
+#[derive(Debug)]
+pub struct Recovered {
+    pub vote: Vote,
+    pub log: Log,
+    pub index: LogIndex,
+    pub rows: Rows,
+    /// The highest index that the log itself knows to be committed.
+    pub committed: Index,
+    pub last_times: Times,
+}
+
+/// Invariants: applied <= committed <= last; every entry above `applied`, and every one that is not durable, is in the
+/// cache or can be read back by `index`.
+#[derive(Debug)]
+pub struct Shard {
+    config: ShardConfig,
+    raft: Raft,
+    machine: Machine,
+    gate: Gate,
+    clock: LogClock,
+    cache: EntryCache,
+    index: LogIndex,
+    rows: Rows,
+    sessions: Sessions,
+    reads: Reads,
+    bodies: BodyReads,
+    references: NodeReferences,
+    /// What this node's connections reference, not yet told to the leader.
+    reference_changes: Vec<crate::net::message::ReferenceDelta>,
+    peers: BTreeMap<NodeId, Peer>,
+    leading: Option<Leading>,
+    /// The leader that this node's sessions hand their commands to, if it can be reached.
+    upstream: Option<(NodeId, Term)>,
+    /// Since when there is none.
+    upstream_lost: Option<Nanos>,
+    /// Waits whose end a leader confirmed, up to an index that is not yet applied here.
+    ended_waits: Vec<EndedWait>,
+    /// Lease deadlines of reservations whose sessions wait, less the safety margin.
+    deadlines_soon: BTreeSet<(Nanos, ConnectionId)>,
+    /// Commands for a leader on another node that gather for one message.
+    forward: Vec<Bytes>,
+    /// Entries that an event brought, until Raft says which of them to store.
+    arriving: Vec<Entry>,
+    /// Appends that were begun and are not yet durable, oldest first.
+    appending: VecDeque<PendingAppend>,
+    committed: Index,
+    applied: LogPosition,
+    /// Whether a read of committed entries from the log is under way.
+    reading_back: bool,
+    /// This node's own disk has room; and, as its leader says, the disks of a majority have.
+    own_room: bool,
+    cluster_room: bool,
+    next_read: u64,
+    effects: VecDeque<Effect>,
+    counters: status::Counters,
+    stopped: bool,
+}
+
+/// A leader's word that nothing it proposed for a wait is above `index`. Void once the wait is registered in another term.
+#[derive(Debug, Clone, Copy)]
+struct EndedWait {
+    index: Index,
+    term: Term,
+    connection: ConnectionId,
+    ticket: u64,
+}
+
+#[derive(Debug)]
+struct PendingAppend {
+    token: Token,
+    truncate_after: Option<Index>,
+    /// Each entry with its first job's id and how many jobs it holds.
+    metas: Vec<(EntryMeta, JobId, u32)>,
+}
+
+impl Shard {
+    #[must_use]
+    pub fn new(config: ShardConfig, recovered: Recovered, moment: Moment) -> Shard {
+        let last = recovered.log.last();
+        let durable = Token { term: last.term, index: last.index };
+        let raft = Raft::new(
+            config.raft.clone(),
+            config.membership.clone(),
+            recovered.vote,
+            recovered.log,
+            recovered.committed,
+            moment.now,
+            config.seed,
+        );
+        let peers = config
+            .membership
+            .members()
+            .into_iter()
+            .filter(|&node| node != config.node)
+            .map(|node| (node, Peer::default()))
+            .collect();
+        let mut shard = Shard {
+            raft,
+            machine: Machine::new(),
+            gate: Gate::new(durable, recovered.vote),
+            clock: LogClock::new(moment.now, recovered.last_times),
+            cache: EntryCache::new(config.cache_bytes_max),
+            index: recovered.index,
+            rows: recovered.rows,
+            sessions: Sessions::new(config.node, config.boot),
+            reads: Reads::default(),
+            bodies: BodyReads::default(),
+            references: NodeReferences::new(),
+            reference_changes: Vec::new(),
+            peers,
+            leading: None,
+            upstream: None,
+            upstream_lost: Some(moment.now),
+            ended_waits: Vec::new(),
+            deadlines_soon: BTreeSet::new(),
+            forward: Vec::new(),
+            arriving: Vec::new(),
+            appending: VecDeque::new(),
+            committed: recovered.committed,
+            applied: LogPosition::ORIGIN,
+            reading_back: false,
+            own_room: true,
+            cluster_room: true,
+            next_read: 0,
+            effects: VecDeque::new(),
+            counters: status::Counters::default(),
+            stopped: false,
+            config,
+        };
+        shard.follow_raft(moment);
+        shard.apply_committed(moment);
+        shard
+    }
+
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When `handle_time` must be called at the latest.
+    #[must_use]
+    pub fn next_deadline(&self, moment: Moment) -> Nanos {
+        let mut deadline = self.raft.next_deadline();
+        if self.leading.as_ref().is_some_and(|leading| !leading.has_tick()) {
+            deadline = deadline.min(self.next_tick(moment));
+        }
+        if let Some(lost) = self.upstream_lost
+            && self.has_pending()
+        {
+            deadline = deadline.min(lost.saturating_add(self.config.no_quorum_timeout));
+        }
+        deadline.min(self.next_deadline_soon(moment))
+    }
+
+    pub fn handle_time(&mut self, moment: Moment) {
+        self.raft.handle_time(moment.now);
+        self.follow_raft(moment);
+        self.propose_tick(moment);
+        self.give_up_waiting_for_a_leader(moment);
+        self.watch_deadlines(moment);
+    }
+
+    /// Everything that one turn of events gathered goes on its way. Call after each batch of events, before taking
+    /// effects.
+    pub fn flush(&mut self, moment: Moment) {
+        self.send_gathered();
+        self.form_entries(moment);
+    }
+
+    pub fn handle_vote_saved(&mut self, moment: Moment, vote: Vote) {
+        for (to, message) in self.gate.handle_voted(vote) {
+            self.send_raft(moment, to, message);
+        }
+        self.raft.handle_vote_saved(moment.now, vote);
+        self.follow_raft(moment);
+    }
+
+    /// The oldest append that was begun is durable; where its entries lie.
+    pub fn handle_appended(&mut self, moment: Moment, placements: &[Placement]) {
+        let done = self.appending.pop_front().expect("an append completes once and in order");
+        // What a later append cuts off is dead already: nobody may find it.
+        let overwritten = self.appending.iter().filter_map(|later| later.truncate_after).min();
+        let is_dead = |index: Index| overwritten.is_some_and(|after| index > after);
+        for ((meta, first_job, job_count), placement) in done.metas.iter().zip(placements) {
+            if !is_dead(meta.position.index) {
+                self.index.push(meta.position.index, *placement, *first_job, *job_count);
+            }
+        }
+        let durable = Token {
+            term: done.token.term,
+            index: overwritten.map_or(done.token.index, |after| after.min(done.token.index)),
+        };
+        for (to, message) in self.gate.handle_durable(durable) {
+            self.send_raft(moment, to, message);
+        }
+        self.raft.handle_appended(moment.now, done.token);
+        self.follow_raft(moment);
+        self.evict();
+    }
+
+    /// Whether this node's disk has room for more enqueues.
+    pub fn handle_room(&mut self, has_room: bool) {
+        self.own_room = has_room;
+    }
+
+    /// The disk does not answer: lead no longer (E12).
+    pub fn handle_disk_stalled(&mut self, moment: Moment) {
+        self.raft.step_down(moment.now);
+        self.follow_raft(moment);
+    }
+
+    /// Hands leadership over where another node can take it. False where there is nothing to hand over.
+    pub fn transfer_leadership(&mut self, moment: Moment) -> bool {
+        let begun = self.leads() && self.raft.transfer(moment.now, None).is_ok();
+        self.follow_raft(moment);
+        begun
+    }
+
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leading.is_some()
+    }
+
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.config.log.shard
+    }
+
+    fn stop(&mut self, why: Stop) {
+        if !std::mem::replace(&mut self.stopped, true) {
+            self.effects.push_back(Effect::Stop(why));
+        }
+    }
+
+    fn answer(&mut self, connection: ConnectionId, ticket: u64, answer: Answer) {
+        self.effects.push_back(Effect::Answer { connection, ticket, answer });
+    }
+
+    /// Carries out what Raft decided, until it has nothing more to say.
+    fn follow_raft(&mut self, moment: Moment) {
+        while let Some(effect) = self.raft.poll_effect() {
+            match effect {
+                message::Effect::SaveVote(vote) => self.effects.push_back(Effect::SaveVote(vote)),
+                message::Effect::Append { truncate_after, entries, token } => {
+                    self.append(truncate_after, &entries, token);
+                }
+                message::Effect::Send { to, message, when } => {
+                    if let Some(message) = self.gate.pass(when, to, message) {
+                        self.send_raft(moment, to, message);
+                    }
+                }
+                message::Effect::Commit(index) => {
+                    self.committed = index;
+                    self.apply_committed(moment);
+                }
+                message::Effect::Lead(term) => self.lead(moment, term),
+                message::Effect::Follow { term, leader } => self.follow(moment, term, leader),
+                message::Effect::ReadReady { read, index } => self.handle_read_confirmed(moment, read, index),
+                message::Effect::ReadLost { read } => self.handle_read_lost(read),
+                message::Effect::Stop(reason) => self.stop(Stop::Raft(reason)),
+            }
+        }
+    }
+
+    fn append(&mut self, truncate_after: Option<Index>, metas: &[EntryMeta], token: Token) {
+        if let Some(after) = truncate_after {
+            self.cut(after, token.term);
+        }
+        let mut entries = Vec::with_capacity(metas.len());
+        for meta in metas {
+            let position = meta.position;
+            let first = self.arriving.first().map_or(position.index, |entry| entry.meta.position.index);
+            let found = position.index.0.checked_sub(first.0).and_then(|place| self.arriving.get(place as usize));
+            let entry = found.expect("Raft stores only what just arrived, which is contiguous").clone();
+            assert_eq!(entry.meta, *meta, "Raft stores what arrived unchanged");
+            if let Err(error) = self.rows.push(&entry) {
+                return self.stop_unreadable(position, &error);
+            }
+            self.counters.entries_appended += 1;
+            self.counters.bytes_appended += entry.shared.len() as u64;
+            self.cache.push(entry.clone());
+            entries.push(entry);
+        }
+        let metas = entries.iter().map(|entry| (entry.meta, entry.first_job, entry.job_count)).collect();
+        self.appending.push_back(PendingAppend { token, truncate_after, metas });
+        self.effects.push_back(Effect::Append(Append { truncate_after, entries, commit: self.committed, token }));
+    }
+
+    fn stop_unreadable(&mut self, position: LogPosition, error: &RowError) {
+        self.stop(Stop::UnreadableCommand { position, why: error.to_string() });
+    }
+
+    /// Entries above `after` are dead: the durable mark is lowered first (R1), then everything that knew of them.
+    fn cut(&mut self, after: Index, term: Term) {
+        self.gate.lower_durable(Token { term, index: after });
+        self.cache.truncate_after(after);
+        let next_job = self.index_next_job(after);
+        self.rows.truncate(next_job);
+        self.index.truncate_after(after);
+    }
+
+    /// The id that follows the last job at or below an index.
+    fn index_next_job(&self, after: Index) -> JobId {
+        if let Some(entry) = self.cache.get(after) {
+            return JobId(entry.first_job.0 + u64::from(entry.job_count));
+        }
+        self.index.next_job_after(after)
+    }
+
+    fn evict(&mut self) {
+        let durable = self.appending.front().map_or(self.raft.last_position().index, |oldest| {
+            oldest.metas.first().map_or(oldest.token.index, |(meta, _, _)| Index(meta.position.index.0 - 1))
+        });
+        self.cache.evict(self.applied.index.min(durable));
+    }
+
+    fn lead(&mut self, moment: Moment, term: Term) {
+        self.clock.lead(moment.now, moment.wall);
+        let mut leading = Leading::new(term);
+        for tube in self.machine.tubes() {
+            leading.references.note_tube(tube);
+        }
+        leading.room.insert(self.config.node, self.own_room);
+        self.leading = Some(leading);
+        self.counters.elections_won += 1;
+        self.propose(moment, EntryKind::NoOp, &[], 0);
+        self.follow_raft(moment);
+        self.find_upstream(moment);
+    }
+
+    fn follow(&mut self, moment: Moment, _term: Term, _leader: Option<NodeId>) {
+        self.leading = None;
+        self.find_upstream(moment);
+    }
+
+    /// While a write is in flight, commands gather; the next entry takes them all.
+    fn form_entries(&mut self, moment: Moment) {
+        while self.appending.is_empty() && self.raft.takes_entries() {
+            let Some(leading) = self.leading.as_mut().filter(|leading| leading.has_commands()) else { return };
+            let formed = leading.form(&self.rows, self.config.entry_bytes_target);
+            let index = self.propose(moment, EntryKind::Commands, &formed.payload, formed.job_count);
+            if let Some(leading) = self.leading.as_mut() {
+                leading.handle_proposed(index, formed.ticks, formed.waits);
+            }
+            self.counters.handle_proposed(index, moment.now);
+            self.follow_raft(moment);
+            for key in formed.registered {
+                self.serve_registered(moment, key);
+            }
+        }
+    }
+
+    /// Makes an entry and gives it to Raft; its index. Effects follow with `follow_raft`.
+    fn propose(&mut self, moment: Moment, kind: EntryKind, payload: &[u8], job_count: u32) -> Index {
+        let index = self.raft.last_position().index.next();
+        let draft = Draft {
+            position: LogPosition::new(self.raft.term(), index),
+            prev_chain: self.raft.last_chain(),
+            kind,
+            times: self.clock.stamp(moment.now, moment.wall),
+            first_job: self.rows.next_job(),
+            job_count,
+            payload,
+        };
+        let entry = Entry::encode(draft, &self.config.log);
+        let meta = entry.meta;
+        self.arriving.clear();
+        self.arriving.push(entry);
+        self.raft.propose(moment.now, meta).expect("only a leader that accepts proposals makes entries");
+        index
+    }
+
+    fn next_tick(&self, moment: Moment) -> Nanos {
+        let due = self.machine.next_due();
+        let times = self.clock.estimate(moment.now);
+        let lease = due.lease.map_or(u64::MAX, |at| at.0.saturating_sub(times.lease.0));
+        let wall = due.wall.map_or(u64::MAX, |at| at.0.saturating_sub(times.wall.0));
+        moment.now.saturating_add(Nanos(lease.min(wall)))
+    }
+
+    fn propose_tick(&mut self, moment: Moment) {
+        if self.next_tick(moment) > moment.now || self.applied.index < self.committed {
+            return;
+        }
+        if let Some(leading) = self.leading.as_mut() {
+            leading.tick();
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: PeerMessage) {
+        self.effects.push_back(Effect::Send { to, message });
+    }
+}
+
+fn names(tubes: &[Bytes]) -> impl Iterator<Item = &[u8]> {
+    tubes.iter().map(|tube| &tube[..])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! How the node ends: once, for one reason, which every task of the core thread can see.
+
+use std::cell::{Cell, RefCell};
+
+use tokio::sync::Notify;
+
+use crate::fatal::Fatal;
+use crate::io::startup::StartupError;
+use crate::wal::directory::DirectoryError;
+use crate::wal::recovery::RecoveryError;
+use crate::wal::vote::VoteError;
+use crate::wal::writer::WriteError;
+
+/// Invariant: the first reason stays; later ones are only logged.
+#[derive(Debug, Default)]
+pub struct Fate {
+    end: RefCell<Option<Result<(), Fatal>>>,
+    is_sealed: Cell<bool>,
+    sealed: Notify,
+}
+
+impl Fate {
+    /// The node must stop, because it can't be trusted any more.
+    pub fn seal(&self, why: Fatal) {
+        self.end_with(Err(why));
+    }
+
+    /// The node ends as it was asked to.
+    pub fn finish(&self) {
+        self.end_with(Ok(()));
+    }
+
+    fn end_with(&self, end: Result<(), Fatal>) {
+        if !self.is_sealed.replace(true) {
+            *self.end.borrow_mut() = Some(end);
+        } else if let Err(later) = end {
+            tracing::error!("while stopping: {later}");
+        }
+        self.sealed.notify_waiters();
+    }
+
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.is_sealed.get()
+    }
+
+    /// Returns once the node's end is decided.
+    pub async fn wait(&self) {
+        let sealed = self.sealed.notified();
+        if !self.is_sealed() {
+            sealed.await;
+        }
+    }
+
+    /// # Errors
+    /// The reason, if it was not a clean end.
+    pub fn take(&self) -> Result<(), Fatal> {
+        self.end.borrow_mut().take().unwrap_or(Ok(()))
+    }
+}
+
+impl From<WriteError> for Fatal {
+    fn from(error: WriteError) -> Fatal {
+        Fatal::WriteFailed { path: error.path().to_path_buf(), why: error.to_string() }
+    }
+}
+
+impl From<StartupError> for Fatal {
+    fn from(error: StartupError) -> Fatal {
+        let why = error.to_string();
+        match error {
+            StartupError::NoUring
+            | StartupError::UringDisabled(_)
+            | StartupError::UringNotPermitted
+            | StartupError::UringBroken(_) => Fatal::NoIoUring { why },
+            StartupError::TooLittleLockedMemory { .. } => Fatal::MemlockTooLow { why },
+            StartupError::TooFewFiles { .. } | StartupError::Limits(_) => {
+                Fatal::System { what: "the limits that a node needs".to_owned(), why }
+            }
+            StartupError::InMemory(path) | StartupError::NoDirectIo(path) => Fatal::NoDirectIo { path, why },
+            StartupError::NotWritable { path, error } => Fatal::DirectoryNotWritable { path, why: error.to_string() },
+        }
+    }
+}
+
+impl From<VoteError> for Fatal {
+    fn from(error: VoteError) -> Fatal {
+        let why = error.to_string();
+        match error {
+            VoteError::Write { path, .. } | VoteError::AfterFailure { path } => Fatal::WriteFailed { path, why },
+            VoteError::Open { path, .. } => Fatal::ReadFailed { path, why },
+            VoteError::Foreign { path, .. }
+            | VoteError::OtherIncarnation { path }
+            | VoteError::UnknownFormat { path, .. } => Fatal::WrongIdentity { path, why },
+            VoteError::Unreadable { .. } => Fatal::VoteUnreadable(why),
+        }
+    }
+}
+
+impl From<DirectoryError> for Fatal {
+    fn from(error: DirectoryError) -> Fatal {
+        let why = error.to_string();
+        match error {
+            DirectoryError::NotPrepared { path } => Fatal::NotPrepared { path },
+            DirectoryError::NotEmpty { path, found } => Fatal::NotEmpty { path, why: found },
+            DirectoryError::Another { path, .. }
+            | DirectoryError::UnknownFormat { path, .. }
+            | DirectoryError::Damaged { path, .. } => Fatal::WrongIdentity { path, why },
+            DirectoryError::Io { path, source } => Fatal::DirectoryNotWritable { path, why: source.to_string() },
+            DirectoryError::Vote(error) => error.into(),
+        }
+    }
+}
+
+impl From<RecoveryError> for Fatal {
+    fn from(error: RecoveryError) -> Fatal {
+        Fatal::FaultyLog(error.to_string())
+    }
+}

@@ -1,0 +1,277 @@
+//! One shard on its core thread: events in, effects carried out. Decides nothing.
+//!
+//! Every turn takes all events that gathered, lets the shard decide, and starts what it decided. Disk and network work
+//! goes on in tasks of its own, which push their completions back as events.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use super::fate::Fate;
+use super::queue::Queue;
+use crate::api::{Answer, Operation};
+use crate::fatal::Fatal;
+use crate::io::Runtime;
+use crate::net::message::PeerMessage;
+use crate::net::outbox::{Outbox, PushError};
+use crate::raft::message::Vote;
+use crate::shard::effect::{Append, ConnectionId, Effect, Stop};
+use crate::shard::{Moment, Shard};
+use crate::types::{Nanos, NodeId};
+use crate::wal::entry::Entry;
+use crate::wal::index::Placement;
+use crate::wal::reader::LogReader;
+
+/// The status of a shard is shown at least this often.
+const PUBLISH_EVERY: Nanos = Nanos::from_millis(250);
+
+#[derive(Debug)]
+pub enum Event {
+    Operation { connection: ConnectionId, ticket: u64, operation: Operation },
+    Closed(ConnectionId),
+    PeerUp(NodeId),
+    PeerLost { peer: NodeId, refused: bool },
+    IncomingUp(NodeId),
+    IncomingLost(NodeId),
+    Message { from: NodeId, message: PeerMessage },
+    VoteSaved(Vote),
+    Appended(Vec<Placement>),
+    EntriesRead { read: u64, entries: Result<Vec<Entry>, String> },
+    CommandRead { read: u64, command: Result<Bytes, String> },
+    Room(bool),
+    TransferLeadership,
+}
+
+/// Where the shard's answers go: to the connections of this core thread, or over a ring to another's.
+pub trait Answers {
+    fn answer(&self, connection: ConnectionId, ticket: u64, answer: Answer);
+}
+
+/// Who sees the shard's status and counters.
+pub trait Observer {
+    fn observe(&self, shard: &mut Shard, disk: DiskView);
+}
+
+/// What the shard itself does not know of its disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DiskView {
+    /// How long the oldest write has been under way.
+    pub stalled: Option<Nanos>,
+    pub segments: u64,
+    pub log_bytes: u64,
+}
+
+/// How long the disk may take for one write.
+#[derive(Debug, Clone, Copy)]
+pub struct StallLimits {
+    /// After this, a leader gives up leadership.
+    pub step_down: Nanos,
+    /// After this, the node stops.
+    pub exit: Nanos,
+}
+
+pub struct Host<R: Runtime> {
+    pub rt: R,
+    pub events: Rc<Queue<Event>>,
+    pub log_work: Queue<Append>,
+    pub votes: Queue<Vote>,
+    pub links: BTreeMap<NodeId, Outbox>,
+    pub reader: LogReader<R::Disk>,
+    pub answers: Rc<dyn Answers>,
+    pub observer: Rc<dyn Observer>,
+    pub fate: Rc<Fate>,
+    pub stall: StallLimits,
+    /// Writes (of the log and the vote) that are under way, and since when the oldest of them is.
+    pub writes: Cell<(u32, Option<Nanos>)>,
+    /// Segment files of the log and their bytes, as the writer last said.
+    pub log_extent: Cell<(u64, u64)>,
+    /// Leads now, as of the last turn; for shutdown.
+    pub leads: Cell<bool>,
+}
+
+impl<R: Runtime> Host<R> {
+    fn moment(&self) -> Moment {
+        Moment { now: self.rt.now(), wall: self.rt.wall() }
+    }
+
+    /// A write is under way; whoever watches the disk looks again when it may be late.
+    pub fn begin_write(&self, now: Nanos) {
+        let (count, since) = self.writes.get();
+        self.writes.set((count + 1, since.or(Some(now))));
+    }
+
+    pub fn end_write(&self) {
+        let (count, _) = self.writes.get();
+        // Something completed: whatever else is under way is measured from now on.
+        self.writes.set((count - 1, (count > 1).then(|| self.rt.now())));
+    }
+
+    /// Whether something is still to be written or decided.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.writes.get().0 > 0 || !self.log_work.is_empty() || !self.votes.is_empty() || !self.events.is_empty()
+    }
+
+    /// Runs the shard until the node's fate is sealed.
+    pub async fn run(self: Rc<Self>, mut shard: Shard) {
+        let mut publish_at = Nanos::ZERO;
+        let mut has_stepped_down = false;
+        while !self.fate.is_sealed() {
+            let moment = self.moment();
+            for event in self.events.take() {
+                self.handle(&mut shard, moment, event);
+            }
+            has_stepped_down = self.watch_disk(&mut shard, moment, has_stepped_down);
+            if shard.next_deadline(moment) <= moment.now {
+                shard.handle_time(moment);
+            }
+            shard.flush(moment);
+            while let Some(effect) = shard.poll_effect() {
+                self.carry_out(effect);
+            }
+            self.leads.set(shard.leads());
+            if moment.now >= publish_at {
+                let stalled = self.writes.get().1.map(|since| moment.now.saturating_sub(since));
+                let (segments, log_bytes) = self.log_extent.get();
+                self.observer.observe(&mut shard, DiskView { stalled, segments, log_bytes });
+                publish_at = moment.now.saturating_add(PUBLISH_EVERY);
+            }
+            if self.events.is_empty() {
+                let mut deadline = shard.next_deadline(moment).min(publish_at);
+                if let Some(since) = self.writes.get().1 {
+                    deadline = deadline.min(since.saturating_add(self.stall.step_down.min(self.stall.exit)));
+                }
+                // A stall that was answered is looked at again with the next publication, not in a busy loop.
+                let pause = deadline.saturating_sub(self.rt.now()).max(Nanos::from_micros(100));
+                tokio::select! {
+                    biased;
+                    () = self.events.wait() => {}
+                    () = self.rt.sleep(pause) => {}
+                }
+            } else {
+                yield_now().await;
+            }
+        }
+    }
+
+    fn handle(&self, shard: &mut Shard, moment: Moment, event: Event) {
+        match event {
+            Event::Operation { connection, ticket, operation } => {
+                shard.handle_operation(moment, connection, ticket, operation);
+            }
+            Event::Closed(connection) => shard.handle_closed(moment, connection),
+            Event::PeerUp(peer) => shard.handle_peer_up(moment, peer),
+            Event::PeerLost { peer, refused } => shard.handle_peer_lost(moment, peer, refused),
+            // It dials, so it is there: dial it at once.
+            Event::IncomingUp(peer) => {
+                if let Some(link) = self.links.get(&peer) {
+                    link.nudge();
+                }
+            }
+            Event::IncomingLost(peer) => shard.handle_incoming_lost(peer),
+            Event::Message { from, message } => shard.handle_message(moment, from, message),
+            Event::VoteSaved(vote) => shard.handle_vote_saved(moment, vote),
+            Event::Appended(placements) => shard.handle_appended(moment, &placements),
+            Event::EntriesRead { read, entries } => shard.handle_entries_read(moment, read, entries),
+            Event::CommandRead { read, command } => shard.handle_command_read(read, command),
+            Event::Room(has_room) => shard.handle_room(has_room),
+            Event::TransferLeadership => {
+                shard.transfer_leadership(moment);
+            }
+        }
+    }
+
+    /// E12: a leader whose disk does not answer gives up leadership; a node whose disk never answers stops.
+    fn watch_disk(&self, shard: &mut Shard, moment: Moment, has_stepped_down: bool) -> bool {
+        let Some(since) = self.writes.get().1 else { return false };
+        let waited = moment.now.saturating_sub(since);
+        if waited >= self.stall.exit {
+            self.fate
+                .seal(Fatal::Stalled { path: self.reader.directory().to_path_buf(), waited_ms: waited.0 / 1_000_000 });
+        }
+        if waited >= self.stall.step_down && !has_stepped_down {
+            shard.handle_disk_stalled(moment);
+            return true;
+        }
+        has_stepped_down
+    }
+
+    /// What Raft sends may be lost; what sessions hand over must not be, on a connection that goes on: it is broken off,
+    /// and everything is handed over again on the next one.
+    fn handle_unsent(&self, to: NodeId, message: &PeerMessage, error: PushError) {
+        match (error, message) {
+            (PushError::Down, _) | (PushError::Full, PeerMessage::Raft(_)) => {}
+            (PushError::Full, _) => {
+                tracing::warn!("too much waits for node {to}: the connection is made anew");
+                self.links[&to].break_off();
+            }
+            (PushError::TooLong(error), _) => self.fate.seal(Fatal::Internal(format!("to node {to}: {error}"))),
+        }
+    }
+
+    fn carry_out(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::SaveVote(vote) => self.votes.push(vote),
+            Effect::Append(append) => self.log_work.push(append),
+            Effect::Send { to, message } => {
+                if let Some(link) = self.links.get(&to)
+                    && let Err(error) = link.push(&message)
+                {
+                    self.handle_unsent(to, &message, error);
+                }
+            }
+            Effect::Answer { connection, ticket, answer } => self.answers.answer(connection, ticket, answer),
+            Effect::ReadEntries { read, placements } => {
+                let host = Rc::clone(self);
+                self.rt.spawn(async move {
+                    let entries = host.reader.read_entries(&placements).await.map_err(|error| error.to_string());
+                    host.events.push(Event::EntriesRead { read, entries });
+                });
+            }
+            Effect::ReadCommand { read, placement, offset, bytes } => {
+                let host = Rc::clone(self);
+                self.rt.spawn(async move {
+                    let command = host.reader.read_payload(&placement, offset, bytes).await;
+                    let command = command.map_err(|error| error.to_string());
+                    host.events.push(Event::CommandRead { read, command });
+                });
+            }
+            Effect::Stop(why) => self.fate.seal(fatal(&why)),
+        }
+    }
+}
+
+fn fatal(why: &Stop) -> Fatal {
+    match why {
+        Stop::Raft(_) => Fatal::ChainConflict(why.to_string()),
+        Stop::UnreadableCommand { .. } | Stop::BodyMismatch { .. } | Stop::UnreadableLog { .. } => {
+            Fatal::FaultyLog(why.to_string())
+        }
+    }
+}
+
+/// Lets every other task of the thread run once.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(move |context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Ends when either does.
+pub async fn until(stop: impl Future<Output = ()>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = stop => {}
+        () = work => {}
+    }
+}

@@ -1,0 +1,145 @@
+//! The tasks that write: one for the log (group commit), one for the vote, one that has spare segments made. Each write
+//! that fails is the end of the node; none is tried again.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use super::host::{Event, Host};
+use crate::fatal::Fatal;
+use crate::io::{Disk, Runtime};
+use crate::metrics::ShardMetrics;
+use crate::shard::effect::Append;
+use crate::types::{Index, Nanos};
+use crate::wal::index::SegmentNumber;
+use crate::wal::segment::SpareWanted;
+use crate::wal::vote::VoteFile;
+use crate::wal::writer::Writer;
+
+/// The tail is sealed when nothing was written for this long.
+const SEAL_AFTER: Nanos = Nanos::from_millis(10);
+
+/// A spare that could not be made (the disk is full, say) is wanted again after this long.
+const RETRY_SPARE_AFTER: Nanos = Nanos::from_secs(1);
+
+/// Appends wait while one write is under way; the next write takes them all, up to a cut.
+pub async fn write_log<R: Runtime>(
+    host: Rc<Host<R>>,
+    mut writer: Writer<R::Disk>,
+    spares: Rc<Spares>,
+    metrics: ShardMetrics,
+) {
+    let mut work: VecDeque<Append> = VecDeque::new();
+    let mut committed = Index::ZERO;
+    while !host.fate.is_sealed() {
+        work.extend(host.log_work.take());
+        for (number, is_made) in spares.done.take() {
+            if is_made {
+                writer.spare_ready(number);
+            } else {
+                writer.spare_failed(number);
+            }
+        }
+        let Some(first) = work.pop_front() else {
+            if !writer.seal_is_due() {
+                host.log_work.wait().await;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = host.log_work.wait() => {}
+                () = host.rt.sleep(SEAL_AFTER) => {
+                    if let Err(error) = writer.seal_tail(committed).await {
+                        host.fate.seal(Fatal::from(error));
+                    }
+                }
+            }
+            continue;
+        };
+        let group = take_group(first, &mut work);
+        let entries: Vec<_> = group.iter().flat_map(|append| append.entries.iter().cloned()).collect();
+        committed = group.last().expect("a group is not empty").commit;
+        let begun = host.rt.now();
+        host.begin_write(begun);
+        let written = writer.append(group[0].truncate_after, &entries, committed).await;
+        host.end_write();
+        let placements = match written {
+            Ok(placements) => placements,
+            Err(error) => return host.fate.seal(Fatal::from(error)),
+        };
+        metrics.write_seconds.observe(host.rt.now().saturating_sub(begun).duration().as_secs_f64());
+        metrics.writes.inc();
+        let mut rest = &placements[..];
+        for append in group {
+            let (own, others) = rest.split_at(append.entries.len());
+            rest = others;
+            host.events.push(Event::Appended(own.to_vec()));
+        }
+        spares.want(writer.spares_wanted());
+    }
+}
+
+/// The first append and all that can share its write: those that cut nothing.
+fn take_group(first: Append, work: &mut VecDeque<Append>) -> Vec<Append> {
+    let mut group = vec![first];
+    while work.front().is_some_and(|next| next.truncate_after.is_none()) {
+        group.extend(work.pop_front());
+    }
+    group
+}
+
+/// Votes are written beside the log, never behind an append. Only the newest matters.
+pub async fn write_votes<R: Runtime>(host: Rc<Host<R>>, mut file: VoteFile<R::Disk>, metrics: ShardMetrics) {
+    while !host.fate.is_sealed() {
+        host.votes.wait().await;
+        for vote in host.votes.take() {
+            let begun = host.rt.now();
+            host.begin_write(begun);
+            let saved = file.save(vote).await;
+            host.end_write();
+            if let Err(error) = saved {
+                return host.fate.seal(Fatal::from(error));
+            }
+            metrics.vote_write_seconds.observe(host.rt.now().saturating_sub(begun).duration().as_secs_f64());
+            host.events.push(Event::VoteSaved(vote));
+        }
+    }
+}
+
+/// Spare segments on their way from the bulk path to the writer.
+#[derive(Debug, Default)]
+pub struct Spares {
+    wanted: RefCell<VecDeque<SpareWanted>>,
+    /// Each with whether it could be made.
+    done: RefCell<Vec<(SegmentNumber, bool)>>,
+    changed: Notify,
+}
+
+impl Spares {
+    pub fn want(&self, wanted: Vec<SpareWanted>) {
+        if !wanted.is_empty() {
+            self.wanted.borrow_mut().extend(wanted);
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// Has spare segments zeroed on the bulk path, one after the other.
+pub async fn make_spares<R: Runtime>(host: Rc<Host<R>>, spares: Rc<Spares>) {
+    while !host.fate.is_sealed() {
+        let next = spares.wanted.borrow_mut().pop_front();
+        let Some(spare) = next else {
+            spares.changed.notified().await;
+            continue;
+        };
+        let made = host.rt.disk().make_zeroed(spare.path.clone(), spare.bytes).await;
+        if let Err(error) = &made {
+            // The writer takes the emergency road when it needs to; an error there is fatal.
+            tracing::warn!("no spare segment could be made at {}: {error}", spare.path.display());
+            host.rt.sleep(RETRY_SPARE_AFTER).await;
+        }
+        spares.done.borrow_mut().push((spare.number, made.is_ok()));
+    }
+}

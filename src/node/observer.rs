@@ -1,0 +1,131 @@
+//! Shows what a shard tells about itself: on the status board, and in the metrics.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::host::{DiskView, Observer};
+use crate::metrics::{PeerMetrics, ShardMetrics};
+use crate::raft::{ProgressState, RoleName as Role};
+use crate::shard::Shard;
+use crate::shard::status::{Counters, Picture};
+use crate::status::{Board, JobCounts, PeerStatus, RoleName, ShardStatus};
+use crate::types::{Nanos, NodeId, ShardId};
+
+pub struct StatusObserver {
+    pub shard: ShardId,
+    pub board: Arc<Board>,
+    pub metrics: ShardMetrics,
+    pub peers: BTreeMap<NodeId, PeerMetrics>,
+    /// What was counted when this was last shown.
+    pub shown: RefCell<Shown>,
+}
+
+#[derive(Debug, Default)]
+pub struct Shown {
+    counters: Counters,
+    timeouts: u64,
+    leader: Option<NodeId>,
+}
+
+impl Observer for StatusObserver {
+    fn observe(&self, shard: &mut Shard, disk: DiskView) {
+        let picture = shard.picture();
+        for latency in shard.take_commit_latencies() {
+            self.metrics.commit_seconds.observe(latency.duration().as_secs_f64());
+        }
+        self.count(shard.counters(), &picture);
+        self.count_peers(&picture);
+        self.board.publish(self.status(&picture, disk));
+    }
+}
+
+impl StatusObserver {
+    fn count(&self, now: &Counters, picture: &Picture) {
+        let mut shown = self.shown.borrow_mut();
+        let metrics = &self.metrics;
+        let before = &shown.counters;
+        metrics.entries_appended.inc_by(now.entries_appended - before.entries_appended);
+        metrics.bytes_appended.inc_by(now.bytes_appended - before.bytes_appended);
+        metrics.enqueued.inc_by(now.enqueued - before.enqueued);
+        metrics.reserved.inc_by(now.reserved - before.reserved);
+        metrics.completed.inc_by(now.deleted - before.deleted);
+        metrics.released.inc_by(now.released - before.released);
+        metrics.buried.inc_by(now.buried - before.buried);
+        metrics.kicked.inc_by(now.kicked - before.kicked);
+        metrics.refused_no_room.inc_by(now.refused_no_room - before.refused_no_room);
+        metrics.body_reads.inc_by(now.body_reads - before.body_reads);
+        metrics.elections.inc_by(now.elections_won - before.elections_won);
+        metrics.timed_out.inc_by(picture.counts.timeouts.saturating_sub(shown.timeouts));
+        if picture.leader.is_some() && picture.leader != shown.leader {
+            metrics.leader_changes.inc();
+            shown.leader = picture.leader;
+        }
+        shown.timeouts = picture.counts.timeouts;
+        shown.counters = now.totals();
+    }
+
+    fn count_peers(&self, picture: &Picture) {
+        for peer in &picture.peers {
+            let Some(metrics) = self.peers.get(&peer.node) else { continue };
+            metrics.up.set(i64::from(peer.connected));
+            let lag = peer.progress.as_ref().map_or(0, |progress| picture.last.0.saturating_sub(progress.matched.0));
+            metrics.lag_entries.set(crate::metrics::gauge_value(lag));
+        }
+    }
+
+    fn status(&self, picture: &Picture, disk: DiskView) -> ShardStatus {
+        let counts = &picture.counts;
+        let peers = picture.peers.iter().filter_map(|peer| {
+            let progress = peer.progress.as_ref()?;
+            Some(PeerStatus {
+                node: peer.node.0,
+                connected: peer.connected,
+                matched: progress.matched.0,
+                in_flight: progress.in_flight_messages as u64,
+                progress: match progress.state {
+                    ProgressState::Probe { .. } => "probe",
+                    ProgressState::Replicate => "replicate",
+                    ProgressState::Behind => "snapshot",
+                }
+                .to_owned(),
+                room: peer.room,
+            })
+        });
+        if let Some(stalled) = disk.stalled.filter(|stalled| *stalled > Nanos::from_secs(1)) {
+            tracing::warn!(shard = %self.shard, "the disk has not completed a write for {} ms", stalled.0 / 1_000_000);
+        }
+        ShardStatus {
+            shard: self.shard.0,
+            role: match picture.role {
+                Role::Follower => RoleName::Follower,
+                Role::PreCandidate | Role::Candidate => RoleName::Candidate,
+                Role::Leader => RoleName::Leader,
+            },
+            leader: picture.leader.map(|leader| leader.0),
+            term: picture.term.0,
+            last_index: picture.last.0,
+            durable: picture.durable.0,
+            committed: picture.committed.0,
+            applied: picture.applied.0,
+            caught_up: picture.leader_reachable && picture.is_caught_up,
+            room: picture.own_room,
+            cluster_room: picture.room,
+            jobs: JobCounts {
+                ready: counts.ready,
+                reserved: counts.reserved,
+                delayed: counts.delayed,
+                buried: counts.buried,
+                tubes: counts.tubes,
+                total: counts.total_jobs,
+                timeouts: counts.timeouts,
+            },
+            sessions: counts.sessions,
+            waits: picture.waits,
+            segments: disk.segments,
+            log_bytes: disk.log_bytes,
+            peers: peers.collect(),
+            ..ShardStatus::default()
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! From a directory to shards that are ready to run: identity, boot epoch, vote, log.
+
+use std::path::Path;
+
+use crate::config::Config;
+use crate::fatal::Fatal;
+use crate::io::lock::LockError;
+use crate::io::{Disk, Runtime};
+use crate::raft::{self, Log, Membership};
+use crate::shard::rows::Rows;
+use crate::shard::{Moment, Recovered, Shard, ShardConfig};
+use crate::types::{Incarnation, Index, Nanos, ShardId, Times};
+use crate::wal::directory::{self, DirectoryError, Expected, NodeIdentity, Opened, segments_dir, vote_path};
+use crate::wal::entry::LogIdentity;
+use crate::wal::reader::LogReader;
+use crate::wal::recovery::{LogPlace, recover};
+use crate::wal::segment::SegmentSizes;
+use crate::wal::vote::VoteFile;
+use crate::wal::writer::Writer;
+
+/// A shard that can run, with the files it writes to.
+pub struct OpenedShard<D: Disk> {
+    pub shard: Shard,
+    pub writer: Writer<D>,
+    pub vote_file: VoteFile<D>,
+    pub reader: LogReader<D>,
+    pub entries: usize,
+    pub committed: Index,
+}
+
+/// The directory exists from now on.
+///
+/// # Errors
+/// It can't be made.
+pub fn make_directory(data: &Path) -> Result<(), Fatal> {
+    std::fs::create_dir_all(data)
+        .map_err(|error| Fatal::DirectoryNotWritable { path: data.to_path_buf(), why: error.to_string() })
+}
+
+#[must_use]
+pub fn locked(data: &Path, error: &LockError) -> Fatal {
+    Fatal::Locked { path: data.to_path_buf(), holder: error.to_string() }
+}
+
+fn expected(config: &Config) -> Expected {
+    Expected {
+        cluster: config.cluster.clone(),
+        node: config.node,
+        shards: config.shards,
+        members: config.members.keys().copied().collect(),
+    }
+}
+
+/// Prepares a directory for a member, with an incarnation drawn at random.
+///
+/// # Errors
+/// The directory holds something already, or can't be written.
+pub async fn prepare<R: Runtime>(rt: &R, config: &Config) -> Result<(), Fatal> {
+    let incarnation = Incarnation((u128::from(rt.random()) << 64) | u128::from(rt.random()));
+    let identity = NodeIdentity::new(&expected(config), incarnation);
+    Ok(directory::create(rt.disk(), &config.data, &identity).await?)
+}
+
+/// Opens the directory and begins a new boot. An embedded node prepares its own directory on its first start; a member of
+/// a cluster never invents an identity.
+///
+/// # Errors
+/// The directory is not prepared, or not this node's.
+pub async fn open_node<R: Runtime>(rt: &R, config: &Config) -> Result<Opened, Fatal> {
+    match directory::open(rt.disk(), &config.data, &expected(config)).await {
+        Err(DirectoryError::NotPrepared { .. }) if config.embedded => {
+            prepare(rt, config).await?;
+            Ok(directory::open(rt.disk(), &config.data, &expected(config)).await?)
+        }
+        opened => Ok(opened?),
+    }
+}
+
+/// Recovers one shard from its files.
+///
+/// # Errors
+/// The log or the vote can't be trusted, or the disk fails.
+pub async fn open_shard<R: Runtime>(
+    rt: &R,
+    config: &Config,
+    opened: &Opened,
+    shard: ShardId,
+) -> Result<OpenedShard<R::Disk>, Fatal> {
+    let segments = segments_dir(&config.data, shard);
+    let vote_path = vote_path(&config.data, shard);
+    let (vote_file, vote) = VoteFile::open(rt.disk(), &vote_path, opened.identity.vote(shard)).await?;
+    let identity = opened.identity.log(shard);
+    let tunables = &config.tunables;
+    let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
+    let place = LogPlace::whole(segments.clone(), identity, sizes);
+    let mut rows = Rows::default();
+    let mut last_times = Times::default();
+    let mut unreadable = None;
+    let recovered = recover(rt.disk(), &place, |entry, _| {
+        last_times = entry.times;
+        if unreadable.is_none()
+            && let Err(error) = rows.push(entry)
+        {
+            unreadable = Some(format!("shard {shard}, entry {}: {error}", entry.meta.position));
+        }
+    })
+    .await?
+    .require_whole()?;
+    if let Some(why) = unreadable {
+        return Err(Fatal::FaultyLog(why));
+    }
+    if let Some(cut) = &recovered.cut {
+        tracing::info!(%shard, "an incomplete end of the log was dropped, as after a power cut: {cut:?}");
+    }
+    let mut log = Log::new(place.base, place.base_chain);
+    for meta in &recovered.metas {
+        log.append(*meta);
+    }
+    let moment = Moment { now: rt.now(), wall: rt.wall() };
+    let entries = recovered.metas.len();
+    let committed = recovered.committed;
+    let shard = Shard::new(
+        shard_config(config, opened, identity, rt.random()),
+        Recovered { vote, log, index: recovered.index, rows, committed, last_times },
+        moment,
+    );
+    let reader = LogReader::new(rt.disk().clone(), segments, identity);
+    Ok(OpenedShard { shard, writer: recovered.writer, vote_file, reader, entries, committed })
+}
+
+fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -> ShardConfig {
+    let tunables = &config.tunables;
+    let election = tunables.election_timeout_ms;
+    ShardConfig {
+        node: config.node,
+        boot: opened.boot,
+        log,
+        raft: raft::Config {
+            election_timeout_min: Nanos::from_millis(election),
+            election_timeout_max: Nanos::from_millis(2 * election),
+            heartbeat_interval: Nanos::from_millis(tunables.heartbeat_ms),
+            in_flight_messages_max: tunables.appends_in_flight_max as usize,
+            in_flight_bytes_max: tunables.appends_in_flight_bytes_max,
+            ..raft::Config::new(config.node)
+        },
+        membership: Membership::new(config.members.keys().copied(), [])
+            .expect("a configuration names its members once"),
+        entry_bytes_target: tunables.entry_bytes_max as usize,
+        cache_bytes_max: usize::try_from(tunables.recent_bytes_max).unwrap_or(usize::MAX),
+        no_quorum_timeout: Nanos::from_millis(tunables.no_quorum_timeout_ms),
+        seed,
+    }
+}

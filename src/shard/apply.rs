@@ -1,0 +1,241 @@
+//! What is committed is applied, in order, on every node alike; then outcomes become answers here, and on the leader
+//! whoever waits is served.
+
+use super::effect::{Effect, Stop};
+use super::sessions::{Expected, Settled, Withdrawal};
+use super::{EndedWait, Moment, Shard, waits};
+use crate::api::{Answer, Operation};
+use crate::job::command::{Applied, Batch, Outcome};
+use crate::types::{Index, NodeId, Term};
+use crate::wal::entry::{Entry, EntryKind};
+
+/// At most this many bytes of committed entries are read back at once.
+const READ_BACK_BYTES: u64 = 4 << 20;
+
+impl Shard {
+    pub(super) fn apply_committed(&mut self, moment: Moment) {
+        while self.applied.index < self.committed && !self.stopped {
+            let next = self.applied.index.next();
+            let Some(entry) = self.cache.get(next).cloned() else {
+                return self.read_back(next);
+            };
+            self.apply(moment, &entry);
+        }
+        self.reads.handle_applied(self.applied.index);
+        self.answer_reads(moment);
+        self.evict();
+    }
+
+    fn read_back(&mut self, first: Index) {
+        if std::mem::replace(&mut self.reading_back, true) {
+            return;
+        }
+        let placements = self.index.range(first, self.committed, READ_BACK_BYTES);
+        assert!(!placements.is_empty(), "a committed entry that is not in the cache is durable");
+        let read = self.next_read_number(super::reads::LogRead::Apply);
+        self.effects.push_back(Effect::ReadEntries { read, placements });
+    }
+
+    /// Entries that were read back for apply.
+    pub(super) fn handle_read_back(&mut self, moment: Moment, entries: &[Entry]) {
+        self.reading_back = false;
+        for entry in entries {
+            if entry.meta.position.index == self.applied.index.next() && !self.stopped {
+                self.apply(moment, entry);
+            }
+        }
+        self.apply_committed(moment);
+    }
+
+    fn apply(&mut self, moment: Moment, entry: &Entry) {
+        let position = entry.meta.position;
+        let batch = Batch {
+            index: position.index,
+            term: position.term,
+            times: entry.times,
+            first_job: entry.first_job,
+            commands: match entry.kind {
+                EntryKind::Commands => entry.payload(),
+                EntryKind::NoOp | EntryKind::Membership | EntryKind::Marker => &[],
+            },
+        };
+        let mut outcomes = Vec::new();
+        if let Err(error) = self.machine.apply(batch, &mut outcomes) {
+            return self.stop(Stop::UnreadableCommand { position, why: error.to_string() });
+        }
+        let is_new_term = position.term > self.applied.term;
+        self.applied = position;
+        self.clock.handle_stamp(moment.now, entry.times);
+        self.counters.handle_applied(position.index, moment.now);
+        self.settle(moment, &outcomes);
+        self.serve(moment, entry, &outcomes);
+        if is_new_term {
+            self.end_waits_of_earlier_terms(moment, position.term);
+        }
+        self.confirm_ended_waits(moment);
+    }
+
+    /// This node's own clients learn what came of their commands.
+    fn settle(&mut self, moment: Moment, outcomes: &[Applied]) {
+        for applied in outcomes {
+            self.counters.handle_outcome(applied.outcome);
+            if !self.sessions.is_own(applied.session) {
+                continue;
+            }
+            match applied.outcome {
+                Outcome::SessionUnknown => {
+                    if let Some(connection) = self.sessions.handle_unknown(applied.session) {
+                        self.answer(connection, 0, Answer::Hangup);
+                    }
+                }
+                Outcome::NothingReady => {}
+                outcome => self.settle_one(moment, applied, outcome),
+            }
+        }
+        if self.sessions.boot_command().is_some() && self.machine.node_boot(self.config.node) == Some(self.config.boot)
+        {
+            self.sessions.handle_boot_applied();
+        }
+    }
+
+    fn settle_one(&mut self, moment: Moment, applied: &Applied, outcome: Outcome) {
+        let Some(settled) = self.sessions.handle_applied(applied.session, applied.seq) else {
+            return self.settle_granted(moment, applied, outcome);
+        };
+        let Settled { connection, ticket, what } = settled;
+        let answer = match (outcome, what) {
+            (Outcome::Opened | Outcome::Closed, _) => return,
+            (Outcome::Reserved { job, epoch, .. }, _) => {
+                return self.read_body(moment, connection, ticket, job, super::reads::BodyFor::Reserved { epoch });
+            }
+            (Outcome::Again, Expected::Delete(job)) => {
+                return self.hand_over(moment, connection, ticket, Operation::Delete { job });
+            }
+            (Outcome::Again, Expected::ReserveJob(job)) => {
+                return self.hand_over(moment, connection, ticket, Operation::ReserveJob { job });
+            }
+            (Outcome::Enqueued { job }, _) => Answer::Inserted { job },
+            (Outcome::Deleted, _) => Answer::Deleted,
+            (Outcome::Released, _) => Answer::Released,
+            (Outcome::Buried, _) => Answer::Buried,
+            (Outcome::Touched, _) => Answer::Touched,
+            (Outcome::Kicked { count }, _) => Answer::Kicked { count },
+            (Outcome::JobKicked, _) => Answer::JobKicked,
+            (Outcome::Paused, _) => Answer::Paused,
+            (Outcome::Unreserved, _) => Answer::Undone,
+            (Outcome::NotFound | Outcome::Again | Outcome::NothingReady, _) => Answer::NotFound,
+            (Outcome::SessionUnknown, _) => Answer::Hangup,
+        };
+        self.answer(connection, ticket, answer);
+    }
+
+    /// A RESERVE found a job: the wait that asked for it is over.
+    fn settle_granted(&mut self, moment: Moment, applied: &Applied, outcome: Outcome) {
+        let Outcome::Reserved { job, epoch, .. } = outcome else { return };
+        let Some((connection, wait)) = self.sessions.handle_granted(applied.session, applied.seq) else { return };
+        if wait.withdrawn == Some(Withdrawal::Closing) {
+            // Closing the session puts the job back.
+            return self.close_session(moment, connection);
+        }
+        self.read_body(moment, connection, wait.ticket, job, super::reads::BodyFor::Reserved { epoch });
+    }
+
+    /// The leader's part: waits whose RESERVE was decided, workers that wait for what became ready, tubes that are gone.
+    fn serve(&mut self, moment: Moment, entry: &Entry, outcomes: &[Applied]) {
+        let made_ready = self.machine.take_made_ready();
+        let emptied = self.machine.take_emptied();
+        let position = entry.meta.position;
+        let Some(leading) = self.leading.as_mut() else { return };
+        let mut ended = Vec::new();
+        for key in leading.take_proposed(position.index) {
+            let granted = outcomes.iter().any(|applied| {
+                (applied.session, applied.seq) == key && matches!(applied.outcome, Outcome::Reserved { .. })
+            });
+            if leading.waits.handle_applied(key, granted) == waits::Settled::Ended {
+                ended.push(key);
+            }
+        }
+        for tube in &made_ready {
+            leading.references.note_tube(tube);
+            leading.serve_waits(tube, self.machine.ready_count(tube));
+        }
+        leading.handle_applied(position.index);
+        for tube in emptied {
+            self.drop_tube_if_unused(&tube);
+        }
+        for (session, seq) in ended {
+            self.confirm_wait_ended(moment, session, seq);
+        }
+        self.settle_term(moment, position.term);
+    }
+
+    /// The first entry of the leader's own term is applied: nothing of an earlier term is undecided any more.
+    fn settle_term(&mut self, moment: Moment, term: Term) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        if term != leading.term || std::mem::replace(&mut leading.settled, true) {
+            return;
+        }
+        for (session, seq) in std::mem::take(&mut leading.unconfirmed) {
+            self.confirm_wait_ended(moment, session, seq);
+        }
+    }
+
+    /// Proposes to forget a tube that has neither jobs nor references, once all nodes have told what they reference.
+    pub(super) fn drop_tube_if_unused(&mut self, tube: &bytes::Bytes) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        let is_cut_off = |node: NodeId| self.peers.get(&node).is_some_and(|peer| !peer.connected);
+        let members = self.config.membership.members();
+        let all_reported = members.into_iter().all(|node| leading.references.has_reported(node) || is_cut_off(node));
+        if leading.references.is_referenced(tube) || !all_reported || &tube[..] == b"default" {
+            return;
+        }
+        if self.machine.is_droppable(tube) {
+            leading.drop_tube(tube);
+        } else if !self.machine.has_tube(tube) {
+            leading.handle_tube_dropped(tube);
+            leading.references.forget_tube(tube);
+        }
+    }
+
+    /// An entry of a later term is applied: no RESERVE of an earlier one can come any more.
+    fn end_waits_of_earlier_terms(&mut self, moment: Moment, term: Term) {
+        for connection in self.sessions.waiting() {
+            let Some(wait) = self.sessions.wait_mut(connection) else { continue };
+            if wait.registered.is_some_and(|registered| registered < term) {
+                wait.registered = None;
+                if wait.withdrawn.is_some() {
+                    self.end_wait(moment, connection);
+                }
+            }
+        }
+    }
+
+    /// Waits whose end the leader confirmed, up to an index that is applied here by now.
+    pub(super) fn confirm_ended_waits(&mut self, moment: Moment) {
+        let applied = self.applied.index;
+        let due: Vec<EndedWait> = self.ended_waits.extract_if(.., |ended| ended.index <= applied).collect();
+        for EndedWait { term, connection, ticket, .. } in due {
+            let Some(wait) = self.sessions.wait_mut(connection) else { continue };
+            if wait.ticket != ticket || wait.registered != Some(term) {
+                continue;
+            }
+            wait.registered = None;
+            if wait.withdrawn.is_some() || wait.poll {
+                self.end_wait(moment, connection);
+            } else {
+                self.register_wait(moment, connection);
+            }
+        }
+    }
+
+    /// A wait is over without a job.
+    pub(super) fn end_wait(&mut self, moment: Moment, connection: super::effect::ConnectionId) {
+        let Some(wait) = self.sessions.end_wait(connection) else { return };
+        let answer = match wait.withdrawn {
+            Some(Withdrawal::Closing) => return self.close_session(moment, connection),
+            Some(Withdrawal::DeadlineSoon) => Answer::DeadlineSoon,
+            Some(Withdrawal::Asked) | None => Answer::NothingReady,
+        };
+        self.answer(connection, wait.ticket, answer);
+    }
+}

@@ -1,0 +1,101 @@
+//! What a shard wants done. Every effect is unconditional by the time it leaves: its condition was data until it held
+//! (`gate.rs`).
+
+use std::fmt;
+
+use crate::api::Answer;
+use crate::net::message::PeerMessage;
+use crate::raft::message::{StopReason, Token, Vote};
+use crate::types::{Index, LogPosition, NodeId};
+use crate::wal::entry::Entry;
+use crate::wal::index::Placement;
+
+/// A client connection of this node, unique while the process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+#[derive(Debug)]
+pub enum Effect {
+    /// Make the vote durable, then `handle_vote_saved`. Never behind an append.
+    SaveVote(Vote),
+    /// Write, in the order of these effects; then `handle_appended`.
+    Append(Append),
+    Send {
+        to: NodeId,
+        message: PeerMessage,
+    },
+    Answer {
+        connection: ConnectionId,
+        ticket: u64,
+        answer: Answer,
+    },
+    /// Read these entries back from the log, then `handle_entries_read`.
+    ReadEntries {
+        read: u64,
+        placements: Vec<Placement>,
+    },
+    /// Read part of an entry's payload, then `handle_command_read`.
+    ReadCommand {
+        read: u64,
+        placement: Placement,
+        offset: u32,
+        bytes: u32,
+    },
+    /// The node must stop.
+    Stop(Stop),
+}
+
+#[derive(Debug)]
+pub struct Append {
+    /// Entries above this index are dead before the new ones are written.
+    pub truncate_after: Option<Index>,
+    pub entries: Vec<Entry>,
+    /// The highest index that is known to be committed, a hint that recovery uses.
+    pub commit: Index,
+    pub token: Token,
+}
+
+/// Why a shard can't go on. Each is evidence of a fault that going on would hide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    Raft(StopReason),
+    /// A committed entry holds what this version can't read.
+    UnreadableCommand {
+        position: LogPosition,
+        why: String,
+    },
+    /// The body of a job that was read back from the log is not the one that was put.
+    BodyMismatch {
+        position: LogPosition,
+        why: String,
+    },
+    /// An entry that was durable could not be read back.
+    UnreadableLog {
+        why: String,
+    },
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Raft(StopReason::ChainConflict { position, .. }) => write!(
+                f,
+                "entry {position} (index@term) here and on the leader differ: one of the two logs was damaged or belongs to another history"
+            ),
+            Stop::Raft(StopReason::CommittedConflict { position, commit }) => write!(
+                f,
+                "a leader wants to overwrite entry {position} (index@term), but entries up to {commit} are committed here"
+            ),
+            Stop::Raft(StopReason::TwoLeaders { term, .. }) => {
+                write!(f, "two nodes lead in term {term}: one of them withdrew a vote, or its disk did")
+            }
+            Stop::UnreadableCommand { position, why } => {
+                write!(f, "the committed entry {position} (index@term) can't be applied: {why}")
+            }
+            Stop::BodyMismatch { position, why } => {
+                write!(f, "a job's body in entry {position} (index@term) can't be given out: {why}")
+            }
+            Stop::UnreadableLog { why } => write!(f, "the log can't be read back: {why}"),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! What a node keeps only while it leads the shard: commands that gather for the next entry, who waits, who references
+//! what, and whose reads are being confirmed. All of it is soft; the next leader is told anew.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::references::References;
+use super::rows::Rows;
+use super::waits::{WaitKey, Waits};
+use crate::job::codec::{self, Commands};
+use crate::job::command::{Class, Command, Numbered, Origin, TubeList};
+use crate::net::message::ReadAbout;
+use crate::types::{Index, JobId, NodeId, Term};
+
+/// A read whose index the leader is confirming.
+#[derive(Debug)]
+pub enum LeaderRead {
+    /// A read of a client of this node, by its number among this node's reads.
+    Own {
+        read: u64,
+    },
+    Peer {
+        node: NodeId,
+        read: u64,
+        about: ReadAbout,
+    },
+    Poll {
+        key: WaitKey,
+    },
+}
+
+/// What gathers for the next entry, in the order of its arrival.
+#[derive(Debug)]
+enum Queued {
+    Command(Bytes),
+    /// The RESERVE of a wait.
+    Reserve(WaitKey, Bytes),
+    /// A wait whose session may have commands queued in front of it: it must not be served before they are in the log.
+    Wait {
+        key: WaitKey,
+        tubes: Bytes,
+        poll: bool,
+    },
+}
+
+impl Queued {
+    fn bytes(&self) -> usize {
+        match self {
+            Queued::Command(encoded) | Queued::Reserve(_, encoded) => encoded.len(),
+            Queued::Wait { .. } => 0,
+        }
+    }
+}
+
+/// At most one TICK is on its way at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tick {
+    None,
+    Queued,
+    Proposed(Index),
+}
+
+/// A batch that is ready to become an entry.
+#[derive(Debug)]
+pub struct Formed {
+    pub payload: Vec<u8>,
+    pub job_count: u32,
+    pub waits: Vec<WaitKey>,
+    /// Whether a TICK is among them.
+    pub ticks: bool,
+    /// Waits that are registered only now.
+    pub registered: Vec<WaitKey>,
+}
+
+#[derive(Debug)]
+pub struct Leading {
+    pub term: Term,
+    queue: VecDeque<Queued>,
+    pub waits: Waits,
+    pub references: References,
+    reads: BTreeMap<u64, LeaderRead>,
+    next_read: u64,
+    /// Which waits' RESERVEs stand in which entry that is not yet applied; ascending.
+    proposed: VecDeque<(Index, Vec<WaitKey>)>,
+    /// Whether the no-op of this term was applied here: only then is everything of earlier terms settled.
+    pub settled: bool,
+    /// Withdrawn waits whose end can be confirmed only once the term is settled.
+    pub unconfirmed: Vec<WaitKey>,
+    tick: Tick,
+    drops_queued: BTreeSet<Bytes>,
+    /// Which voters last reported room on their disks.
+    pub room: BTreeMap<NodeId, bool>,
+}
+
+impl Leading {
+    #[must_use]
+    pub fn new(term: Term) -> Leading {
+        Leading {
+            term,
+            queue: VecDeque::new(),
+            waits: Waits::default(),
+            references: References::default(),
+            reads: BTreeMap::new(),
+            next_read: 0,
+            proposed: VecDeque::new(),
+            settled: false,
+            unconfirmed: Vec::new(),
+            tick: Tick::None,
+            drops_queued: BTreeSet::new(),
+            room: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a command that was checked (`check_forwarded`) or made here.
+    pub fn accept(&mut self, encoded: Bytes) {
+        self.queue.push_back(Queued::Command(encoded));
+    }
+
+    pub fn accept_system(&mut self, command: Command<'_>) {
+        let mut encoded = Vec::new();
+        codec::encode(&Numbered { origin: Origin::System, command }, &mut encoded);
+        self.accept(Bytes::from(encoded));
+    }
+
+    fn accept_reserve(&mut self, key: WaitKey, tubes: &[u8]) {
+        self.queue.push_back(Queued::Reserve(key, Bytes::from(encode_reserve(key, tubes))));
+    }
+
+    /// Registers a wait, behind everything that its session handed over before. True if it is registered by now.
+    pub fn register(&mut self, key: WaitKey, tubes: Bytes, poll: bool) -> bool {
+        if self.queue.is_empty() {
+            self.waits.register(key, tubes, poll);
+            return true;
+        }
+        self.queue.push_back(Queued::Wait { key, tubes, poll });
+        false
+    }
+
+    /// Ends a wait. True if nothing is proposed for it, so that its end may be confirmed at once.
+    pub fn withdraw(&mut self, key: WaitKey) -> bool {
+        self.queue.retain(|queued| !matches!(queued, Queued::Wait { key: queued, .. } if *queued == key));
+        self.waits.withdraw(key)
+    }
+
+    /// A node's connection is lost: it will register anew what it still wants.
+    pub fn forget_node(&mut self, node: NodeId) {
+        self.queue.retain(|queued| !matches!(queued, Queued::Wait { key, .. } if key.0.node == node));
+        self.waits.forget_node(node);
+    }
+
+    /// Queues a RESERVE for this wait, if it is idle.
+    pub fn reserve_for(&mut self, key: WaitKey) {
+        if let Some(tubes) = self.waits.propose(key) {
+            self.accept_reserve(key, &tubes);
+        }
+    }
+
+    /// Queues RESERVEs for the oldest idle waits on a tube, at most as many as it has ready jobs.
+    pub fn serve_waits(&mut self, tube: &[u8], ready: u64) {
+        for _ in 0..ready {
+            let Some((key, tubes)) = self.waits.propose_for(tube) else { return };
+            self.accept_reserve(key, &tubes);
+        }
+    }
+
+    #[must_use]
+    pub fn has_tick(&self) -> bool {
+        self.tick != Tick::None
+    }
+
+    /// Queues a TICK, unless one is on its way.
+    pub fn tick(&mut self) {
+        if self.tick == Tick::None {
+            self.tick = Tick::Queued;
+            self.accept_system(Command::Tick);
+        }
+    }
+
+    pub fn handle_applied(&mut self, index: Index) {
+        if matches!(self.tick, Tick::Proposed(at) if at <= index) {
+            self.tick = Tick::None;
+        }
+    }
+
+    /// Queues a TUBE_DROP once.
+    pub fn drop_tube(&mut self, tube: &Bytes) {
+        if self.drops_queued.insert(tube.clone()) {
+            self.accept_system(Command::TubeDrop { tube });
+        }
+    }
+
+    pub fn handle_tube_dropped(&mut self, tube: &[u8]) {
+        self.drops_queued.remove(tube);
+    }
+
+    #[must_use]
+    pub fn has_commands(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Takes commands for the next entry: as many as gathered, up to `payload_bytes_max` (but at least one). Behind an
+    /// ENQ that makes a job ready, the RESERVE of a worker that waits for it goes into the same entry.
+    #[must_use]
+    pub fn form(&mut self, rows: &Rows, payload_bytes_max: usize) -> Formed {
+        let mut formed =
+            Formed { payload: Vec::new(), job_count: 0, waits: Vec::new(), ticks: false, registered: Vec::new() };
+        let gathered: usize = self.queue.iter().take(4096).map(Queued::bytes).sum();
+        formed.payload.reserve(gathered.min(payload_bytes_max));
+        while let Some(queued) = self.queue.front() {
+            if !formed.payload.is_empty() && formed.payload.len() + queued.bytes() > payload_bytes_max {
+                break;
+            }
+            match self.queue.pop_front().expect("just seen") {
+                Queued::Command(encoded) => self.write(&encoded, rows, &mut formed),
+                Queued::Reserve(key, encoded) => {
+                    formed.payload.extend_from_slice(&encoded);
+                    formed.waits.push(key);
+                }
+                Queued::Wait { key, tubes, poll } => {
+                    self.waits.register(key, tubes, poll);
+                    formed.registered.push(key);
+                }
+            }
+        }
+        assert!(!formed.payload.is_empty(), "waits queue only behind commands");
+        formed
+    }
+
+    fn write(&mut self, encoded: &[u8], rows: &Rows, formed: &mut Formed) {
+        let located = Commands::new(encoded).next().expect("a queued command was checked").expect("and is readable");
+        let Numbered { origin, command } = located.numbered;
+        match command {
+            Command::Enqueue { class, .. } => {
+                formed.payload.extend_from_slice(encoded);
+                formed.job_count += 1;
+                if class.delay_s == 0
+                    && let Some((key, tubes)) = self.waits.propose_for(class.tube)
+                {
+                    formed.payload.extend_from_slice(&encode_reserve(key, &tubes));
+                    formed.waits.push(key);
+                }
+            }
+            // A job that waits as a bit is found by its class, which never changes: the log has it.
+            Command::Delete { job, class: None } => {
+                let class = Some(class_of(job, rows));
+                codec::encode(&Numbered { origin, command: Command::Delete { job, class } }, &mut formed.payload);
+            }
+            Command::ReserveJob { job, class: None } => {
+                let class = Some(class_of(job, rows));
+                codec::encode(&Numbered { origin, command: Command::ReserveJob { job, class } }, &mut formed.payload);
+            }
+            Command::Pause { tube, duration_s, referenced: false } => {
+                let referenced = self.references.is_referenced(tube);
+                let command = Command::Pause { tube, duration_s, referenced };
+                codec::encode(&Numbered { origin, command }, &mut formed.payload);
+            }
+            Command::Tick => {
+                formed.payload.extend_from_slice(encoded);
+                formed.ticks = true;
+            }
+            _ => formed.payload.extend_from_slice(encoded),
+        }
+    }
+
+    /// What was formed became the entry at `index`.
+    pub fn handle_proposed(&mut self, index: Index, ticks: bool, waits: Vec<WaitKey>) {
+        if ticks {
+            self.tick = Tick::Proposed(index);
+        }
+        for &key in &waits {
+            self.waits.handle_proposed(key, index);
+        }
+        if !waits.is_empty() {
+            self.proposed.push_back((index, waits));
+        }
+    }
+
+    /// The waits whose RESERVEs stood in entries up to `index`, which is applied.
+    pub fn take_proposed(&mut self, index: Index) -> Vec<WaitKey> {
+        let mut keys = Vec::new();
+        while self.proposed.front().is_some_and(|(at, _)| *at <= index) {
+            keys.extend(self.proposed.pop_front().expect("just seen").1);
+        }
+        keys
+    }
+
+    /// Remembers a read; its number for `Raft::request_read`.
+    #[must_use]
+    pub fn begin_read(&mut self, read: LeaderRead) -> u64 {
+        let number = self.next_read;
+        self.next_read += 1;
+        self.reads.insert(number, read);
+        number
+    }
+
+    pub fn take_read(&mut self, number: u64) -> Option<LeaderRead> {
+        self.reads.remove(&number)
+    }
+}
+
+fn class_of(job: JobId, rows: &Rows) -> Class<'_> {
+    rows.get(job).map_or(Class::OF_NO_JOB, |found| found.class)
+}
+
+fn encode_reserve((session, seq): WaitKey, tubes: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    let command = Command::Reserve { tubes: TubeList { encoded: tubes } };
+    codec::encode(&Numbered { origin: Origin::Session { session, seq }, command }, &mut encoded);
+    encoded
+}
+
+/// Whether `encoded` is exactly one readable command that this node may have sent.
+#[must_use]
+pub fn is_forwardable(encoded: &[u8], from: NodeId) -> bool {
+    let mut commands = Commands::new(encoded);
+    let Some(Ok(located)) = commands.next() else { return false };
+    let is_its_own = match (located.numbered.origin, located.numbered.command) {
+        (Origin::Session { session, .. }, _) => session.node == from,
+        (Origin::System, Command::NodeBoot { node, .. }) => node == from,
+        (Origin::System, _) => false,
+    };
+    is_its_own && commands.next().is_none()
+}

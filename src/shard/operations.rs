@@ -1,0 +1,301 @@
+//! What clients of this node ask of the shard, and how each kind of operation is carried out: as a numbered command, as a
+//! wait at the leader, or as a read.
+
+use bytes::Bytes;
+
+use super::effect::ConnectionId;
+use super::leading::LeaderRead;
+use super::references;
+use super::sessions::{Expected, Withdrawal};
+use super::waits::WaitKey;
+use super::{Moment, Shard, names};
+use crate::api::{Answer, Operation, ReferenceChange};
+use crate::job::codec;
+use crate::job::command::{Class, Command};
+use crate::net::message::{PeerMessage, ReferenceDelta};
+use crate::types::{JobId, Nanos};
+
+/// A reservation that ends within this time makes a reserve of its session answer DEADLINE_SOON.
+const DEADLINE_MARGIN: Nanos = Nanos::from_secs(1);
+
+impl Shard {
+    /// An operation of a client of this node. Per connection, operations are carried out in the order of these calls.
+    pub fn handle_operation(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
+        match operation {
+            Operation::Reference { tube, change } => self.note_reference(tube, change),
+            Operation::Withdraw { ticket } => self.withdraw(moment, connection, Some(ticket), Withdrawal::Asked),
+            operation if is_read(&operation) => self.begin_read(moment, connection, ticket, operation),
+            Operation::Put { .. } if !self.cluster_room || !self.own_room => {
+                self.counters.refused_no_room += 1;
+                self.answer(connection, ticket, Answer::OutOfMemory);
+            }
+            operation if self.upstream.is_none() => self.sessions.keep_unsent(connection, ticket, operation),
+            Operation::Reserve { tubes, poll } => self.reserve(moment, connection, ticket, tubes, poll),
+            operation => self.hand_over(moment, connection, ticket, operation),
+        }
+    }
+
+    /// The client is gone: its session is closed on every node, which puts its jobs back.
+    pub fn handle_closed(&mut self, moment: Moment, connection: ConnectionId) {
+        self.reads.forget(connection);
+        if !self.sessions.handle_closed(connection) {
+            return;
+        }
+        if self.sessions.wait_mut(connection).is_some() {
+            self.withdraw(moment, connection, None, Withdrawal::Closing);
+        } else {
+            self.close_session(moment, connection);
+        }
+    }
+
+    pub(super) fn close_session(&mut self, _moment: Moment, connection: ConnectionId) {
+        let encoded = self.sessions.hand_over(connection, 0, Expected::Close, Command::SessionClosed);
+        self.deliver(encoded);
+    }
+
+    /// Numbers a command and gives it to the leader.
+    pub(super) fn hand_over(&mut self, _moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
+        if let Some(open) = self.sessions.open(connection) {
+            self.deliver(open);
+        }
+        let (what, command) = match &operation {
+            Operation::Put { tube, priority, delay_s, ttr_s, body } => {
+                let class = Class { tube, priority: *priority, ttr_s: (*ttr_s).max(1), delay_s: *delay_s };
+                (Expected::Put, Command::Enqueue { class, body_hash: codec::body_hash(body), body })
+            }
+            Operation::Unreserve { job, epoch } => (Expected::Plain, Command::Unreserve { job: *job, epoch: *epoch }),
+            Operation::ReserveJob { job } => {
+                (Expected::ReserveJob(*job), Command::ReserveJob { job: *job, class: None })
+            }
+            Operation::Delete { job } => (Expected::Delete(*job), Command::Delete { job: *job, class: None }),
+            Operation::Release { job, priority, delay_s } => {
+                (Expected::Plain, Command::Release { job: *job, priority: *priority, delay_s: *delay_s })
+            }
+            Operation::Bury { job, priority } => (Expected::Plain, Command::Bury { job: *job, priority: *priority }),
+            Operation::Touch { job } => (Expected::Plain, Command::Touch { job: *job }),
+            Operation::Kick { tube, bound } => (Expected::Plain, Command::Kick { tube, bound: *bound }),
+            Operation::KickJob { job } => (Expected::Plain, Command::KickJob { job: *job }),
+            Operation::Pause { tube, duration_s } => {
+                (Expected::Plain, Command::Pause { tube, duration_s: *duration_s, referenced: false })
+            }
+            _ => unreachable!("waits, reads and references take other ways"),
+        };
+        let encoded = self.sessions.hand_over(connection, ticket, what, command);
+        self.deliver(encoded);
+    }
+
+    /// To the leader: this node itself, or the next message to another.
+    pub(super) fn deliver(&mut self, encoded: Bytes) {
+        match (&mut self.leading, self.upstream) {
+            (Some(leading), _) => leading.accept(encoded),
+            (None, Some(_)) => self.forward.push(encoded),
+            // It is outstanding: the next leader is handed it.
+            (None, None) => {}
+        }
+    }
+
+    fn reserve(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, tubes: Vec<Bytes>, poll: bool) {
+        if self.is_deadline_soon(moment, connection) && !self.machine.has_ready_even_paused(names(&tubes)) {
+            return self.answer(connection, ticket, Answer::DeadlineSoon);
+        }
+        if tubes.is_empty() && (poll || self.sessions.session_of(connection).is_none()) {
+            return self.answer(connection, ticket, Answer::NothingReady);
+        }
+        if poll && self.sessions.session_of(connection).is_none() {
+            // To look costs no entry: a session is opened only when there is something to take.
+            return self.begin_read(moment, connection, ticket, Operation::Reserve { tubes, poll });
+        }
+        self.wait(moment, connection, ticket, &tubes, poll);
+    }
+
+    /// Registers a RESERVE with the leader.
+    pub(super) fn wait(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, tubes: &[Bytes], poll: bool) {
+        if let Some(open) = self.sessions.open(connection) {
+            self.deliver(open);
+        }
+        let encoded = Bytes::from(codec::encode_tubes(tubes.iter().map(|tube| &tube[..])));
+        self.sessions.begin_wait(connection, ticket, encoded, poll);
+        if let Some(deadline) = self.soonest_deadline(connection) {
+            self.deadlines_soon.insert((deadline.saturating_sub(DEADLINE_MARGIN), connection));
+        }
+        self.register_wait(moment, connection);
+    }
+
+    pub(super) fn register_wait(&mut self, moment: Moment, connection: ConnectionId) {
+        let Some((leader, term)) = self.upstream else { return };
+        let Some(key) = self.sessions.wait_key(connection) else { return };
+        let Some(wait) = self.sessions.wait_mut(connection).filter(|wait| !wait.tubes.is_empty()) else { return };
+        wait.registered = Some(term);
+        let (tubes, poll) = (wait.tubes.clone(), wait.poll);
+        if leader == self.config.node {
+            self.register(moment, key, tubes, poll);
+        } else {
+            self.send_gathered();
+            self.send(leader, PeerMessage::Wait { term, session: key.0, seq: key.1, poll, tubes });
+        }
+    }
+
+    /// The leader's part: a wait of any node.
+    pub(super) fn register(&mut self, moment: Moment, key: WaitKey, tubes: Bytes, poll: bool) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        if leading.register(key, tubes, poll) {
+            self.serve_registered(moment, key);
+        }
+    }
+
+    /// A wait was registered: there may be a job for it already; a poll is answered by a read if there is none.
+    pub(super) fn serve_registered(&mut self, moment: Moment, key: WaitKey) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        let Some(watched) = leading.waits.tubes(key) else { return };
+        if self.machine.has_ready(names(&watched)) {
+            leading.reserve_for(key);
+        } else if leading.waits.begin_read(key) {
+            let read = leading.begin_read(LeaderRead::Poll { key });
+            self.raft.request_read(moment.now, read);
+            self.follow_raft(moment);
+        }
+    }
+
+    /// Ends a wait; its answer comes once no RESERVE for it can be in the log any more.
+    fn withdraw(&mut self, moment: Moment, connection: ConnectionId, ticket: Option<u64>, why: Withdrawal) {
+        if let Some(ticket) = ticket
+            && self.sessions.take_unsent_reserve(connection, ticket)
+        {
+            return self.answer(connection, ticket, Answer::NothingReady);
+        }
+        let Some(key) = self.sessions.wait_key(connection) else { return };
+        let Some(wait) = self.sessions.wait_mut(connection) else { return };
+        if ticket.is_some_and(|ticket| ticket != wait.ticket) {
+            return;
+        }
+        let is_asked_already = wait.withdrawn.is_some();
+        if wait.withdrawn != Some(Withdrawal::Closing) {
+            wait.withdrawn = Some(why);
+        }
+        let Some(registered) = wait.registered else { return self.end_wait(moment, connection) };
+        if !is_asked_already {
+            self.ask_to_withdraw(moment, key, registered);
+        }
+    }
+
+    /// Tells the leader that knows of a wait to end it. With another leader, the first entry of its term ends it.
+    pub(super) fn ask_to_withdraw(&mut self, moment: Moment, key: WaitKey, registered: crate::types::Term) {
+        match self.upstream {
+            Some((leader, term)) if term == registered && leader == self.config.node => {
+                self.handle_withdraw(moment, key);
+            }
+            Some((leader, term)) if term == registered => {
+                self.send(leader, PeerMessage::Withdraw { term, session: key.0, seq: key.1 });
+            }
+            _ => {}
+        }
+    }
+
+    /// The leader's part: a wait of any node is to end.
+    pub(super) fn handle_withdraw(&mut self, moment: Moment, key: WaitKey) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        if leading.withdraw(key) {
+            self.confirm_wait_ended(moment, key.0, key.1);
+        }
+    }
+
+    fn note_reference(&mut self, tube: Bytes, change: ReferenceChange) {
+        let (using, watching) = match change {
+            ReferenceChange::Use => (1, 0),
+            ReferenceChange::Unuse => (-1, 0),
+            ReferenceChange::Watch => (0, 1),
+            ReferenceChange::Unwatch => (0, -1),
+        };
+        let delta = ReferenceDelta { tube, using, watching };
+        references::change(&mut self.references, &delta);
+        if self.leads() {
+            self.handle_references(self.config.node, false, &[delta]);
+        } else {
+            self.reference_changes.push(delta);
+        }
+    }
+
+    fn soonest_deadline(&self, connection: ConnectionId) -> Option<Nanos> {
+        self.machine.session_soonest_deadline(self.sessions.session_of(connection)?)
+    }
+
+    fn is_deadline_soon(&self, moment: Moment, connection: ConnectionId) -> bool {
+        let lease = self.clock.estimate(moment.now).lease;
+        self.soonest_deadline(connection).is_some_and(|deadline| deadline <= lease.saturating_add(DEADLINE_MARGIN))
+    }
+
+    pub(super) fn next_deadline_soon(&self, moment: Moment) -> Nanos {
+        let Some(&(at, _)) = self.deadlines_soon.first() else { return Nanos(u64::MAX) };
+        let lease = self.clock.estimate(moment.now).lease;
+        moment.now.saturating_add(at.saturating_sub(lease))
+    }
+
+    /// A blocked reserve is told when a reservation of its session is about to end.
+    pub(super) fn watch_deadlines(&mut self, moment: Moment) {
+        let lease = self.clock.estimate(moment.now).lease;
+        while let Some(&(at, connection)) = self.deadlines_soon.first() {
+            if at > lease {
+                return;
+            }
+            self.deadlines_soon.pop_first();
+            if self.is_deadline_soon(moment, connection) {
+                self.withdraw(moment, connection, None, Withdrawal::DeadlineSoon);
+            } else if let Some(deadline) = self.soonest_deadline(connection)
+                && self.sessions.wait_mut(connection).is_some()
+            {
+                self.deadlines_soon.insert((deadline.saturating_sub(DEADLINE_MARGIN), connection));
+            }
+        }
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.sessions.outstanding_count() > 0 || !self.reads.is_empty() || self.sessions.has_waits()
+    }
+
+    /// With no quorum for too long, nothing honest can be said: a put that was never handed to a leader is sent elsewhere,
+    /// everyone else is hung up on.
+    pub(super) fn give_up_waiting_for_a_leader(&mut self, moment: Moment) {
+        let Some(lost) = self.upstream_lost else { return };
+        if moment.now < lost.saturating_add(self.config.no_quorum_timeout) {
+            return;
+        }
+        let mut owed: std::collections::BTreeSet<ConnectionId> = self.sessions.pending().into_iter().collect();
+        for (connection, ticket, operation) in self.sessions.take_unsent() {
+            if matches!(operation, Operation::Put { .. }) {
+                self.answer(connection, ticket, Answer::TryElsewhere);
+            } else {
+                owed.insert(connection);
+            }
+        }
+        owed.extend(self.reads.take_all());
+        for connection in owed {
+            self.answer(connection, 0, Answer::Hangup);
+        }
+        self.upstream_lost = Some(moment.now);
+    }
+
+    pub(super) fn read_body(
+        &mut self,
+        moment: Moment,
+        connection: ConnectionId,
+        ticket: u64,
+        job: JobId,
+        purpose: super::reads::BodyFor,
+    ) {
+        self.find_body(moment, super::reads::BodyRead { connection, ticket, job, purpose });
+    }
+}
+
+fn is_read(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Peek { .. }
+            | Operation::PeekReady { .. }
+            | Operation::PeekDelayed { .. }
+            | Operation::PeekBuried { .. }
+            | Operation::StatsJob { .. }
+            | Operation::StatsTube { .. }
+            | Operation::Stats
+            | Operation::ListTubes
+    )
+}

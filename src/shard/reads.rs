@@ -1,0 +1,388 @@
+//! Answers that change nothing: linearizable looks at the state (by read index, Raft thesis 6.4), and bodies of jobs, from
+//! recent entries or the log.
+
+use std::collections::BTreeMap;
+
+use super::effect::{ConnectionId, Effect, Stop};
+use super::leading::LeaderRead;
+use super::{Moment, Shard, names};
+use crate::api::{Answer, Operation, ShardStats, TubeReferences};
+use crate::job::Enqueued;
+use crate::job::codec::{self, Commands};
+use crate::job::command::Command;
+use crate::net::message::{PeerMessage, ReadAbout, Soft};
+use crate::types::{Index, JobId, LogPosition, NodeId, Term};
+use crate::wal::entry::Entry;
+
+/// A read of a client of this node.
+#[derive(Debug)]
+struct Pending {
+    connection: ConnectionId,
+    ticket: u64,
+    operation: Operation,
+    /// Once the leader said which index it needs, and what it softly knows.
+    confirmed: Option<(Index, Soft)>,
+}
+
+#[derive(Debug, Default)]
+pub struct Reads {
+    pending: BTreeMap<u64, Pending>,
+    /// Confirmed reads by the index that must be applied first.
+    waiting: BTreeMap<(Index, u64), ()>,
+    ready: Vec<u64>,
+    next: u64,
+}
+
+impl Reads {
+    fn begin(&mut self, connection: ConnectionId, ticket: u64, operation: Operation) -> u64 {
+        let read = self.next;
+        self.next += 1;
+        self.pending.insert(read, Pending { connection, ticket, operation, confirmed: None });
+        read
+    }
+
+    /// Reads that no leader has confirmed yet.
+    fn unconfirmed(&self) -> Vec<u64> {
+        self.pending.iter().filter(|(_, pending)| pending.confirmed.is_none()).map(|(&read, _)| read).collect()
+    }
+
+    fn about(&self, read: u64) -> Option<ReadAbout> {
+        Some(match &self.pending.get(&read)?.operation {
+            Operation::StatsTube { tube } => ReadAbout::Tube(tube.clone()),
+            Operation::ListTubes | Operation::Stats => ReadAbout::Tubes,
+            _ => ReadAbout::State,
+        })
+    }
+
+    fn handle_confirmed(&mut self, read: u64, index: Index, soft: Soft) {
+        if let Some(pending) = self.pending.get_mut(&read)
+            && pending.confirmed.is_none()
+        {
+            pending.confirmed = Some((index, soft));
+            self.waiting.insert((index, read), ());
+        }
+    }
+
+    pub fn handle_applied(&mut self, applied: Index) {
+        while let Some((&(index, read), ())) = self.waiting.first_key_value() {
+            if index > applied {
+                return;
+            }
+            self.waiting.pop_first();
+            self.ready.push(read);
+        }
+    }
+
+    pub fn forget(&mut self, connection: ConnectionId) {
+        self.pending.retain(|_, pending| pending.connection != connection);
+    }
+
+    /// Gives up on every read that is not confirmed; whose they were.
+    pub fn take_all(&mut self) -> Vec<ConnectionId> {
+        let unconfirmed = self.unconfirmed();
+        unconfirmed.iter().filter_map(|read| self.pending.remove(read)).map(|pending| pending.connection).collect()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+}
+
+/// What a body is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFor {
+    Reserved { epoch: u64 },
+    Found,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct BodyRead {
+    pub connection: ConnectionId,
+    pub ticket: u64,
+    pub job: JobId,
+    pub purpose: BodyFor,
+}
+
+/// A read of the log that is under way.
+#[derive(Debug)]
+pub enum LogRead {
+    Apply,
+    /// Entries that a lagging peer lacks.
+    Replicate {
+        to: NodeId,
+    },
+    Body {
+        read: BodyRead,
+        position: LogPosition,
+    },
+}
+
+#[derive(Debug, Default)]
+pub struct BodyReads {
+    under_way: BTreeMap<u64, LogRead>,
+}
+
+impl Shard {
+    pub(super) fn next_read_number(&mut self, read: LogRead) -> u64 {
+        let number = self.next_read;
+        self.next_read += 1;
+        self.bodies.under_way.insert(number, read);
+        number
+    }
+
+    pub(super) fn begin_read(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
+        let read = self.reads.begin(connection, ticket, operation);
+        self.ask_for_read(moment, read);
+    }
+
+    /// After a leader change every read that is not confirmed is asked for again.
+    pub(super) fn ask_for_reads(&mut self, moment: Moment) {
+        for read in self.reads.unconfirmed() {
+            self.ask_for_read(moment, read);
+        }
+    }
+
+    fn ask_for_read(&mut self, moment: Moment, read: u64) {
+        let Some((leader, term)) = self.upstream else { return };
+        if let Some(leading) = self.leading.as_mut() {
+            let number = leading.begin_read(LeaderRead::Own { read });
+            self.raft.request_read(moment.now, number);
+            self.follow_raft(moment);
+        } else if let Some(about) = self.reads.about(read) {
+            self.send_gathered();
+            self.send(leader, PeerMessage::Read { term, read, about });
+        }
+    }
+
+    /// The leader's part: another node's client wants to read.
+    pub(super) fn handle_read_request(&mut self, moment: Moment, node: NodeId, read: u64, about: ReadAbout) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        let number = leading.begin_read(LeaderRead::Peer { node, read, about });
+        self.raft.request_read(moment.now, number);
+        self.follow_raft(moment);
+    }
+
+    /// A majority confirmed that this node still led when the read was asked for.
+    pub(super) fn handle_read_confirmed(&mut self, moment: Moment, number: u64, index: Index) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        let term = leading.term;
+        match leading.take_read(number) {
+            None => {}
+            Some(LeaderRead::Own { read }) => {
+                let soft = self.reads.about(read).map_or(Soft::Nothing, |about| self.soft(&about));
+                self.handle_read_answer(moment, read, index, soft);
+            }
+            Some(LeaderRead::Peer { node, read, about }) => {
+                let soft = self.soft(&about);
+                self.send(node, PeerMessage::ReadAnswer { term, read, index, soft });
+            }
+            Some(LeaderRead::Poll { key }) => self.handle_poll_confirmed(moment, key),
+        }
+    }
+
+    /// A poll found nothing at its read; if a job came since, it may have it all the same.
+    fn handle_poll_confirmed(&mut self, moment: Moment, key: super::waits::WaitKey) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        let Some(tubes) = leading.waits.tubes(key) else { return };
+        if self.machine.has_ready(names(&tubes)) {
+            leading.reserve_for(key);
+        } else {
+            self.handle_withdraw(moment, key);
+        }
+    }
+
+    pub(super) fn handle_read_lost(&mut self, number: u64) {
+        // Its node asks the next leader.
+        if let Some(leading) = self.leading.as_mut() {
+            leading.take_read(number);
+        }
+    }
+
+    pub(super) fn handle_read_answer(&mut self, moment: Moment, read: u64, index: Index, soft: Soft) {
+        self.reads.handle_confirmed(read, index, soft);
+        self.reads.handle_applied(self.applied.index);
+        self.answer_reads(moment);
+    }
+
+    fn soft(&self, about: &ReadAbout) -> Soft {
+        let Some(leading) = self.leading.as_ref() else { return Soft::Nothing };
+        match about {
+            ReadAbout::State => Soft::Nothing,
+            ReadAbout::Tube(tube) => {
+                let count = leading.references.count(tube);
+                Soft::Tube { using: count.using, watching: count.watching, waiting: leading.waits.waiting_on(tube) }
+            }
+            ReadAbout::Tubes => Soft::Tubes(
+                leading
+                    .references
+                    .tubes()
+                    .filter(|tube| self.tube_exists(tube, &leading.references))
+                    .cloned()
+                    .collect(),
+            ),
+        }
+    }
+
+    /// A tube whose record only waits to be dropped is no longer there for a client.
+    fn tube_exists(&self, tube: &[u8], references: &super::references::References) -> bool {
+        references.is_referenced(tube)
+            || tube == b"default"
+            || (self.machine.has_tube(tube) && !self.machine.is_droppable(tube))
+    }
+
+    pub(super) fn answer_reads(&mut self, moment: Moment) {
+        for read in std::mem::take(&mut self.reads.ready) {
+            let Some(pending) = self.reads.pending.remove(&read) else { continue };
+            let Some((_, soft)) = pending.confirmed else { continue };
+            self.answer_read(moment, pending.connection, pending.ticket, pending.operation, soft);
+        }
+    }
+
+    fn answer_read(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation, soft: Soft) {
+        let times = self.clock.estimate(moment.now);
+        let answer = match operation {
+            Operation::Peek { job } => return self.peek(moment, connection, ticket, self.live(job)),
+            Operation::PeekReady { tube } => {
+                return self.peek(moment, connection, ticket, self.machine.peek_ready(&tube));
+            }
+            Operation::PeekDelayed { tube } => {
+                return self.peek(moment, connection, ticket, self.machine.peek_delayed(&tube));
+            }
+            Operation::PeekBuried { tube } => {
+                return self.peek(moment, connection, ticket, self.machine.peek_buried(&tube));
+            }
+            Operation::Reserve { tubes, poll } => {
+                if !self.machine.has_ready(names(&tubes)) {
+                    Answer::NothingReady
+                } else if self.upstream.is_none() {
+                    return self.sessions.keep_unsent(connection, ticket, Operation::Reserve { tubes, poll });
+                } else {
+                    return self.wait(moment, connection, ticket, &tubes, poll);
+                }
+            }
+            Operation::StatsJob { job } => {
+                let view = self.view(job, times);
+                let file = self.index.entry_of_job(job).map_or(0, |(_, placement)| placement.segment.0.into());
+                view.map_or(Answer::NotFound, |view| Answer::JobStats { view: Box::new(view), file })
+            }
+            Operation::StatsTube { tube } => self.tube_stats(&tube, &soft, times),
+            Operation::Stats => Answer::ShardStats(Box::new(self.shard_stats(&soft))),
+            Operation::ListTubes => match soft {
+                Soft::Tubes(tubes) => Answer::Tubes(tubes),
+                Soft::Nothing | Soft::Tube { .. } => Answer::Tubes(Vec::new()),
+            },
+            _ => unreachable!("only reads are read"),
+        };
+        self.answer(connection, ticket, answer);
+    }
+
+    fn tube_stats(&self, tube: &bytes::Bytes, soft: &Soft, times: crate::types::Times) -> Answer {
+        let references = match *soft {
+            Soft::Tube { using, watching, waiting } => TubeReferences { using, watching, waiting },
+            Soft::Nothing | Soft::Tubes(_) => TubeReferences::default(),
+        };
+        let is_referenced = references.using + references.watching > 0;
+        let counts = self.machine.tube_counts(tube, times);
+        let is_there = is_referenced || &tube[..] == b"default" || !self.machine.is_droppable(tube);
+        match counts {
+            Some(counts) if is_there => Answer::TubeStats { tube: tube.clone(), counts: Box::new(counts), references },
+            None if is_referenced => Answer::TubeStats { tube: tube.clone(), counts: Box::default(), references },
+            _ => Answer::NotFound,
+        }
+    }
+
+    fn shard_stats(&self, soft: &Soft) -> ShardStats {
+        let counts = self.machine.counts();
+        let tubes = match soft {
+            Soft::Tubes(tubes) => tubes.len() as u64,
+            Soft::Nothing | Soft::Tube { .. } => counts.tubes,
+        };
+        let (oldest, newest) = self.index.segments().map_or((0, 0), |(first, last)| (first.0, last.0));
+        ShardStats {
+            counts,
+            tubes,
+            segment_oldest: oldest.into(),
+            segment_newest: newest.into(),
+            entries_written: self.counters.entries_appended,
+        }
+    }
+
+    fn live(&self, job: JobId) -> Option<JobId> {
+        self.view(job, self.machine.last_times()).map(|view| view.job)
+    }
+
+    fn view(&self, job: JobId, times: crate::types::Times) -> Option<crate::job::view::JobView> {
+        let found = self.rows.get(job)?;
+        self.machine.job_view(job, &Enqueued { class: found.class, wall: found.enqueued_wall }, times)
+    }
+
+    fn peek(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, job: Option<JobId>) {
+        match job {
+            Some(job) => self.find_body(moment, BodyRead { connection, ticket, job, purpose: BodyFor::Found }),
+            None => self.answer(connection, ticket, Answer::NotFound),
+        }
+    }
+
+    /// The body of a job that is live in the applied state: from a recent entry, else from the log.
+    pub(super) fn find_body(&mut self, _moment: Moment, read: BodyRead) {
+        let Some(found) = self.rows.get(read.job) else {
+            return self.stop(Stop::UnreadableLog { why: format!("no row for live job {}", read.job) });
+        };
+        let (offset, bytes) = (found.offset, found.bytes);
+        if let Some(entry) = self.cache.entry_of_job(read.job) {
+            let command = entry.payload_bytes().slice(offset as usize..(offset + bytes) as usize);
+            let position = entry.meta.position;
+            return self.hand_out(read, position, command);
+        }
+        let Some((index, placement)) = self.index.entry_of_job(read.job) else {
+            return self.stop(Stop::UnreadableLog { why: format!("no entry for live job {}", read.job) });
+        };
+        let position = LogPosition::new(Term::ZERO, index);
+        self.counters.body_reads += 1;
+        let number = self.next_read_number(LogRead::Body { read, position });
+        self.effects.push_back(Effect::ReadCommand { read: number, placement, offset, bytes });
+    }
+
+    /// Part of an entry's payload was read back.
+    pub fn handle_command_read(&mut self, number: u64, command: Result<bytes::Bytes, String>) {
+        let Some(LogRead::Body { read, position }) = self.bodies.under_way.remove(&number) else { return };
+        match command {
+            Ok(command) => self.hand_out(read, position, command),
+            Err(why) => self.stop(Stop::UnreadableLog { why }),
+        }
+    }
+
+    /// Entries were read back from the log.
+    pub fn handle_entries_read(&mut self, moment: Moment, number: u64, entries: Result<Vec<Entry>, String>) {
+        let Some(read) = self.bodies.under_way.remove(&number) else { return };
+        match (entries, read) {
+            (Ok(entries), LogRead::Apply) => self.handle_read_back(moment, &entries),
+            (Ok(entries), LogRead::Replicate { to }) => self.handle_replicated(moment, to, entries),
+            (Ok(_), LogRead::Body { .. }) => unreachable!("bodies are read by command"),
+            (Err(why), _) => self.stop(Stop::UnreadableLog { why }),
+        }
+    }
+
+    /// The command is the job's ENQ: its body goes to the client, once its hash is checked.
+    fn hand_out(&mut self, read: BodyRead, position: LogPosition, command: bytes::Bytes) {
+        let located = match Commands::new(&command).next() {
+            Some(Ok(located)) => located,
+            Some(Err(error)) => return self.stop(Stop::BodyMismatch { position, why: error.to_string() }),
+            None => return self.stop(Stop::BodyMismatch { position, why: "nothing there".to_string() }),
+        };
+        let Command::Enqueue { body, body_hash, .. } = located.numbered.command else {
+            return self.stop(Stop::BodyMismatch { position, why: format!("job {} is no ENQ there", read.job) });
+        };
+        if codec::body_hash(body) != body_hash {
+            return self.stop(Stop::BodyMismatch { position, why: format!("the hash of job {} differs", read.job) });
+        }
+        let body = command.slice_ref(body);
+        let job = read.job;
+        let answer = match read.purpose {
+            BodyFor::Reserved { epoch } => Answer::Reserved { job, epoch, body },
+            BodyFor::Found => Answer::Found { job, body },
+        };
+        self.answer(read.connection, read.ticket, answer);
+    }
+}

@@ -1,0 +1,333 @@
+//! The node's side of its clients' sessions on one shard: numbers their commands, remembers what is not yet seen applied,
+//! and turns outcomes into answers.
+//!
+//!     unsent ──(a leader is reachable: numbered)──> outstanding ──(applied here)──> answered
+//!
+//! After a leader change everything outstanding goes to the new leader again, in order; the state machine skips what it
+//! has already applied. So each command happens once, and a failover is a pause.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::effect::ConnectionId;
+use crate::api::Operation;
+use crate::job::codec;
+use crate::job::command::{Command, Numbered, Origin};
+use crate::types::{BootEpoch, JobId, NodeId, SessionId, Term};
+
+/// A command that was given a number and is not yet seen applied.
+#[derive(Debug)]
+struct Outstanding {
+    number: u64,
+    seq: u64,
+    encoded: Bytes,
+}
+
+/// What the session waits to see applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    Open,
+    Close,
+    Put,
+    ReserveJob(JobId),
+    Delete(JobId),
+    Plain,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Expect {
+    seq: u64,
+    ticket: u64,
+    what: Expected,
+}
+
+/// Why a wait is being withdrawn, and so how it is answered when no job came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawal {
+    Asked,
+    DeadlineSoon,
+    /// The connection is gone.
+    Closing,
+}
+
+/// A RESERVE that waits at the leader.
+#[derive(Debug)]
+pub struct LocalWait {
+    pub ticket: u64,
+    pub tubes: Bytes,
+    pub poll: bool,
+    /// The term of the leader that knows of it; a RESERVE of that term may be in the log.
+    pub registered: Option<Term>,
+    pub withdrawn: Option<Withdrawal>,
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    /// None until its first command that changes something.
+    number: Option<u64>,
+    next_seq: u64,
+    expects: VecDeque<Expect>,
+    wait: Option<LocalWait>,
+    closing: bool,
+}
+
+/// Invariants: `outstanding` is in the order of first hand-over; per session its numbers ascend by one; a session that
+/// closes has no wait when its SESSION_CLOSED gets its number.
+#[derive(Debug)]
+pub struct Sessions {
+    node: NodeId,
+    boot: BootEpoch,
+    next_number: u64,
+    sessions: BTreeMap<ConnectionId, Session>,
+    by_number: BTreeMap<u64, ConnectionId>,
+    outstanding: VecDeque<Outstanding>,
+    outstanding_bytes: usize,
+    unsent: VecDeque<(ConnectionId, u64, Operation)>,
+    boot_applied: bool,
+}
+
+/// What an applied command means to its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    pub connection: ConnectionId,
+    pub ticket: u64,
+    pub what: Expected,
+}
+
+impl Sessions {
+    #[must_use]
+    pub fn new(node: NodeId, boot: BootEpoch) -> Sessions {
+        Sessions {
+            node,
+            boot,
+            next_number: 1,
+            sessions: BTreeMap::new(),
+            by_number: BTreeMap::new(),
+            outstanding: VecDeque::new(),
+            outstanding_bytes: 0,
+            unsent: VecDeque::new(),
+            boot_applied: false,
+        }
+    }
+
+    fn id(&self, number: u64) -> SessionId {
+        SessionId { node: self.node, boot: self.boot, number }
+    }
+
+    #[must_use]
+    pub fn is_own(&self, session: SessionId) -> bool {
+        session.node == self.node && session.boot == self.boot
+    }
+
+    #[must_use]
+    pub fn session_of(&self, connection: ConnectionId) -> Option<SessionId> {
+        Some(self.id(self.sessions.get(&connection)?.number?))
+    }
+
+    /// Sessions and bytes of commands that wait to be applied.
+    #[must_use]
+    pub fn outstanding_bytes(&self) -> usize {
+        self.outstanding_bytes
+    }
+
+    #[must_use]
+    pub fn outstanding_count(&self) -> usize {
+        self.outstanding.len() + self.unsent.len()
+    }
+
+    /// Keeps an operation for when there is a leader.
+    pub fn keep_unsent(&mut self, connection: ConnectionId, ticket: u64, operation: Operation) {
+        self.unsent.push_back((connection, ticket, operation));
+    }
+
+    pub fn take_unsent(&mut self) -> VecDeque<(ConnectionId, u64, Operation)> {
+        std::mem::take(&mut self.unsent)
+    }
+
+    /// Opens the connection's session if it has none yet: the SESSION_OPEN to hand over.
+    #[must_use]
+    pub fn open(&mut self, connection: ConnectionId) -> Option<Bytes> {
+        let session = self.sessions.entry(connection).or_default();
+        if session.number.is_some() {
+            return None;
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        session.number = Some(number);
+        self.by_number.insert(number, connection);
+        Some(self.hand_over(connection, 0, Expected::Open, Command::SessionOpen))
+    }
+
+    /// Numbers a command of an open session; its bytes, to hand to the leader.
+    ///
+    /// # Panics
+    /// If the session is not open.
+    #[must_use]
+    pub fn hand_over(&mut self, connection: ConnectionId, ticket: u64, what: Expected, command: Command<'_>) -> Bytes {
+        let (node, boot) = (self.node, self.boot);
+        let session = self.sessions.get_mut(&connection).expect("a command's session is open");
+        let number = session.number.expect("a command's session is open");
+        let seq = session.next_seq;
+        session.next_seq += 1;
+        session.expects.push_back(Expect { seq, ticket, what });
+        let mut encoded = Vec::new();
+        let origin = Origin::Session { session: SessionId { node, boot, number }, seq };
+        codec::encode(&Numbered { origin, command }, &mut encoded);
+        let encoded = Bytes::from(encoded);
+        self.outstanding_bytes += encoded.len();
+        self.outstanding.push_back(Outstanding { number, seq, encoded: encoded.clone() });
+        encoded
+    }
+
+    /// Everything that a new leader must be handed again, in order.
+    pub fn resend(&mut self) -> impl Iterator<Item = Bytes> + '_ {
+        self.forget_applied();
+        self.outstanding.iter().map(|item| item.encoded.clone())
+    }
+
+    /// NODE_BOOT, until it is seen applied.
+    #[must_use]
+    pub fn boot_command(&self) -> Option<Bytes> {
+        if self.boot_applied {
+            return None;
+        }
+        let mut encoded = Vec::new();
+        let command = Command::NodeBoot { node: self.node, boot: self.boot };
+        codec::encode(&Numbered { origin: Origin::System, command }, &mut encoded);
+        Some(Bytes::from(encoded))
+    }
+
+    pub fn handle_boot_applied(&mut self) {
+        self.boot_applied = true;
+    }
+
+    fn forget_applied(&mut self) {
+        while let Some(front) = self.outstanding.front() {
+            let is_awaited = self
+                .by_number
+                .get(&front.number)
+                .and_then(|connection| self.sessions.get(connection))
+                .and_then(|session| session.expects.front())
+                .is_some_and(|expect| expect.seq <= front.seq);
+            if is_awaited {
+                return;
+            }
+            self.outstanding_bytes -= front.encoded.len();
+            self.outstanding.pop_front();
+        }
+    }
+
+    /// A command of one of this node's sessions was applied. None if it is a RESERVE or was not awaited.
+    pub fn handle_applied(&mut self, session: SessionId, seq: u64) -> Option<Settled> {
+        let connection = *self.by_number.get(&session.number)?;
+        let state = self.sessions.get_mut(&connection)?;
+        if state.expects.front()?.seq != seq {
+            return None;
+        }
+        let Expect { ticket, what, .. } = state.expects.pop_front()?;
+        if what == Expected::Close {
+            self.sessions.remove(&connection);
+            self.by_number.remove(&session.number);
+        }
+        self.forget_applied();
+        Some(Settled { connection, ticket, what })
+    }
+
+    /// A RESERVE of this session was granted: its number is used up. The wait that it ends, and whose it is.
+    pub fn handle_granted(&mut self, session: SessionId, seq: u64) -> Option<(ConnectionId, LocalWait)> {
+        let connection = *self.by_number.get(&session.number)?;
+        let state = self.sessions.get_mut(&connection)?;
+        if state.next_seq != seq {
+            return None;
+        }
+        let wait = state.wait.take()?;
+        state.next_seq += 1;
+        Some((connection, wait))
+    }
+
+    /// The session is closed on every node (a later boot of this node came first).
+    pub fn handle_unknown(&mut self, session: SessionId) -> Option<ConnectionId> {
+        let connection = self.by_number.remove(&session.number)?;
+        self.sessions.remove(&connection);
+        self.forget_applied();
+        Some(connection)
+    }
+
+    /// Begins a wait of an open session.
+    pub fn begin_wait(&mut self, connection: ConnectionId, ticket: u64, tubes: Bytes, poll: bool) {
+        let session = self.sessions.get_mut(&connection).expect("a wait's session is open");
+        assert!(session.wait.is_none(), "a session waits for one job at a time");
+        session.wait = Some(LocalWait { ticket, tubes, poll, registered: None, withdrawn: None });
+    }
+
+    #[must_use]
+    pub fn wait_mut(&mut self, connection: ConnectionId) -> Option<&mut LocalWait> {
+        self.sessions.get_mut(&connection)?.wait.as_mut()
+    }
+
+    /// The session of a connection with the number that its next command will have, which is also its wait's.
+    #[must_use]
+    pub fn wait_key(&self, connection: ConnectionId) -> Option<(SessionId, u64)> {
+        let session = self.sessions.get(&connection)?;
+        Some((self.id(session.number?), session.next_seq))
+    }
+
+    #[must_use]
+    pub fn connection_of(&self, session: SessionId) -> Option<ConnectionId> {
+        self.by_number.get(&session.number).copied()
+    }
+
+    pub fn end_wait(&mut self, connection: ConnectionId) -> Option<LocalWait> {
+        self.sessions.get_mut(&connection)?.wait.take()
+    }
+
+    #[must_use]
+    pub fn has_waits(&self) -> bool {
+        self.sessions.values().any(|session| session.wait.is_some())
+    }
+
+    /// Takes back a RESERVE that was never handed to a leader.
+    pub fn take_unsent_reserve(&mut self, connection: ConnectionId, ticket: u64) -> bool {
+        let is_it = |(of, with, operation): &(ConnectionId, u64, Operation)| {
+            *of == connection && *with == ticket && matches!(operation, Operation::Reserve { .. })
+        };
+        let Some(place) = self.unsent.iter().position(is_it) else { return false };
+        self.unsent.remove(place);
+        true
+    }
+
+    /// Connections that wait for a job.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<ConnectionId> {
+        self.sessions.iter().filter(|(_, session)| session.wait.is_some()).map(|(&connection, _)| connection).collect()
+    }
+
+    /// Connections that are owed an answer which needs a leader.
+    #[must_use]
+    pub fn pending(&self) -> Vec<ConnectionId> {
+        let is_owed = |session: &Session| !session.closing && (session.wait.is_some() || !session.expects.is_empty());
+        self.sessions.iter().filter(|(_, session)| is_owed(session)).map(|(&connection, _)| connection).collect()
+    }
+
+    /// The client is gone: what it never handed over is forgotten. True if its session now has to be closed.
+    pub fn handle_closed(&mut self, connection: ConnectionId) -> bool {
+        self.unsent.retain(|(of, _, _)| *of != connection);
+        let Some(session) = self.sessions.get_mut(&connection) else { return false };
+        if session.number.is_none() {
+            self.sessions.remove(&connection);
+            return false;
+        }
+        !std::mem::replace(&mut session.closing, true)
+    }
+
+    #[must_use]
+    pub fn is_closing(&self, connection: ConnectionId) -> bool {
+        self.sessions.get(&connection).is_some_and(|session| session.closing)
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.by_number.len()
+    }
+}

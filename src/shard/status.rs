@@ -1,0 +1,164 @@
+//! What a shard tells about itself: counters that only grow, and a picture of the moment.
+
+use std::collections::VecDeque;
+
+use super::Shard;
+use crate::job::Fingerprint;
+use crate::job::command::Outcome;
+use crate::job::view::Counts;
+use crate::raft::{PeerProgress, RoleName};
+use crate::types::{Index, Nanos, NodeId, Term};
+
+#[derive(Debug, Clone, Default)]
+pub struct Counters {
+    pub entries_appended: u64,
+    pub bytes_appended: u64,
+    pub elections_won: u64,
+    pub enqueued: u64,
+    pub deleted: u64,
+    pub buried: u64,
+    pub reserved: u64,
+    pub released: u64,
+    /// Jobs, not commands.
+    pub kicked: u64,
+    /// Puts that found no room on the disks of a majority.
+    pub refused_no_room: u64,
+    /// Bodies that were read back from the log.
+    pub body_reads: u64,
+    /// Forwarded commands that were not well-formed or not their sender's.
+    pub commands_refused: u64,
+    proposed: VecDeque<(Index, Nanos)>,
+    /// From proposal to apply, of entries with commands that this node proposed and has not yet reported.
+    commit_latencies: Vec<Nanos>,
+}
+
+impl Counters {
+    /// The numbers without what is still being measured.
+    #[must_use]
+    pub fn totals(&self) -> Counters {
+        Counters { proposed: VecDeque::new(), commit_latencies: Vec::new(), ..self.clone() }
+    }
+
+    pub(super) fn handle_proposed(&mut self, index: Index, now: Nanos) {
+        // An index that is proposed again was cut off before.
+        while self.proposed.back().is_some_and(|(last, _)| *last >= index) {
+            self.proposed.pop_back();
+        }
+        self.proposed.push_back((index, now));
+    }
+
+    pub(super) fn handle_applied(&mut self, index: Index, now: Nanos) {
+        while let Some(&(proposed, at)) = self.proposed.front() {
+            if proposed > index {
+                return;
+            }
+            self.proposed.pop_front();
+            if proposed == index {
+                self.commit_latencies.push(now.saturating_sub(at));
+            }
+        }
+    }
+
+    pub(super) fn handle_outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Enqueued { .. } => self.enqueued += 1,
+            Outcome::Deleted => self.deleted += 1,
+            Outcome::Buried => self.buried += 1,
+            Outcome::Reserved { .. } => self.reserved += 1,
+            Outcome::Released => self.released += 1,
+            Outcome::Kicked { count } => self.kicked += count,
+            Outcome::JobKicked => self.kicked += 1,
+            _ => {}
+        }
+    }
+}
+
+/// One peer as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPicture {
+    pub node: NodeId,
+    pub connected: bool,
+    /// None unless this node leads.
+    pub progress: Option<PeerProgress>,
+    /// As the peer last said to this leader.
+    pub room: bool,
+}
+
+/// The shard at one moment.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    pub leads: bool,
+    pub role: RoleName,
+    pub leader: Option<NodeId>,
+    pub leader_reachable: bool,
+    pub term: Term,
+    pub committed: Index,
+    pub applied: Index,
+    pub last: Index,
+    pub counts: Counts,
+    pub peers: Vec<PeerPicture>,
+    /// Everything that is known to be committed is applied.
+    pub is_caught_up: bool,
+    /// Waits registered here, while this node leads.
+    pub waits: u64,
+    pub sessions: usize,
+    pub outstanding: usize,
+    pub outstanding_bytes: usize,
+    pub cache_bytes: usize,
+    pub room: bool,
+    pub durable: Index,
+    pub own_room: bool,
+    pub fingerprint: Fingerprint,
+}
+
+impl Shard {
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Latencies from proposal to apply since the last call.
+    pub fn take_commit_latencies(&mut self) -> Vec<Nanos> {
+        std::mem::take(&mut self.counters.commit_latencies)
+    }
+
+    #[must_use]
+    pub fn outstanding_bytes(&self) -> usize {
+        self.sessions.outstanding_bytes()
+    }
+
+    #[must_use]
+    pub fn picture(&self) -> Picture {
+        Picture {
+            leads: self.leads(),
+            role: self.raft.role(),
+            leader: self.raft.leader(),
+            leader_reachable: self.upstream.is_some(),
+            term: self.raft.term(),
+            committed: self.committed,
+            applied: self.applied.index,
+            last: self.raft.last_position().index,
+            counts: self.machine.counts(),
+            peers: self
+                .peers
+                .iter()
+                .map(|(&node, peer)| PeerPicture {
+                    node,
+                    connected: peer.connected,
+                    room: self.leading.as_ref().is_none_or(|leading| leading.room.get(&node).copied().unwrap_or(true)),
+                    progress: self.raft.progress().find(|progress| progress.node == node),
+                })
+                .collect(),
+            is_caught_up: self.applied.index >= self.committed,
+            waits: self.leading.as_ref().map_or(0, |leading| leading.waits.count()),
+            sessions: self.sessions.count(),
+            outstanding: self.sessions.outstanding_count(),
+            outstanding_bytes: self.sessions.outstanding_bytes(),
+            cache_bytes: self.cache.bytes(),
+            room: self.cluster_room,
+            durable: self.raft.durable(),
+            own_room: self.own_room,
+            fingerprint: self.machine.fingerprint(),
+        }
+    }
+}

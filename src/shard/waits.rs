@@ -1,0 +1,251 @@
+//! The leader's soft register of who waits for a job. Nothing in here is replicated: when the leader changes, the
+//! nodes register their waits anew.
+//!
+//!     Wait ──> idle ──(a job may be there)──> proposed at index i ──(applied)──> granted: gone
+//!                ^                                   │
+//!                └────────(found nothing)────────────┘        withdrawn: gone, and confirmed once nothing is proposed
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use crate::job::command::TubeList;
+use crate::types::{Index, NodeId, SessionId};
+
+/// A session has at most one wait; its number tells a later one from an earlier.
+pub type WaitKey = (SessionId, u64);
+
+#[derive(Debug)]
+struct Wait {
+    /// Encoded watch set, as RESERVE carries it.
+    tubes: Bytes,
+    poll: bool,
+    proposed: bool,
+    withdrawn: bool,
+    /// Set once this poll's read was requested, so that it is not asked for twice.
+    reading: bool,
+    /// Ascends with registration: the oldest wait is served first.
+    arrival: u64,
+}
+
+impl Wait {
+    fn tube_names(&self) -> Vec<Bytes> {
+        TubeList { encoded: &self.tubes }.iter().map(|name| self.tubes.slice_ref(name)).collect()
+    }
+}
+
+/// Invariants: each wait has at most one RESERVE between proposal and apply; `by_tube` holds exactly the waits that
+/// are idle, under each of their tubes, oldest first.
+#[derive(Debug, Default)]
+pub struct Waits {
+    waits: BTreeMap<WaitKey, Wait>,
+    by_tube: BTreeMap<Bytes, BTreeSet<(u64, WaitKey)>>,
+    /// The index at which a RESERVE for this key was last proposed and is not yet applied. Outlives the wait.
+    in_flight: BTreeMap<WaitKey, Index>,
+    /// Keys whose end was asked for while a RESERVE was in flight, and is to be confirmed when that is applied.
+    owed: BTreeSet<WaitKey>,
+    next_arrival: u64,
+}
+
+/// What became of a wait when its RESERVE was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Granted,
+    /// Idle again.
+    StillWaiting,
+    /// Gone without a job: tell its node.
+    Ended,
+    /// Not registered (any more).
+    Unknown,
+}
+
+impl Waits {
+    /// Registers a wait; a repeat (after a reconnect) only revives it.
+    pub fn register(&mut self, key: WaitKey, tubes: Bytes, poll: bool) {
+        if let Some(wait) = self.waits.get_mut(&key) {
+            wait.withdrawn = false;
+            return;
+        }
+        let proposed = self.in_flight.contains_key(&key);
+        let arrival = self.next_arrival;
+        self.next_arrival += 1;
+        let wait = Wait { tubes, poll, proposed, withdrawn: false, reading: false, arrival };
+        if !proposed {
+            self.enlist(key, &wait);
+        }
+        self.waits.insert(key, wait);
+    }
+
+    fn enlist(&mut self, key: WaitKey, wait: &Wait) {
+        for tube in wait.tube_names() {
+            self.by_tube.entry(tube).or_default().insert((wait.arrival, key));
+        }
+    }
+
+    fn delist(&mut self, key: WaitKey, wait: &Wait) {
+        for tube in wait.tube_names() {
+            if let Some(idle) = self.by_tube.get_mut(&tube) {
+                idle.remove(&(wait.arrival, key));
+                if idle.is_empty() {
+                    self.by_tube.remove(&tube);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, key: WaitKey) {
+        if let Some(wait) = self.waits.remove(&key) {
+            self.delist(key, &wait);
+        }
+    }
+
+    /// The watch set of a wait.
+    #[must_use]
+    pub fn tubes(&self, key: WaitKey) -> Option<Vec<Bytes>> {
+        self.waits.get(&key).map(Wait::tube_names)
+    }
+
+    /// The oldest idle wait on a tube becomes proposed; its key and watch set.
+    pub fn propose_for(&mut self, tube: &[u8]) -> Option<(WaitKey, Bytes)> {
+        let &(_, key) = self.by_tube.get(tube)?.first()?;
+        let tubes = self.propose(key).expect("an enlisted wait is idle");
+        Some((key, tubes))
+    }
+
+    /// This very wait becomes proposed, if it is idle.
+    pub fn propose(&mut self, key: WaitKey) -> Option<Bytes> {
+        let mut wait = self.waits.remove(&key)?;
+        let is_idle = !wait.proposed && !wait.withdrawn;
+        if is_idle {
+            self.delist(key, &wait);
+            wait.proposed = true;
+        }
+        let tubes = wait.tubes.clone();
+        self.waits.insert(key, wait);
+        is_idle.then_some(tubes)
+    }
+
+    /// The RESERVE of this key is in the entry at `index`.
+    pub fn handle_proposed(&mut self, key: WaitKey, index: Index) {
+        self.in_flight.insert(key, index);
+    }
+
+    /// Whether this poll's read still has to be asked for; true once.
+    pub fn begin_read(&mut self, key: WaitKey) -> bool {
+        match self.waits.get_mut(&key) {
+            Some(wait) if wait.poll && !wait.proposed && !wait.reading => {
+                wait.reading = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The RESERVE of this key was applied (or skipped) with or without a grant.
+    pub fn handle_applied(&mut self, key: WaitKey, granted: bool) -> Settled {
+        self.in_flight.remove(&key);
+        let is_owed = self.owed.remove(&key);
+        let Some(mut wait) = self.waits.remove(&key) else {
+            return if is_owed && !granted { Settled::Ended } else { Settled::Unknown };
+        };
+        if granted {
+            self.delist(key, &wait);
+            return Settled::Granted;
+        }
+        if wait.poll || wait.withdrawn {
+            self.delist(key, &wait);
+            return Settled::Ended;
+        }
+        wait.proposed = false;
+        self.enlist(key, &wait);
+        self.waits.insert(key, wait);
+        Settled::StillWaiting
+    }
+
+    /// Ends a wait. True if nothing is proposed for it, so that its end may be confirmed at once.
+    pub fn withdraw(&mut self, key: WaitKey) -> bool {
+        let is_proposed = self.in_flight.contains_key(&key) || self.waits.get(&key).is_some_and(|wait| wait.proposed);
+        if is_proposed {
+            if let Some(wait) = self.waits.get_mut(&key) {
+                wait.withdrawn = true;
+            }
+            self.owed.insert(key);
+            return false;
+        }
+        self.remove(key);
+        true
+    }
+
+    /// The node's connection is lost: it will register anew what it still wants.
+    pub fn forget_node(&mut self, node: NodeId) {
+        let keys: Vec<WaitKey> = self.waits.keys().filter(|(session, _)| session.node == node).copied().collect();
+        for key in keys {
+            self.withdraw(key);
+        }
+    }
+
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.waits.len() as u64
+    }
+
+    /// How many blocking waits watch this tube.
+    #[must_use]
+    pub fn waiting_on(&self, tube: &[u8]) -> u64 {
+        let watches = |wait: &&Wait| !wait.poll && TubeList { encoded: &wait.tubes }.iter().any(|name| name == tube);
+        self.waits.values().filter(watches).count() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::codec::encode_tubes;
+    use crate::types::BootEpoch;
+
+    fn key(number: u64) -> WaitKey {
+        (SessionId { node: NodeId(1), boot: BootEpoch(1), number }, 1)
+    }
+
+    fn tubes(names: &[&str]) -> Bytes {
+        Bytes::from(encode_tubes(names.iter().map(|name| name.as_bytes())))
+    }
+
+    #[test]
+    fn the_oldest_wait_is_proposed_first_and_never_twice_at_once() {
+        let mut waits = Waits::default();
+        waits.register(key(2), tubes(&["a", "b"]), false);
+        waits.register(key(1), tubes(&["b"]), false);
+        assert_eq!(waits.propose_for(b"b").map(|(key, _)| key), Some(key(2)));
+        waits.handle_proposed(key(2), Index(7));
+        assert_eq!(waits.propose_for(b"a"), None);
+        assert_eq!(waits.propose_for(b"b").map(|(key, _)| key), Some(key(1)));
+        assert_eq!(waits.propose_for(b"b"), None);
+        assert_eq!(waits.handle_applied(key(2), false), Settled::StillWaiting);
+        assert_eq!(waits.propose_for(b"a").map(|(key, _)| key), Some(key(2)));
+    }
+
+    #[test]
+    fn a_withdrawn_wait_is_confirmed_only_when_nothing_is_in_flight_for_it() {
+        let mut waits = Waits::default();
+        waits.register(key(1), tubes(&["a"]), false);
+        let (proposed, _) = waits.propose_for(b"a").expect("it waits");
+        waits.handle_proposed(proposed, Index(3));
+        assert!(!waits.withdraw(key(1)));
+        assert_eq!(waits.handle_applied(key(1), false), Settled::Ended);
+        assert!(waits.withdraw(key(1)));
+    }
+
+    #[test]
+    fn a_wait_that_comes_again_after_a_reconnect_is_not_proposed_beside_the_one_in_flight() {
+        let mut waits = Waits::default();
+        waits.register(key(1), tubes(&["a"]), false);
+        waits.propose_for(b"a");
+        waits.handle_proposed(key(1), Index(3));
+        waits.forget_node(NodeId(1));
+        waits.register(key(1), tubes(&["a"]), false);
+        assert_eq!(waits.propose_for(b"a"), None);
+        assert_eq!(waits.handle_applied(key(1), false), Settled::StillWaiting);
+        assert!(waits.propose_for(b"a").is_some());
+    }
+}
