@@ -397,4 +397,6 @@ impl Drop for Connection {
 }
 
 #[cfg(test)]
+mod any_timing;
+#[cfg(test)]
 mod tests;

@@ -189,4 +189,4 @@ fn find_crlf(cr_before: bool, piece: &[u8]) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -274,6 +274,3 @@ async fn sleep_until_deadlines<R: Runtime, L: ShardLink>(shared: Rc<Shared<R, L>
         .await;
     }
 }
-
-#[cfg(test)]
-mod tests;

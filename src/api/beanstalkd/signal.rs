@@ -35,3 +35,42 @@ impl Signal {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::{Context, Wake};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicU32);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_signal_wakes_its_waiter_and_is_kept_while_there_is_none() {
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut context = Context::from_waker(&waker);
+        let signal = Signal::default();
+        {
+            let mut wait = pin!(signal.wait());
+            assert!(wait.as_mut().poll(&mut context).is_pending());
+            signal.raise();
+            signal.raise();
+            assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+            assert!(wait.as_mut().poll(&mut context).is_ready());
+        }
+        assert!(pin!(signal.wait()).poll(&mut context).is_pending(), "several raises are one");
+        signal.raise();
+        assert!(pin!(signal.wait()).poll(&mut context).is_ready(), "a wait that was dropped took nothing along");
+    }
+}

@@ -143,7 +143,7 @@ fn fragment() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// The stream as one piece, and the same stream cut at random places (never more than 20 bytes apart at times).
-fn stream_and_cuts() -> impl Strategy<Value = (Vec<u8>, Vec<usize>)> {
+pub(in crate::api::beanstalkd) fn stream_and_cuts() -> impl Strategy<Value = (Vec<u8>, Vec<usize>)> {
     let stream = prop::collection::vec(fragment(), 0..40).prop_map(|fragments| fragments.concat());
     let lengths = prop_oneof![
         prop::collection::vec(1usize..4, 1..50),
@@ -153,7 +153,7 @@ fn stream_and_cuts() -> impl Strategy<Value = (Vec<u8>, Vec<usize>)> {
     (stream, lengths)
 }
 
-fn cut(stream: &[u8], lengths: &[usize]) -> Vec<Vec<u8>> {
+pub(in crate::api::beanstalkd) fn cut(stream: &[u8], lengths: &[usize]) -> Vec<Vec<u8>> {
     let mut rest = stream;
     let mut pieces = Vec::new();
     for &length in lengths.iter().cycle() {
