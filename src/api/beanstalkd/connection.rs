@@ -114,13 +114,13 @@ impl Connection {
 
     /// Bytes from the client.
     pub fn handle_bytes(&mut self, now: Nanos, bytes: Bytes) {
-        if !self.closing {
+        if !self.closing && !self.eof {
             self.parser.push(bytes);
             self.start_commands(now);
         }
     }
 
-    /// The client sends no more. It is still told what it asked for, but waits for no job any longer.
+    /// The client sends no more, or is listened to no more. It is still told what it asked for, but waits for no job any longer.
     pub fn handle_eof(&mut self, now: Nanos) {
         self.eof = true;
         if self.closing {

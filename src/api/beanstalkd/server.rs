@@ -54,7 +54,15 @@ impl Mailbox {
         }
     }
 
-    /// Ends the connection once what it was promised so far is written.
+    /// Listens to the client no more, as if it had closed its side: what it has asked for is answered, a wait for a job
+    /// ends, then the connection is closed. For a server that stops in peace.
+    pub fn finish(&self) {
+        if let Some(connection) = self.deliver.upgrade() {
+            connection.finish();
+        }
+    }
+
+    /// Ends the connection: what is written so far still goes out, what is under way is not answered.
     pub fn hang_up(&self) {
         if let Some(connection) = self.deliver.upgrade() {
             connection.hang_up();
@@ -70,6 +78,7 @@ impl fmt::Debug for Mailbox {
 
 trait Deliver {
     fn deliver(&self, shard: ShardId, ticket: u64, answer: Answer);
+    fn finish(&self);
     fn hang_up(&self);
 }
 
@@ -190,6 +199,10 @@ impl<R: Runtime, L: ShardLink> Deliver for Shared<R, L> {
     fn deliver(&self, shard: ShardId, ticket: u64, answer: Answer) {
         self.mailbox.borrow_mut().push_back((shard, ticket, answer));
         self.step(|_, _| {});
+    }
+
+    fn finish(&self) {
+        self.step(|connection, now| connection.handle_eof(now));
     }
 
     fn hang_up(&self) {
