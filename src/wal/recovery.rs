@@ -212,7 +212,7 @@ pub async fn recover<D: Disk>(
     place: &LogPlace,
     on_entry: impl FnMut(&Entry, Placement),
 ) -> Result<Recovered<D>, RecoveryError> {
-    let survey = survey::survey(disk, &place.dir, &place.identity).await?;
+    let survey = survey::survey(disk, place).await?;
     let walked = Walked {
         last: place.base.index,
         last_chain: Some(place.base_chain),

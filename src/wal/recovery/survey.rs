@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::RecoveryError;
+use super::{LogPlace, RecoveryError};
 use crate::io::{AlignedBuf, Disk, File, OpenMode};
 use crate::types::Index;
 use crate::wal::entry::{Entry, LogIdentity};
@@ -23,10 +23,11 @@ pub(super) struct Survey {
 
 /// # Errors
 /// If a file is not of this log, is not what its header says, or one is missing between two others.
-pub(super) async fn survey<D: Disk>(disk: &D, dir: &Path, identity: &LogIdentity) -> Result<Survey, RecoveryError> {
+pub(super) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Result<Survey, RecoveryError> {
+    let LogPlace { dir, identity, .. } = place;
     let files = disk.list(dir).await.map_err(|source| RecoveryError::Read { path: dir.to_owned(), source })?;
     let mut survey = Survey { next_number: 1, ..Survey::default() };
-    let mut damaged = Vec::new();
+    let mut unnamed = Unnamed::default();
     for file in files {
         let Some(number) = parse_file_name(&file.name) else { continue };
         let path = dir.join(file.name);
@@ -40,18 +41,42 @@ pub(super) async fn survey<D: Disk>(disk: &D, dir: &Path, identity: &LogIdentity
             }
             Look::InUse(header) => survey.in_use.push(header),
             Look::LeftOver => survey.left_over.push(path),
-            Look::Damaged => damaged.push(path),
+            Look::Written => unnamed.written.push(path),
+            Look::Durable => unnamed.durable.push(path),
         }
     }
     survey.in_use.sort_by_key(|header| header.epoch);
-    check_order(dir, &survey.in_use, &damaged)?;
-    match damaged.into_iter().next() {
-        Some(path) => Err(RecoveryError::HeaderUnreadable { path }),
-        None => Ok(survey),
+    check_order(place, &survey.in_use, &unnamed)?;
+    if let Some(path) = unnamed.durable.into_iter().next() {
+        return Err(RecoveryError::HeaderUnreadable { path });
+    }
+    survey.left_over.append(&mut unnamed.written);
+    Ok(survey)
+}
+
+/// Files with something in them, but no header.
+#[derive(Debug, Default)]
+struct Unnamed {
+    /// By what is in them, the first write may have been torn.
+    written: Vec<PathBuf>,
+    /// By what is in them, it was completed.
+    durable: Vec<PathBuf>,
+}
+
+impl Unnamed {
+    /// The file that was in use, where the others show that one is lacking.
+    fn suspect(&self) -> Option<PathBuf> {
+        self.durable.first().or(self.written.first()).cloned()
     }
 }
 
-fn check_order(dir: &Path, in_use: &[SegmentHeader], damaged: &[PathBuf]) -> Result<(), RecoveryError> {
+fn check_order(place: &LogPlace, in_use: &[SegmentHeader], unnamed: &Unnamed) -> Result<(), RecoveryError> {
+    let dir = &place.dir;
+    if let (Some(first), Some(path)) = (in_use.first(), unnamed.suspect())
+        && first.base > place.base.index
+    {
+        return Err(RecoveryError::HeaderUnreadable { path });
+    }
     for pair in in_use.windows(2) {
         let [before, after] = pair else { continue };
         let path = |header: &SegmentHeader| dir.join(file_name(header.number));
@@ -60,8 +85,8 @@ fn check_order(dir: &Path, in_use: &[SegmentHeader], damaged: &[PathBuf]) -> Res
             return Err(RecoveryError::SameOrdinal { first: path(before), second: path(after) });
         }
         if found > expected {
-            return Err(match damaged.first() {
-                Some(damaged) => RecoveryError::HeaderUnreadable { path: damaged.clone() },
+            return Err(match unnamed.suspect() {
+                Some(path) => RecoveryError::HeaderUnreadable { path },
                 None => RecoveryError::Missing { before: path(before), after: path(after), count: found - expected },
             });
         }
@@ -71,9 +96,12 @@ fn check_order(dir: &Path, in_use: &[SegmentHeader], damaged: &[PathBuf]) -> Res
 
 enum Look {
     InUse(SegmentHeader),
+    /// Never written, but with zeros.
     LeftOver,
-    /// Its header is unreadable, and what follows shows that it was durable once.
-    Damaged,
+    /// Without a header, and nothing shows that there ever was one.
+    Written,
+    /// Without a header, and what follows shows that there was one.
+    Durable,
 }
 
 async fn first_look<D: Disk>(
@@ -100,8 +128,8 @@ async fn first_look<D: Disk>(
         // The header goes with the first records in one write: if that was completed, a record that was written later
         // says so. A write that was torn left no such record.
         FirstBlock::Zero | FirstBlock::Unreadable => match was_durable(&file, number, identity).await {
-            true => Ok(Look::Damaged),
-            false => Ok(Look::LeftOver),
+            true => Ok(Look::Durable),
+            false => Ok(Look::Written),
         },
     }
 }
