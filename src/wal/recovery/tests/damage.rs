@@ -317,9 +317,10 @@ fn an_entry_that_does_not_follow_is_faulty_with_evidence_and_the_end_without() {
     }
 }
 
-/// Damage on top of crashes: what was sealed is there, or named as faulty, or its file is named; never silently gone.
+/// One fault on top of crashes: what was sealed is there, or named as faulty, or its file is named; never silently gone. (Two
+/// faults can hit the last entry and its only witness, the seal.)
 #[test]
-fn nothing_sealed_is_lost_in_silence_whatever_rots() {
+fn nothing_sealed_is_lost_in_silence_whichever_bit_rots() {
     for seed in 0..300 {
         let mut bench = Bench::new(seed);
         for round in 0..(seed % 4 + 1) {
@@ -332,9 +333,7 @@ fn nothing_sealed_is_lost_in_silence_whatever_rots() {
             bench.restart(power_cut());
         }
         let disk = bench.disk.crash(Crash::Process);
-        for _ in 0..seed % 3 + 1 {
-            disk.rot(|_| true);
-        }
+        disk.rot(|_| true);
         match recover_all(&disk) {
             Ok((recovered, live)) if recovered.faulty.is_empty() => {
                 assert_eq!(metas(&live), metas(&bench.durable), "seed {seed}");
