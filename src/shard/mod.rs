@@ -46,6 +46,7 @@ use crate::job::Machine;
 use crate::net::message::PeerMessage;
 use crate::raft::membership::Membership;
 use crate::raft::message::{self, EntryMeta, Token, Vote};
+use crate::raft::quorum::Tally;
 use crate::raft::{Log, Raft};
 use crate::types::{BootEpoch, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::entry::{Draft, Entry, EntryKind, LogIdentity};
@@ -281,6 +282,15 @@ impl Shard {
     /// Whether this node's disk has room for more enqueues.
     pub fn handle_room(&mut self, has_room: bool) {
         self.own_room = has_room;
+        self.count_room();
+    }
+
+    /// The leader's part: whether the disks of a majority have room. A node that has not said counts as roomy.
+    pub(in crate::shard) fn count_room(&mut self) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        leading.room.insert(self.config.node, self.own_room);
+        let has_room = |node: NodeId| Some(leading.room.get(&node).copied().unwrap_or(true));
+        self.cluster_room = self.config.membership.tally(has_room) == Tally::Won;
     }
 
     /// The disk does not answer: lead no longer (E12).
@@ -400,8 +410,8 @@ impl Shard {
         for tube in self.machine.tubes() {
             leading.references.note_tube(tube);
         }
-        leading.room.insert(self.config.node, self.own_room);
         self.leading = Some(leading);
+        self.count_room();
         self.counters.elections_won += 1;
         self.propose(moment, EntryKind::NoOp, &[], 0);
         self.follow_raft(moment);

@@ -25,7 +25,7 @@ impl Shard {
             Operation::Reference { tube, change } => self.note_reference(tube, change),
             Operation::Withdraw { ticket } => self.withdraw(moment, connection, Some(ticket), Withdrawal::Asked),
             operation if is_read(&operation) => self.begin_read(moment, connection, ticket, operation),
-            Operation::Put { .. } if !self.cluster_room || !self.own_room => {
+            Operation::Put { .. } if !self.cluster_room => {
                 self.counters.refused_no_room += 1;
                 self.answer(connection, ticket, Answer::OutOfMemory);
             }

@@ -11,7 +11,6 @@ use super::{EndedWait, Moment, Shard};
 use crate::job::command::TubeList;
 use crate::net::message::{PeerMessage, RaftMessage, ReferenceDelta};
 use crate::raft::message::{Body, Message};
-use crate::raft::quorum::Tally;
 use crate::types::{Index, NodeId, SessionId};
 use crate::wal::entry::Entry;
 
@@ -109,9 +108,7 @@ impl Shard {
             self.cluster_room = message.room;
         } else if let Some(leading) = self.leading.as_mut() {
             leading.room.insert(from, message.room);
-            leading.room.insert(self.config.node, self.own_room);
-            let has_room = |node: NodeId| Some(leading.room.get(&node).copied().unwrap_or(true));
-            self.cluster_room = self.config.membership.tally(has_room) == Tally::Won;
+            self.count_room();
         }
         self.follow_raft(moment);
         self.arriving.clear();
