@@ -1,12 +1,17 @@
 //! The command line: what an operator types, and what it answers. It decides nothing of the protocol; it reads the
 //! configuration, starts the node, or talks to one from outside like any other client.
 
+mod beanstalkd;
 mod client;
+mod config_flags;
 mod demo;
 mod enqueue;
 mod jobs_file;
 mod ledger;
+mod logging;
+mod privileges;
 mod reference;
+mod run;
 mod status;
 
 use std::ffi::OsString;
@@ -27,6 +32,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::RunArgs),
+    Init(run::InitArgs),
+    #[command(disable_help_flag = true)]
+    Beanstalkd(beanstalkd::BeanstalkdArgs),
     Enqueue(enqueue::EnqueueArgs),
     Status(status::StatusArgs),
     Demo(demo::DemoArgs),
@@ -42,6 +51,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         arguments.splice(0..1, ["beaver-raft".into(), "beanstalkd".into()]);
     }
     let status = match Cli::parse_from(arguments).command {
+        Command::Run(args) => run::run(args),
+        Command::Init(args) => run::init(&args),
+        Command::Beanstalkd(args) => beanstalkd::run(&args),
         Command::Enqueue(args) => enqueue::enqueue(&args),
         Command::Status(args) => status::status(&args),
         Command::Demo(args) => demo::demo(&args),

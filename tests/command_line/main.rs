@@ -2,6 +2,7 @@
 
 mod enqueue;
 mod stand_in;
+mod start;
 mod status;
 
 use std::ffi::OsStr;
@@ -63,7 +64,7 @@ pub fn directory(name: &str) -> PathBuf {
 fn without_a_command_it_says_what_there_is() {
     let ended = beaver_raft::<&str>(&[]);
     assert_eq!(ended.status, Some(2));
-    for command in ["enqueue", "status", "demo"] {
+    for command in ["run", "init", "beanstalkd", "enqueue", "status", "demo"] {
         assert!(ended.stderr.contains(&format!("  {command} ")), "{command} in {}", ended.stderr);
     }
 }

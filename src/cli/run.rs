@@ -1,0 +1,96 @@
+//! `beaver-raft run` and `beaver-raft init`: from the configuration to a node.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::config_flags::ConfigFlags;
+use super::logging;
+use crate::config::{Address, Config, ConfigError, Draft};
+use crate::fatal::Fatal;
+use crate::metrics::Metrics;
+use crate::node;
+
+/// Start a node: a member of a cluster (--config), or a complete single one (--data and --listen)
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A single node:       beaver-raft run --data /var/lib/queue --listen 127.0.0.1:11300
+A cluster's member:  beaver-raft init --config node.yaml     (once)
+                     beaver-raft run --config node.yaml
+
+SIGTERM stops it: leadership moves, what is under way is finished. SIGUSR1 drains
+it: puts are refused, the rest goes on. --help shows every key of the
+configuration as a flag.")]
+pub struct RunArgs {
+    /// The member's configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: ConfigFlags,
+}
+
+/// Prepare the data directory of a cluster's member, once
+#[derive(Debug, clap::Args)]
+pub struct InitArgs {
+    /// The member's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    #[command(flatten)]
+    flags: ConfigFlags,
+}
+
+/// Runs until the node stops; gives the exit status.
+pub fn run(args: RunArgs) -> u8 {
+    ended(load(args.config, &args.flags).map_err(Fatal::from).and_then(start))
+}
+
+/// Prepares the directory; gives the exit status.
+pub fn init(args: &InitArgs) -> u8 {
+    let prepared = load(Some(args.config.clone()), &args.flags).map_err(Fatal::from).and_then(|config| {
+        node::init(&config)?;
+        println!(
+            "{} is prepared for node {} of cluster {}; start it with: beaver-raft run --config {}",
+            config.data.display(),
+            config.node,
+            config.cluster,
+            args.config.display()
+        );
+        Ok(())
+    });
+    ended(prepared)
+}
+
+/// Starts logging and runs a node until it stops.
+///
+/// # Errors
+/// The reason, where it did not stop because it was told to.
+pub fn start(config: Config) -> Result<(), Fatal> {
+    logging::start(&config.log);
+    let clients: Vec<&str> = config.clients.iter().map(Address::as_str).collect();
+    tracing::info!(
+        "beaver-raft {}: node {} of cluster {}, data in {}, clients at {}",
+        env!("CARGO_PKG_VERSION"),
+        config.node,
+        config.cluster,
+        config.data.display(),
+        clients.join(" and ")
+    );
+    node::run(config, Arc::new(Metrics::new()))
+}
+
+/// One clear line for the operator where something went wrong, and the exit status.
+pub fn ended(result: Result<(), Fatal>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(fatal) => {
+            eprintln!("beaver-raft: {fatal}");
+            fatal.exit_status()
+        }
+    }
+}
+
+fn load(file: Option<PathBuf>, flags: &ConfigFlags) -> Result<Config, ConfigError> {
+    match file {
+        Some(file) => flags.lay_over(Draft::read(&file)?)?.validate(),
+        None => flags.lay_over(Draft::default())?.validate_embedded(),
+    }
+}

@@ -1,0 +1,78 @@
+//! `run`, `init` and `beanstalkd`: what refuses to start, and how.
+
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use crate::{BINARY, beaver_raft, directory, run};
+
+#[test]
+fn a_configuration_that_cannot_be_is_refused_by_key_and_line() {
+    let directory = directory("refused");
+    let file = directory.join("node.yaml");
+    std::fs::write(&file, "cluster: orders\nnode: 1\nshard: 1\n").expect("writes");
+    for command in ["run", "init"] {
+        let ended = run(Command::new(BINARY).args([command, "--config"]).arg(&file), "");
+        assert_eq!(ended.status, Some(2));
+        let expected = format!("beaver-raft: {}:3: unknown key `shard`; did you mean `shards`?\n", file.display());
+        assert_eq!(ended.stderr, expected);
+    }
+}
+
+#[test]
+fn flags_and_environment_are_checked_like_the_file() {
+    let ended = beaver_raft(&["run", "--data", "d", "--listen", "127.0.0.1:0", "--heartbeat-ms", "1"]);
+    assert_eq!(ended.status, Some(2));
+    assert_eq!(
+        ended.stderr,
+        "beaver-raft: flag --heartbeat-ms: heartbeat_ms must be 5 to 10000 (milliseconds), not `1`\n"
+    );
+    // Set behind `run`'s back, which takes such variables away.
+    let ended =
+        run(Command::new("env").args(["BEAVER_RAFT_SHARDS=0", BINARY, "run", "--data", "d", "--listen", "a:1"]), "");
+    assert_eq!(ended.status, Some(2));
+    assert!(
+        ended.stderr.contains("environment variable BEAVER_RAFT_SHARDS: shards must be 1 to 256"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_single_node_must_be_told_where() {
+    let ended = beaver_raft(&["run", "--listen", "127.0.0.1:0"]);
+    assert_eq!(ended.status, Some(2));
+    assert!(ended.stderr.starts_with("beaver-raft: data is missing"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_directory_that_was_not_prepared_is_not_started() {
+    let directory = directory("unprepared");
+    let file = directory.join("node.yaml");
+    let yaml = "cluster: orders\nnode: 1\ndata: DIR/data\nclients: 127.0.0.1:0\nmembers: { 1: '127.0.0.1:1' }\n";
+    std::fs::write(&file, yaml.replace("DIR", &directory.display().to_string())).expect("writes");
+    let ended = run(Command::new(BINARY).args(["run", "--config"]).arg(&file), "");
+    assert_eq!(ended.status, Some(13), "{}", ended.stderr);
+    assert!(ended.stderr.contains("beaver-raft init --config FILE"), "{}", ended.stderr);
+}
+
+#[test]
+fn by_the_name_of_the_drop_in_it_takes_the_flags_of_the_original() {
+    let directory = directory("drop-in");
+    let name = directory.join("beaver-beanstalkd");
+    symlink(BINARY, &name).expect("links");
+    let ended = run(Command::new(&name).arg("-v"), "");
+    assert_eq!(ended.status, Some(0));
+    assert_eq!(ended.stdout, format!("beaver-raft {} (beanstalkd protocol)\n", env!("CARGO_PKG_VERSION")));
+    let ended = run(Command::new(&name).arg("-h"), "");
+    assert!(ended.stdout.starts_with("Use: beaver-beanstalkd [OPTIONS]\n"), "{}", ended.stdout);
+    let ended = run(Command::new(&name).args(["-z", "16777217", "-b", "d"]), "");
+    assert_eq!(ended.status, Some(2));
+    assert!(ended.stderr.contains("job_bytes_max must be 1 to 16777216"), "{}", ended.stderr);
+}
+
+#[test]
+fn it_never_serves_as_another_user_than_it_was_told() {
+    let ended = beaver_raft(&["beanstalkd", "-u", "no-such-user", "-l", "127.0.0.1", "-p", "0"]);
+    assert_eq!(ended.status, Some(23));
+    assert_eq!(ended.stderr, "beaver-raft: the system refused to become user no-such-user: there is no such user\n");
+}
