@@ -32,7 +32,7 @@ pub enum Fatal {
     NoIoUring { why: String },
     #[error("the limit on locked memory is too low: {why}; raise it (LimitMEMLOCK= in systemd, or ulimit -l)")]
     MemlockTooLow { why: String },
-    #[error("the file system of {path} does not support direct I/O (tmpfs does not): put the data directory on a real disk ({why})", path = path.display())]
+    #[error("the data directory {path} must be on a disk with direct I/O: {why}", path = path.display())]
     NoDirectIo { path: PathBuf, why: String },
     #[error("the system refused {what}: {why}")]
     System { what: String, why: String },
