@@ -135,9 +135,12 @@ impl Raft {
         }
     }
 
-    /// When [`Raft::handle_time`] must be called at the latest.
+    /// When [`Raft::handle_time`] must be called at the latest; the end of time where nothing is waited for.
     #[must_use]
     pub fn next_deadline(&self) -> Nanos {
+        if self.state.stopped {
+            return Nanos(u64::MAX);
+        }
         match &self.role {
             Role::Follower(follower) => follower.election_deadline,
             Role::PreCandidate(candidate) => candidate.retry_deadline,

@@ -260,6 +260,7 @@ fn two_different_entries_at_one_position_stop_the_node() {
     let before = cluster.raft(2).clone();
     cluster.inject(1, 2, append(1, LogPosition::ORIGIN, &ours, 2));
     assert_eq!(cluster.raft(2), &before, "a stopped node decides nothing");
+    assert_eq!(cluster.raft(2).next_deadline(), Nanos(u64::MAX), "and wants no time");
 }
 
 #[test]
