@@ -96,7 +96,8 @@ fn d3_a_repeated_answer_to_an_earlier_round_confirms_nothing() {
     cluster.hold(3, 1);
     cluster.read(1, 1);
     cluster.settle();
-    let answers = cluster.links[&(2, 1)].clone();
+    let mut answers = cluster.links[&(2, 1)].clone();
+    answers.extend(cluster.links[&(3, 1)].clone());
     for answer in answers.iter().cloned() {
         cluster.inject(2, 1, answer);
     }
