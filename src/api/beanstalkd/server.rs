@@ -116,14 +116,19 @@ pub async fn serve_connection<R, L>(
     read_commands(&shared, reader).await;
 }
 
+enum Incoming {
+    Answer(ShardId, u64, Answer),
+    Finish,
+}
+
 struct Shared<R, L: ShardLink> {
     this: Weak<Shared<R, L>>,
     runtime: R,
     link: Rc<L>,
     number: u64,
     connection: RefCell<Connection>,
-    /// Answers that came while the connection was busy.
-    mailbox: RefCell<VecDeque<(ShardId, u64, Answer)>>,
+    /// What came while the connection was busy.
+    mailbox: RefCell<VecDeque<Incoming>>,
     /// The link has been told that the connection is closed.
     ended: Cell<bool>,
     /// A task sleeps until then, or is about to.
@@ -135,7 +140,7 @@ struct Shared<R, L: ShardLink> {
 
 impl<R: Runtime, L: ShardLink> Shared<R, L> {
     /// Lets the connection handle an event and passes on what comes of it. Within one of these, another does nothing:
-    /// the outer one finds the answer that was left in the mailbox.
+    /// the outer one finds what was left in the mailbox.
     fn step(&self, event: impl FnOnce(&mut Connection, Nanos)) {
         let Ok(mut connection) = self.connection.try_borrow_mut() else { return };
         let now = self.runtime.now();
@@ -146,8 +151,14 @@ impl<R: Runtime, L: ShardLink> Shared<R, L> {
                     self.link.request(self.number, request);
                 }
             }
-            let Some((shard, ticket, answer)) = self.mailbox.borrow_mut().pop_front() else { break };
-            connection.handle_answer(now, shard, ticket, answer);
+            let incoming = self.mailbox.borrow_mut().pop_front();
+            match incoming {
+                Some(Incoming::Answer(shard, ticket, answer)) => {
+                    connection.handle_answer(now, shard, ticket, answer);
+                }
+                Some(Incoming::Finish) => connection.handle_eof(now),
+                None => break,
+            }
         }
         if connection.wants_close() {
             self.end(&mut connection);
@@ -197,12 +208,13 @@ impl<R: Runtime, L: ShardLink> Shared<R, L> {
 
 impl<R: Runtime, L: ShardLink> Deliver for Shared<R, L> {
     fn deliver(&self, shard: ShardId, ticket: u64, answer: Answer) {
-        self.mailbox.borrow_mut().push_back((shard, ticket, answer));
+        self.mailbox.borrow_mut().push_back(Incoming::Answer(shard, ticket, answer));
         self.step(|_, _| {});
     }
 
     fn finish(&self) {
-        self.step(|connection, now| connection.handle_eof(now));
+        self.mailbox.borrow_mut().push_back(Incoming::Finish);
+        self.step(|_, _| {});
     }
 
     fn hang_up(&self) {
