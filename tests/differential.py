@@ -222,7 +222,7 @@ class Generator:
         return self.random.choice([0, 0, 0, 0, 1, 1000] if self.timed else [0, 0, 0, 1000, 2000, 4294967295])
 
     def ttr(self):
-        # The reference ends reservations late at times (docs/differences.md), so none ends within a round.
+        # The ends of reservations are not compared yet (docs/differences.md), so none ends within a round.
         return self.random.choice([600, 1000, 4294967295])
 
     def name(self):
