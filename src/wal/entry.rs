@@ -30,6 +30,10 @@ pub const PAYLOAD_BYTES_MAX: usize = 17 << 20;
 /// The largest shared part.
 pub const ENTRY_BYTES_MAX: usize = HEADER_BYTES + PAYLOAD_BYTES_MAX;
 
+/// Indexes, terms and job ids stay below this, as clients are promised of the ids that they see. So counting on from one
+/// that was read cannot overflow.
+const NUMBER_MAX: u64 = 1 << 53;
+
 const MAGIC: u32 = u32::from_le_bytes(*b"BvEn");
 const VERSION: u8 = 1;
 
@@ -145,6 +149,8 @@ pub enum EntryError {
     Foreign { cluster: ClusterId, shard: ShardId },
     #[error("it states index 0, which no entry has")]
     IndexZero,
+    #[error("it states an index, a term or a job id of 2^53 or more, which nothing has")]
+    NumberTooLarge,
     #[error("bytes that have no meaning are not zero")]
     NotZero,
     #[error("it states a payload of {stated} bytes, at most {PAYLOAD_BYTES_MAX} are allowed")]
@@ -199,6 +205,10 @@ impl Header {
         }
         if self.index.get() == 0 {
             return Err(EntryError::IndexZero);
+        }
+        let next_job = self.first_job.get().saturating_add(u64::from(self.job_count.get()));
+        if self.index.get().max(self.term.get()).max(next_job) >= NUMBER_MAX {
+            return Err(EntryError::NumberTooLarge);
         }
         if self.zero != U32::ZERO {
             return Err(EntryError::NotZero);

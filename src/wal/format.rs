@@ -176,7 +176,9 @@ impl FirstBlock {
         if (cluster, shard) != (identity.cluster, identity.shard) {
             return FirstBlock::Foreign { cluster, shard };
         }
-        if !is_zero(padding) || bytes.zero != U32::ZERO {
+        // Counting on from what was read must not overflow.
+        let ordinal = SegmentEpoch(bytes.epoch.get()).ordinal();
+        if !is_zero(padding) || bytes.zero != U32::ZERO || ordinal == u32::MAX {
             return FirstBlock::Unreadable;
         }
         FirstBlock::Header(SegmentHeader {

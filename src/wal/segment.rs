@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use super::format::BLOCK;
 use super::index::SegmentNumber;
 
+/// Far more than a log ever has; a file with a greater number is not one of ours.
+const NUMBER_MAX: u32 = 1 << 31;
+
 /// Spares that are to be ready or in the making at any time.
 pub const SPARES_AHEAD: usize = 2;
 
@@ -35,7 +38,7 @@ pub fn file_name(number: SegmentNumber) -> String {
 pub fn parse_file_name(name: &str) -> Option<SegmentNumber> {
     let number = SegmentNumber(name.strip_suffix(".seg")?.parse().ok()?);
     // Only the one spelling: `1.seg` and `+1.seg` are somebody else's files.
-    (file_name(number) == name).then_some(number)
+    (number.0 <= NUMBER_MAX && file_name(number) == name).then_some(number)
 }
 
 /// A file to be made with `Disk::make_zeroed`; then `Writer::spare_ready`, or `Writer::spare_failed`.
@@ -111,7 +114,7 @@ impl Spares {
 
     fn take_number(&mut self) -> (SegmentNumber, PathBuf) {
         let number = self.next_number;
-        self.next_number = SegmentNumber(number.0.checked_add(1).expect("a log makes fewer than 2^32 segments"));
+        self.next_number = SegmentNumber(number.0.checked_add(1).expect("a log has fewer than 2^31 segments"));
         (number, self.path(number))
     }
 }
@@ -129,7 +132,16 @@ mod tests {
     fn names_have_one_spelling() {
         assert_eq!(file_name(SegmentNumber(1)), "0000000001.seg");
         assert_eq!(parse_file_name("0000000001.seg"), Some(SegmentNumber(1)));
-        for other in ["1.seg", "+000000001.seg", "0000000001", "00000000001.seg", "9999999999.seg", ".seg", "x"] {
+        for other in [
+            "1.seg",
+            "+000000001.seg",
+            "0000000001",
+            "00000000001.seg",
+            "9999999999.seg",
+            "4294967295.seg",
+            ".seg",
+            "x",
+        ] {
             assert_eq!(parse_file_name(other), None, "{other}");
         }
     }

@@ -89,6 +89,21 @@ fn an_entry_with_a_damaged_payload_keeps_its_identity() {
 }
 
 #[test]
+fn numbers_from_which_counting_on_could_overflow_are_refused() {
+    let huge = 1 << 53;
+    let draft = draft(b"x");
+    for draft in [
+        Draft { position: LogPosition::new(Term(1), Index(huge)), ..draft },
+        Draft { position: LogPosition::new(Term(huge), Index(1)), ..draft },
+        Draft { first_job: JobId(huge), ..draft },
+        Draft { first_job: JobId(u64::MAX), job_count: u32::MAX, ..draft },
+    ] {
+        let made = Entry::encode(draft, &LOG);
+        assert_eq!(Entry::decode(made.shared, &LOG).unwrap_err(), EntryError::NumberTooLarge);
+    }
+}
+
+#[test]
 fn a_stated_length_is_not_believed() {
     let made = Entry::encode(draft(b"some commands"), &LOG);
     for kept in 0..made.shared.len() {

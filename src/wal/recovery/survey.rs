@@ -31,7 +31,7 @@ pub(super) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Result<Survey
     for file in files {
         let Some(number) = parse_file_name(&file.name) else { continue };
         let path = dir.join(file.name);
-        survey.next_number = survey.next_number.max(number.0.saturating_add(1));
+        survey.next_number = survey.next_number.max(number.0 + 1);
         match first_look(disk, &path, number, identity).await? {
             Look::InUse(header) if header.number != number => {
                 return Err(RecoveryError::Misnamed { path, number: header.number });

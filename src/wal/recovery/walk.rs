@@ -248,9 +248,11 @@ impl<D: Disk, C: FnMut(&Entry, Placement)> Walk<'_, D, C> {
         if let Some(bytes) = next {
             return Some(offset + bytes);
         }
-        // How long it was is not known, so neither is how many entries are lost: the next record that is whole tells.
+        // How long it was is not known, so neither is how many entries are lost: the next record that is whole tells. There
+        // were no more than there are blocks.
         let resumed = scan.next_record(offset + BLOCK, self.walked.last).await;
-        let last_lost = resumed.map_or(lost_upto, |(_, before)| before.min(lost_upto));
+        let fit_max = self.walked.last.0 + (scan.end().saturating_sub(offset) / BLOCK).saturating_sub(1);
+        let last_lost = resumed.map_or(lost_upto, |(_, before)| before.min(lost_upto)).min(Index(fit_max));
         while self.walked.last < last_lost {
             self.note_faulty(&path, offset, reason, None);
         }

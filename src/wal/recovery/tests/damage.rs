@@ -343,3 +343,57 @@ fn nothing_sealed_is_lost_in_silence_whichever_bit_rots() {
         }
     }
 }
+
+#[test]
+fn no_bytes_in_a_segment_make_recovery_panic() {
+    use rand::{RngExt, SeedableRng};
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    for _ in 0..200 {
+        let (disk, ..) = sample(true);
+        for _ in 0..random.random_range(1..8) {
+            let files = disk.files();
+            let (file, bytes) = &files[random.random_range(0..files.len())];
+            let garbage: Vec<u8> = (0..random.random_range(1..6000)).map(|_| random.random()).collect();
+            let at = random.random_range(0..bytes.saturating_sub(garbage.len() as u64).max(1));
+            disk.poke(file, at, &garbage[..garbage.len().min((bytes - at) as usize)]).unwrap();
+        }
+        let _ = recover_all(&disk);
+    }
+}
+
+/// Headers and records with good checksums that state anything at all.
+#[test]
+fn no_statement_of_a_whole_header_makes_recovery_panic() {
+    use crate::wal::format::{Place, Record, RecordKind, SegmentEpoch, SegmentHeader, Testimony};
+    let extremes = [0, 1, 5, u64::from(u32::MAX), u64::MAX - 1, u64::MAX];
+    for index in extremes.map(Index) {
+        for (epoch, shared_bytes) in extremes.map(SegmentEpoch).into_iter().zip([0, 1, 112, 4096, 1 << 20, u32::MAX]) {
+            let disk = new_disk(1);
+            let number = SegmentNumber(1);
+            block_on(disk.make_zeroed(path(number), 8 * BLOCK)).unwrap();
+            let mut block = vec![0; BLOCK as usize];
+            let chain = crate::wal::entry::origin_chain(&LOG);
+            SegmentHeader {
+                number,
+                epoch,
+                bytes: 8 * BLOCK,
+                base: Index(0),
+                base_chain: chain,
+                durable_upto: index,
+                commit: index,
+            }
+            .encode(&LOG, &mut block);
+            disk.poke(&path(number), 0, &block).unwrap();
+            for (at, kind) in [(1, RecordKind::Entry { shared_bytes }), (3, RecordKind::Seal)] {
+                let mut block = vec![0; BLOCK as usize];
+                let testimony = Testimony { durable_upto: index, commit: index };
+                let place = Place { segment: number, epoch, offset: at * BLOCK };
+                Record { kind, testimony }.encode(place, &mut block);
+                disk.poke(&path(number), at * BLOCK, &block).unwrap();
+            }
+            if let Ok((recovered, _)) = recover_all(&disk) {
+                assert!(recovered.faulty.len() <= 8 && recovered.committed <= recovered.last);
+            }
+        }
+    }
+}
