@@ -324,6 +324,18 @@ fn a_dead_leader_whose_port_refuses_is_replaced_without_waiting_for_silence() {
 }
 
 #[test]
+fn who_has_evidence_that_its_leader_is_gone_helps_another_candidate_at_once() {
+    let mut cluster = three();
+    let request = Message { term: Term(2), body: Body::PreVoteRequest { last: cluster.raft(3).last_position() } };
+    cluster.hold(2, 3);
+    cluster.inject(3, 2, request.clone());
+    cluster.step(2, |raft, now| raft.handle_peer_lost(now, NodeId(1), true));
+    cluster.inject(3, 2, request);
+    let answers: Vec<Body> = cluster.links[&(2, 3)].iter().map(|message| message.body.clone()).collect();
+    assert_eq!(answers, [Body::PreVoteReply { granted: false }, Body::PreVoteReply { granted: true }]);
+}
+
+#[test]
 fn a_broken_connection_alone_is_no_evidence_and_disturbs_nobody() {
     let mut cluster = three();
     let terms = cluster.terms();

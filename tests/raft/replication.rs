@@ -82,6 +82,20 @@ fn an_acknowledgement_waits_for_the_term_as_well() {
 }
 
 #[test]
+fn an_acknowledgement_that_waited_for_its_term_goes_with_it() {
+    let mut cluster = Cluster::new(3);
+    cluster.disk(2).holds_votes = true;
+    cluster.inject(1, 2, append(1, LogPosition::ORIGIN, &entries(&[1, 1], 0), 0));
+    cluster.inject(3, 2, append(2, LogPosition::ORIGIN, &entries(&[2], 0), 0));
+    cluster.hold(2, 1);
+    cluster.hold(2, 3);
+    cluster.disk(2).holds_votes = false;
+    cluster.settle();
+    assert_eq!(newest(&cluster, 2, 3), Body::AppendAccepted { matched: Index(1), round: 1 });
+    assert!(!cluster.links.contains_key(&(2, 1)), "the leader of the passed term is told nothing");
+}
+
+#[test]
 fn r1_after_a_cut_nothing_above_it_counts_as_durable() {
     let mut cluster = Cluster::new(3);
     cluster.inject(1, 2, append(1, LogPosition::ORIGIN, &entries(&[1, 1, 1], 0), 0));
