@@ -188,6 +188,12 @@ impl Dialogue {
         Dialogue { reader, writer, received: Vec::new() }
     }
 
+    /// Ends the dialogue from another task.
+    #[must_use]
+    pub fn closer(&self) -> Box<dyn Fn()> {
+        self.writer.closer()
+    }
+
     /// Says all of it without waiting for an answer.
     pub async fn ask(&mut self, asked: &[Asked]) -> Result<(), Ended> {
         Ok(self.writer.write(asked.iter().map(Asked::to_bytes).collect()).await?)

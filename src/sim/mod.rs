@@ -24,3 +24,4 @@ pub mod runtime;
 
 pub mod dialogue;
 pub mod oracle;
+pub mod workload;

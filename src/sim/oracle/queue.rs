@@ -113,6 +113,9 @@ pub struct QueueModel {
     next_job: JobId,
     next_epoch: u64,
     next_burial: u64,
+    /// No reservation, and no delay or pause, ends before these; spares the search at most entries.
+    lease_due: Nanos,
+    wall_due: Nanos,
     /// From which entry to which each job existed; the last is none while it does.
     lives: BTreeMap<JobId, (Index, Option<Index>)>,
     index: Index,
@@ -137,6 +140,8 @@ impl QueueModel {
             next_job: JobId(1),
             next_epoch: 1,
             next_burial: 0,
+            lease_due: Nanos(u64::MAX),
+            wall_due: Nanos(u64::MAX),
             lives: BTreeMap::new(),
             index: Index::ZERO,
         }
@@ -184,9 +189,25 @@ impl QueueModel {
         assert_eq!(index, self.index.next(), "a log is replayed entry by entry");
         self.index = index;
         self.times = Times { lease: self.times.lease.max(times.lease), wall: self.times.wall.max(times.wall) };
+        if self.times.lease < self.lease_due && self.times.wall < self.wall_due {
+            return;
+        }
         for _ in 0..DUE_MAX {
             if !self.expire_one() {
+                self.find_soonest();
                 break;
+            }
+        }
+    }
+
+    fn find_soonest(&mut self) {
+        self.lease_due = Nanos(u64::MAX);
+        self.wall_due = self.tubes.values().flatten().copied().min().unwrap_or(Nanos(u64::MAX));
+        for job in self.jobs.values() {
+            match job.state {
+                State::Reserved { until, .. } => self.lease_due = self.lease_due.min(until),
+                State::Delayed { until } => self.wall_due = self.wall_due.min(until),
+                State::Ready | State::Buried { .. } => {}
             }
         }
     }
@@ -396,6 +417,7 @@ impl QueueModel {
                 }
                 self.create_tube(tube);
                 let until = self.times.wall.saturating_add(Nanos::from_secs(u64::from(duration_s)));
+                self.wall_due = self.wall_due.min(until);
                 self.tubes.insert(tube.to_vec(), (duration_s > 0).then_some(until));
                 Outcome::Paused
             }
@@ -411,6 +433,7 @@ impl QueueModel {
 
     fn enqueue(&mut self, id: JobId, class: &Class<'_>, body: BodyHash) -> Outcome {
         self.create_tube(class.tube);
+        let state = self.ready_after(class.delay_s);
         let job = Job {
             tube: class.tube.to_vec(),
             put_priority: class.priority,
@@ -419,7 +442,7 @@ impl QueueModel {
             body,
             priority: class.priority,
             delay_s: class.delay_s,
-            state: self.ready_after(class.delay_s),
+            state,
             counters: [0; 5],
         };
         assert!(self.jobs.insert(id, job).is_none(), "an id is given once");
@@ -427,11 +450,13 @@ impl QueueModel {
         Outcome::Enqueued { job: id }
     }
 
-    fn ready_after(&self, delay_s: u32) -> State {
-        match delay_s {
-            0 => State::Ready,
-            _ => State::Delayed { until: self.times.wall.saturating_add(Nanos::from_secs(u64::from(delay_s))) },
+    fn ready_after(&mut self, delay_s: u32) -> State {
+        if delay_s == 0 {
+            return State::Ready;
         }
+        let until = self.times.wall.saturating_add(Nanos::from_secs(u64::from(delay_s)));
+        self.wall_due = self.wall_due.min(until);
+        State::Delayed { until }
     }
 
     fn reserve(&mut self, session: SessionId, id: JobId) -> Outcome {
@@ -439,7 +464,9 @@ impl QueueModel {
         self.next_epoch += 1;
         let job = self.jobs.get_mut(&id).expect("only live jobs are reserved");
         assert!(!matches!(job.state, State::Reserved { .. }), "a job has one reservation");
-        job.state = State::Reserved { session, until: now.saturating_add(job.ttr()), epoch };
+        let until = now.saturating_add(job.ttr());
+        self.lease_due = self.lease_due.min(until);
+        job.state = State::Reserved { session, until, epoch };
         job.counters[RESERVES] += 1;
         Outcome::Reserved { job: id, epoch, ttr_s: job.ttr_s.max(1) }
     }
