@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::fate::Fate;
 use super::front::{Front, Mailboxes, ShardAnswers};
-use super::host::{Event, Host, StallLimits};
+use super::host::{Event, Host, StallLimits, TurnWatch};
 use super::log_writer::{Spares, make_spares, write_log, write_votes};
 use super::observer::StatusObserver;
 use super::opening::{OpenedShard, open_node, open_shard};
@@ -43,6 +43,7 @@ pub struct Setup {
     pub metrics: Arc<Metrics>,
     pub board: Arc<Board>,
     pub door: Arc<FrontDoor>,
+    pub watch: Option<Rc<dyn TurnWatch>>,
 }
 
 /// Asks a running node to stop, from the same thread.
@@ -297,6 +298,7 @@ fn start_shard<R: Runtime>(
         reader: opened.reader,
         answers,
         observer: Rc::new(observer),
+        watch: setup.watch.clone(),
         fate: Rc::clone(fate),
         stall: StallLimits {
             step_down: Nanos::from_millis(2 * tunables.election_timeout_ms),

@@ -56,6 +56,11 @@ pub trait Observer {
     fn observe(&self, shard: &mut Shard, disk: DiskView);
 }
 
+/// Sees the shard after each of its turns. Simulation checks its invariants here; a node that serves has none.
+pub trait TurnWatch {
+    fn turned(&self, shard: &Shard);
+}
+
 /// What the shard itself does not know of its disk.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DiskView {
@@ -83,6 +88,7 @@ pub struct Host<R: Runtime> {
     pub reader: LogReader<R::Disk>,
     pub answers: Rc<dyn Answers>,
     pub observer: Rc<dyn Observer>,
+    pub watch: Option<Rc<dyn TurnWatch>>,
     pub fate: Rc<Fate>,
     pub stall: StallLimits,
     /// Writes (of the log and the vote) that are under way, and since when the oldest of them is.
@@ -134,6 +140,9 @@ impl<R: Runtime> Host<R> {
                 self.carry_out(effect);
             }
             self.leads.set(shard.leads());
+            if let Some(watch) = &self.watch {
+                watch.turned(&shard);
+            }
             if moment.now >= publish_at {
                 let stalled = self.writes.get().1.map(|since| moment.now.saturating_sub(since));
                 let (segments, log_bytes) = self.log_extent.get();

@@ -73,7 +73,7 @@ pub fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), Fatal> {
     let options = CoreOptions::new(start_bulk(&config)?);
     let main = move |rt: UringRuntime| async move {
         let door = Arc::new(front_door(&config, &rt));
-        let setup = Setup { config, metrics, board, door };
+        let setup = Setup { config, metrics, board, door, watch: None };
         let stop = Rc::new(StopRequest::default());
         rt.spawn(heed(requests, setup.clone(), Rc::clone(&stop)));
         run_node(rt, setup, stop).await

@@ -316,6 +316,18 @@ impl Shard {
         self.config.log.shard
     }
 
+    /// The consensus of this shard, to be looked at.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The state behind the last entry applied, to be looked at.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     fn stop(&mut self, why: Stop) {
         if !std::mem::replace(&mut self.stopped, true) {
             self.effects.push_back(Effect::Stop(why));
