@@ -168,7 +168,7 @@ pub enum RecoveryError {
     )]
     Disconnected { path: PathBuf, base: Index, last: Index },
     #[error("{0}")]
-    Faulty(FaultyLog),
+    Faulty(Box<FaultyLog>),
 }
 
 /// Entries that were durable and are not readable any more, in the operator's words.
@@ -193,11 +193,11 @@ impl<D: Disk> Recovered<D> {
     pub fn require_whole(self) -> Result<Recovered<D>, RecoveryError> {
         match self.faulty.first() {
             None => Ok(self),
-            Some(first) => Err(RecoveryError::Faulty(FaultyLog {
+            Some(first) => Err(RecoveryError::Faulty(Box::new(FaultyLog {
                 shard: self.shard,
                 first: first.clone(),
                 count: self.faulty.len(),
-            })),
+            }))),
         }
     }
 }

@@ -136,7 +136,7 @@ fn faults_strike_when_their_chance_is_one() {
 #[test]
 fn handles_of_an_earlier_life_do_nothing() {
     let (disk, path) = with_file();
-    let file = block_on(disk.open(&path, OpenMode::Write)).map(|file| file).unwrap();
+    let file = block_on(disk.open(&path, OpenMode::Write)).unwrap_or_else(|error| panic!("{error}"));
     let next = disk.crash(Crash::Process);
     block_on(file.write_at(buf(1, 1), 0)).0.unwrap_err();
     assert_eq!(next.peek(&path, 0, 1).unwrap(), [0]);

@@ -22,7 +22,7 @@ fn open(disk: &SimDisk) -> Result<(VoteFile<SimDisk>, Vote), VoteError> {
 }
 
 fn vote(term: u64) -> Vote {
-    Vote { term: Term(term), voted_for: (term % 3 != 0).then_some(NodeId((term % 7 + 1) as u8)) }
+    Vote { term: Term(term), voted_for: (!term.is_multiple_of(3)).then_some(NodeId((term % 7 + 1) as u8)) }
 }
 
 #[test]

@@ -203,3 +203,36 @@ fn spares_of_an_earlier_life_are_deleted_and_not_used() {
     bench.append_sizes(&[10]);
     bench.restart(power_cut());
 }
+
+#[test]
+fn a_full_disk_ends_the_writer_and_what_was_acknowledged_stays() {
+    let mut bench = Bench::new(1);
+    bench.append_sizes(&[10]);
+    let used: u64 = bench.disk.files().iter().map(|(_, bytes)| bytes).sum();
+    bench.disk.set_capacity(used);
+    let error = loop {
+        let keep = bench.durable.len();
+        let planned = bench.planned(keep, &[3000]);
+        if let Err(error) = bench.append(keep, planned) {
+            break error;
+        }
+    };
+    assert!(error.to_string().contains(".seg"), "{error}");
+    bench.restart(Crash::Process);
+    bench.disk.set_capacity(ROOM);
+    bench.append_sizes(&[10]);
+    bench.restart(power_cut());
+}
+
+#[test]
+fn a_spare_that_could_not_be_made_is_wanted_again() {
+    let mut bench = Bench::new(1);
+    bench.disk.set_capacity(0);
+    bench.make_spares();
+    bench.disk.set_capacity(ROOM);
+    bench.make_spares();
+    assert_eq!(bench.disk.files().len(), 2);
+    bench.append_sizes(&[10]);
+    assert_eq!(bench.disk.files().len(), 2, "a spare was taken");
+    bench.restart(power_cut());
+}
