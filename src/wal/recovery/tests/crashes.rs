@@ -236,3 +236,31 @@ fn a_spare_that_could_not_be_made_is_wanted_again() {
     assert_eq!(bench.disk.files().len(), 2, "a spare was taken");
     bench.restart(power_cut());
 }
+
+/// A device may hold a write back for longer than its process lives, and complete it while the next life writes.
+#[test]
+fn a_write_that_lands_after_its_process_has_died_does_no_harm() {
+    for with_spares in [false, true] {
+        let mut bench = Bench::new(1);
+        if with_spares {
+            bench.make_spares();
+        }
+        bench.append_sizes(&[10]);
+        let planned = bench.planned(1, &[50, 9000]);
+        bench.disk.stop_at(bench.disk.changes() + 1);
+        bench.append(1, planned).unwrap_err();
+        let late = bench.disk.fork().crash(Crash::Power(SectorOdds::NEW));
+
+        bench.restart(Crash::Power(SectorOdds::OLD));
+        bench.term = bench.term.next();
+        bench.append_sizes(&[70, 10]);
+        for (path, bytes) in late.files() {
+            let content = late.peek(&path, 0, bytes as usize).unwrap();
+            // Where the file is gone, the write lands on nothing.
+            let _ = bench.disk.poke(&path, 0, &content);
+        }
+        bench.append_sizes(&[30]);
+        bench.restart(power_cut());
+        assert_eq!(bench.durable.len(), 4);
+    }
+}
