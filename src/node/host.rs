@@ -152,10 +152,10 @@ impl<R: Runtime> Host<R> {
             if self.events.is_empty() {
                 let mut deadline = shard.next_deadline(moment).min(publish_at);
                 if let Some(since) = self.writes.get().1 {
-                    deadline = deadline.min(since.saturating_add(self.stall.step_down.min(self.stall.exit)));
+                    let patience = if has_stepped_down { self.stall.exit } else { self.stall.step_down };
+                    deadline = deadline.min(since.saturating_add(patience));
                 }
-                // A stall that was answered is looked at again with the next publication, not in a busy loop.
-                let pause = deadline.saturating_sub(self.rt.now()).max(Nanos::from_micros(100));
+                let pause = deadline.saturating_sub(self.rt.now());
                 tokio::select! {
                     biased;
                     () = self.events.wait() => {}

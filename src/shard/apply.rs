@@ -1,8 +1,11 @@
 //! What is committed is applied, in order, on every node alike; then outcomes become answers here, and on the leader
 //! whoever waits is served.
 
+use std::collections::BTreeSet;
+
 use super::effect::{Effect, Stop};
 use super::sessions::{Expected, Settled, Withdrawal};
+use super::waits::WaitKey;
 use super::{EndedWait, Moment, Shard, waits};
 use crate::api::{Answer, Operation};
 use crate::job::command::{Applied, Batch, Outcome};
@@ -147,12 +150,15 @@ impl Shard {
         let position = entry.meta.position;
         let Some(leading) = self.leading.as_mut() else { return };
         let mut ended = Vec::new();
-        for key in leading.take_proposed(position.index) {
-            let granted = outcomes.iter().any(|applied| {
-                (applied.session, applied.seq) == key && matches!(applied.outcome, Outcome::Reserved { .. })
-            });
-            if leading.waits.handle_applied(key, granted) == waits::Settled::Ended {
-                ended.push(key);
+        let proposed = leading.take_proposed(position.index);
+        if !proposed.is_empty() {
+            let is_grant = |applied: &&Applied| matches!(applied.outcome, Outcome::Reserved { .. });
+            let granted: BTreeSet<WaitKey> =
+                outcomes.iter().filter(is_grant).map(|applied| (applied.session, applied.seq)).collect();
+            for key in proposed {
+                if leading.waits.handle_applied(key, granted.contains(&key)) == waits::Settled::Ended {
+                    ended.push(key);
+                }
             }
         }
         for tube in &made_ready {
