@@ -20,8 +20,12 @@ impl LogClock {
         LogClock { times: last_stamp, at: now }
     }
 
-    /// A stamp of the leader arrived, on an entry or a heartbeat.
+    /// A stamp of the leader arrived, on an entry or a heartbeat. One that is not newer says nothing of now: it was made
+    /// before, maybe by this very node.
     pub fn handle_stamp(&mut self, now: Nanos, stamp: Times) {
+        if stamp.lease <= self.times.lease {
+            return;
+        }
         self.times = Times { lease: self.times.lease.max(stamp.lease), wall: self.times.wall.max(stamp.wall) };
         self.at = now;
     }
@@ -81,9 +85,18 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_that_applies_its_own_entries_loses_no_time() {
+        let mut clock = LogClock::new(secs(0), Times { lease: secs(1), wall: secs(1000) });
+        clock.lead(secs(0), secs(1000));
+        let stamped = clock.stamp(secs(1), secs(1001));
+        clock.handle_stamp(secs(2), stamped);
+        assert_eq!(clock.stamp(secs(2), secs(1002)), Times { lease: secs(3), wall: secs(1002) });
+    }
+
+    #[test]
     fn a_late_heartbeat_never_turns_the_clock_back() {
         let mut clock = LogClock::new(secs(0), Times { lease: secs(9), wall: secs(9) });
         clock.handle_stamp(secs(1), Times { lease: secs(3), wall: secs(3) });
-        assert_eq!(clock.estimate(secs(1)), Times { lease: secs(9), wall: secs(9) });
+        assert_eq!(clock.estimate(secs(1)), Times { lease: secs(10), wall: secs(10) });
     }
 }
