@@ -364,7 +364,7 @@ async fn stop_gracefully<R: Runtime>(
             rt.sleep(STOP_POLL).await;
         }
     }
-    front.hang_up();
+    front.finish();
     while (front.connection_count() > 0 || hosts.iter().any(|host| host.is_busy()))
         && rt.now() < deadline
         && !fate.is_sealed()

@@ -122,11 +122,11 @@ impl<R: Runtime> Front<R> {
         }
     }
 
-    /// Closes every connection, once what it was promised is written.
-    pub fn hang_up(&self) {
+    /// Closes every connection, once what it asked for is answered.
+    pub fn finish(&self) {
         let mailboxes: Vec<Mailbox> = self.mailboxes.by_connection.borrow().values().cloned().collect();
         for mailbox in mailboxes {
-            mailbox.hang_up();
+            mailbox.finish();
         }
     }
 
