@@ -24,7 +24,7 @@ done
 out=${out:-$(mktemp -d -p /var/tmp beaver-raft-figures.XXXXXX)}
 mkdir -p "$out"
 binary=$PWD/target/release/beaver-raft
-cargo build --release --quiet
+[ -x "$binary" ] || cargo build --release --quiet
 
 start() { # node
     "$binary" run --config "$out/node$1.yaml" 2>>"$out/node$1.log" &

@@ -168,8 +168,9 @@ impl Shard {
         if ticket.is_some_and(|ticket| ticket != wait.ticket) {
             return;
         }
+        // The first reason is the one that the client is told; a client that is gone is told nothing.
         let is_asked_already = wait.withdrawn.is_some();
-        if wait.withdrawn != Some(Withdrawal::Closing) {
+        if !is_asked_already || why == Withdrawal::Closing {
             wait.withdrawn = Some(why);
         }
         let Some(registered) = wait.registered else { return self.end_wait(moment, connection) };
