@@ -4,7 +4,6 @@
 //!
 //! It must never make anything durable that a real disk would not have to.
 
-#[cfg(test)]
 pub mod block_on;
 mod content;
 mod faults;
