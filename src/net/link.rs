@@ -58,8 +58,9 @@ pub const SMALLEST_LIMIT: usize = ENTRY_BYTES_MAX + 256;
 pub struct LinkLimits {
     /// The longest message that is sent or read: at least `SMALLEST_LIMIT`, so that every entry can be sent alone.
     pub payload_bytes_max: usize,
-    /// Messages that wait for the writer, beside the batch being written.
+    /// Messages that wait for the writer, beside the batch being written and without commands, which their sessions hold.
     pub queued_bytes_max: usize,
+    /// Appends that wait with them.
     pub queued_frames_max: usize,
     /// Small messages that wait in their own lane.
     pub queued_control_frames_max: usize,

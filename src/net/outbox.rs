@@ -65,6 +65,8 @@ struct State {
 struct Lane {
     frames: VecDeque<Queued>,
     bytes: usize,
+    /// How many of the bytes are held here and nowhere else.
+    own_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -72,17 +74,20 @@ struct Queued {
     frame: EncodedFrame,
     /// Of an append with entries: they follow this index.
     entries_after: Option<Index>,
+    own_bytes: usize,
 }
 
 impl Lane {
-    fn push(&mut self, frame: EncodedFrame, entries_after: Option<Index>) {
+    fn push(&mut self, frame: EncodedFrame, entries_after: Option<Index>, own_bytes: usize) {
         self.bytes += frame.bytes;
-        self.frames.push_back(Queued { frame, entries_after });
+        self.own_bytes += own_bytes;
+        self.frames.push_back(Queued { frame, entries_after, own_bytes });
     }
 
     fn pop(&mut self) -> Option<EncodedFrame> {
-        let frame = self.frames.pop_front()?.frame;
+        let Queued { frame, own_bytes, .. } = self.frames.pop_front()?;
         self.bytes -= frame.bytes;
+        self.own_bytes -= own_bytes;
         Some(frame)
     }
 
@@ -94,6 +99,7 @@ impl Lane {
     fn clear(&mut self) {
         self.frames.clear();
         self.bytes = 0;
+        self.own_bytes = 0;
     }
 }
 
@@ -140,20 +146,27 @@ impl Outbox {
         if is_control && state.control.frames.len() >= state.limits.queued_control_frames_max {
             return Err(PushError::Full);
         }
-        if !is_control && state.ordered.frames.len() >= state.limits.queued_frames_max {
+        // What sessions hand over is bounded by their number, and all of it may have to go at once after a leader change.
+        let is_raft = matches!(message, PeerMessage::Raft(_));
+        if is_raft && !is_control && state.ordered.frames.len() >= state.limits.queued_frames_max {
             return Err(PushError::Full);
         }
         let mut frame = FrameBuilder::new();
         codec::encode(message, &mut frame);
         let frame = frame.finish(FrameKind::Message, state.limits.payload_bytes_max)?;
         if is_control {
-            state.control.push(frame, None);
+            let bytes = frame.bytes;
+            state.control.push(frame, None, bytes);
         } else {
+            // Commands are held by their sessions until they are applied, and share that memory: to refuse them here would
+            // free none, and what a node must hand over after a leader change could never pass.
+            let own_bytes = if matches!(message, PeerMessage::Commands { .. }) { 0 } else { frame.bytes };
             // One message always fits, however long: else it could never be sent.
-            if state.ordered.bytes > 0 && state.ordered.bytes + frame.bytes > state.limits.queued_bytes_max {
+            let before = state.ordered.own_bytes;
+            if before > 0 && before + own_bytes > state.limits.queued_bytes_max {
                 return Err(PushError::Full);
             }
-            state.ordered.push(frame, entries_after(message));
+            state.ordered.push(frame, entries_after(message), own_bytes);
         }
         state.wake();
         Ok(())

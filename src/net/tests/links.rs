@@ -262,21 +262,34 @@ fn a_peer_that_does_not_read_fills_its_own_queue_and_heartbeats_have_another() {
     pair.world.settle();
     let limits = LinkLimits::default();
     let mut pushed = 0;
-    while outbox.push(&commands(8 << 20)).is_ok() {
+    while outbox.push(&append(9, Some(8 << 20))).is_ok() {
         pushed += 1;
     }
     assert_eq!(pushed, 7);
     assert!(outbox.queued_bytes() <= limits.queued_bytes_max);
-    assert_eq!(outbox.push(&commands(8 << 20)), Err(PushError::Full));
+    assert_eq!(outbox.push(&append(9, Some(8 << 20))), Err(PushError::Full));
     outbox.push(&append(0, None)).expect("heartbeats have a lane of their own");
     for _ in 1..limits.queued_control_frames_max {
         outbox.push(&append(0, None)).expect("room");
     }
     assert_eq!(outbox.push(&append(0, None)), Err(PushError::Full));
     for _ in pushed..limits.queued_frames_max {
-        outbox.push(&commands(1)).expect("room for short ones");
+        outbox.push(&append(9, Some(1))).expect("room for short ones");
     }
-    assert_eq!(outbox.push(&commands(1)), Err(PushError::Full));
+    assert_eq!(outbox.push(&append(9, Some(1))), Err(PushError::Full));
+}
+
+#[test]
+fn everything_that_sessions_hold_can_be_handed_over_at_once() {
+    let (pair, outbox) = Pair::connected();
+    pair.world.network().newest().to_listener.set_full(true);
+    let limits = LinkLimits::default();
+    for _ in 0..=2 * limits.queued_bytes_max / (8 << 20) {
+        outbox.push(&commands(8 << 20)).expect("their memory is the sessions'");
+    }
+    for number in 0..2 * limits.queued_frames_max as u64 {
+        outbox.push(&read(number)).expect("as many as there are connections");
+    }
 }
 
 #[test]
