@@ -37,20 +37,21 @@ pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
             frame.fields().put_u8(COMMANDS);
             session::encode_commands(*term, commands, frame);
         }
-        PeerMessage::Wait { term, session, seq, poll, tubes } => {
+        PeerMessage::Wait { term, session, seq, registration, poll, tubes } => {
             let fields = frame.fields();
             fields.put_u8(WAIT);
-            session::encode_wait(*term, *session, *seq, *poll, tubes, fields);
+            session::encode_numbered(*term, *session, *seq, *registration, fields);
+            session::encode_wait(*poll, tubes, fields);
         }
-        PeerMessage::Withdraw { term, session, seq } => {
+        PeerMessage::Withdraw { term, session, seq, registration } => {
             let fields = frame.fields();
             fields.put_u8(WITHDRAW);
-            session::encode_numbered(*term, *session, *seq, fields);
+            session::encode_numbered(*term, *session, *seq, *registration, fields);
         }
-        PeerMessage::WaitEnded { term, session, seq, applied } => {
+        PeerMessage::WaitEnded { term, session, seq, registration, applied } => {
             let fields = frame.fields();
             fields.put_u8(WAIT_ENDED);
-            session::encode_numbered(*term, *session, *seq, fields);
+            session::encode_numbered(*term, *session, *seq, *registration, fields);
             fields.put_u64_le(applied.0);
         }
         PeerMessage::Read { term, read, about } => {
@@ -79,11 +80,17 @@ pub fn decode(payload: Bytes, log: &LogIdentity) -> Result<PeerMessage, DecodeEr
         RAFT => PeerMessage::Raft(raft::decode(&mut fields, log)?),
         COMMANDS => session::decode_commands(&mut fields)?,
         WAIT => session::decode_wait(&mut fields)?,
-        WITHDRAW => PeerMessage::Withdraw { term: fields.term()?, session: fields.session()?, seq: fields.u64()? },
+        WITHDRAW => PeerMessage::Withdraw {
+            term: fields.term()?,
+            session: fields.session()?,
+            seq: fields.u64()?,
+            registration: fields.u64()?,
+        },
         WAIT_ENDED => PeerMessage::WaitEnded {
             term: fields.term()?,
             session: fields.session()?,
             seq: fields.u64()?,
+            registration: fields.u64()?,
             applied: fields.index()?,
         },
         READ => read::decode_read(&mut fields)?,

@@ -15,10 +15,13 @@ pub enum PeerMessage {
         commands: Vec<Bytes>,
     },
     /// Register a wait with the leader of `term`: propose a RESERVE with this session and number when there may be a job.
+    /// `registration` ascends with each of these messages of a node, so that what is said of an earlier one, which a
+    /// broken connection may have repeated or outlived, is not taken for this one's.
     Wait {
         term: Term,
         session: SessionId,
         seq: u64,
+        registration: u64,
         poll: bool,
         tubes: Bytes,
     },
@@ -26,12 +29,14 @@ pub enum PeerMessage {
         term: Term,
         session: SessionId,
         seq: u64,
+        registration: u64,
     },
     /// The wait is no longer registered and nothing proposed for it is above `applied`.
     WaitEnded {
         term: Term,
         session: SessionId,
         seq: u64,
+        registration: u64,
         applied: Index,
     },
     /// Which index must be applied for a read that begins now, and what the leader softly knows.

@@ -177,6 +177,7 @@ impl<R: Runtime> Host<R> {
             Event::PeerLost { peer, refused } => shard.handle_peer_lost(moment, peer, refused),
             // It dials, so it is there: dial it at once.
             Event::IncomingUp(peer) => {
+                shard.handle_incoming_up(peer);
                 if let Some(link) = self.links.get(&peer) {
                     link.nudge();
                 }

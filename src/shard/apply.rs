@@ -1,11 +1,9 @@
 //! What is committed is applied, in order, on every node alike; then outcomes become answers here, and on the leader
 //! whoever waits is served.
 
-use std::collections::BTreeSet;
-
 use super::effect::{Effect, Stop};
 use super::sessions::{Expected, Settled, Withdrawal};
-use super::waits::WaitKey;
+use super::waits::Ended;
 use super::{EndedWait, Moment, Shard, waits};
 use crate::api::{Answer, Operation};
 use crate::job::command::{Applied, Batch, Outcome};
@@ -138,9 +136,11 @@ impl Shard {
         let Some((connection, wait)) = self.sessions.handle_granted(applied.session, applied.seq) else { return };
         if wait.withdrawn == Some(Withdrawal::Closing) {
             // Closing the session puts the job back.
-            return self.close_session(moment, connection);
+            self.close_session(moment, connection);
+        } else {
+            self.read_body(moment, connection, wait.ticket, job, super::reads::BodyFor::Reserved { epoch });
         }
-        self.read_body(moment, connection, wait.ticket, job, super::reads::BodyFor::Reserved { epoch });
+        self.after_wait(moment, connection, &wait);
     }
 
     /// The leader's part: waits whose RESERVE was decided, workers that wait for what became ready, tubes that are gone.
@@ -149,30 +149,44 @@ impl Shard {
         let emptied = self.machine.take_emptied();
         let position = entry.meta.position;
         let Some(leading) = self.leading.as_mut() else { return };
+        if position.term < leading.term {
+            // What an earlier leader proposed is not among this one's proposals.
+            for applied in outcomes.iter().filter(|applied| matches!(applied.outcome, Outcome::Reserved { .. })) {
+                leading.waits.remove((applied.session, applied.seq));
+            }
+        }
         let mut ended = Vec::new();
-        let proposed = leading.take_proposed(position.index);
-        if !proposed.is_empty() {
-            let is_grant = |applied: &&Applied| matches!(applied.outcome, Outcome::Reserved { .. });
-            let granted: BTreeSet<WaitKey> =
-                outcomes.iter().filter(is_grant).map(|applied| (applied.session, applied.seq)).collect();
-            for key in proposed {
-                if leading.waits.handle_applied(key, granted.contains(&key)) == waits::Settled::Ended {
-                    ended.push(key);
-                }
+        // A RESERVE takes the best job of its whole watch set, which may not be the one that it was proposed for. That one
+        // is then left for whoever else waits.
+        let mut left_over: Vec<bytes::Bytes> = Vec::new();
+        for key in leading.take_proposed(position.index) {
+            if leading.waits.watches_several(key) {
+                let watched = leading.waits.tubes(key).unwrap_or_default();
+                left_over.extend(watched.into_iter().filter(|tube| self.machine.ready_count(tube) > 0));
+            }
+            // A session that has used the number, or is closed, waits no more.
+            let is_over = self.machine.session_last_seq(key.0).is_none_or(|last| last >= key.1);
+            if let waits::Settled::Ended { registration } = leading.waits.handle_applied(key, is_over) {
+                ended.push(Ended { key, registration });
             }
         }
         for tube in &made_ready {
             leading.references.note_tube(tube);
-            leading.serve_waits(tube, self.machine.ready_count(tube));
+        }
+        if leading.waits.has_idle() {
+            for tube in made_ready.iter().chain(&left_over) {
+                leading.serve_waits(tube, self.machine.ready_count(tube));
+            }
         }
         leading.handle_applied(position.index);
-        for tube in emptied {
+        for tube in leading.take_dropped(position.index).into_iter().chain(emptied) {
             self.drop_tube_if_unused(&tube);
         }
-        for (session, seq) in ended {
-            self.confirm_wait_ended(moment, session, seq);
+        for end in ended {
+            self.confirm_wait_ended(moment, end);
         }
         self.settle_term(moment, position.term);
+        self.answer_polls(moment);
     }
 
     /// The first entry of the leader's own term is applied: nothing of an earlier term is undecided any more.
@@ -181,8 +195,8 @@ impl Shard {
         if term != leading.term || std::mem::replace(&mut leading.settled, true) {
             return;
         }
-        for (session, seq) in std::mem::take(&mut leading.unconfirmed) {
-            self.confirm_wait_ended(moment, session, seq);
+        for end in std::mem::take(&mut leading.unconfirmed) {
+            self.confirm_wait_ended(moment, end);
         }
     }
 
@@ -198,7 +212,6 @@ impl Shard {
         if self.machine.is_droppable(tube) {
             leading.drop_tube(tube);
         } else if !self.machine.has_tube(tube) {
-            leading.handle_tube_dropped(tube);
             leading.references.forget_tube(tube);
         }
     }
@@ -220,9 +233,9 @@ impl Shard {
     pub(super) fn confirm_ended_waits(&mut self, moment: Moment) {
         let applied = self.applied.index;
         let due: Vec<EndedWait> = self.ended_waits.extract_if(.., |ended| ended.index <= applied).collect();
-        for EndedWait { term, connection, ticket, .. } in due {
+        for EndedWait { term, connection, registration, .. } in due {
             let Some(wait) = self.sessions.wait_mut(connection) else { continue };
-            if wait.ticket != ticket || wait.registered != Some(term) {
+            if wait.registration != registration || wait.registered != Some(term) {
                 continue;
             }
             wait.registered = None;
@@ -237,11 +250,11 @@ impl Shard {
     /// A wait is over without a job.
     pub(super) fn end_wait(&mut self, moment: Moment, connection: super::effect::ConnectionId) {
         let Some(wait) = self.sessions.end_wait(connection) else { return };
-        let answer = match wait.withdrawn {
-            Some(Withdrawal::Closing) => return self.close_session(moment, connection),
-            Some(Withdrawal::DeadlineSoon) => Answer::DeadlineSoon,
-            Some(Withdrawal::Asked) | None => Answer::NothingReady,
-        };
-        self.answer(connection, wait.ticket, answer);
+        match wait.withdrawn {
+            Some(Withdrawal::Closing) => self.close_session(moment, connection),
+            Some(Withdrawal::DeadlineSoon) => self.answer(connection, wait.ticket, Answer::DeadlineSoon),
+            Some(Withdrawal::Asked) | None => self.answer(connection, wait.ticket, Answer::NothingReady),
+        }
+        self.after_wait(moment, connection, &wait);
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::references::References;
 use super::rows::Rows;
-use super::waits::{WaitKey, Waits};
+use super::waits::{Ended, WaitKey, Waits};
 use crate::job::codec::{self, Commands};
 use crate::job::command::{Class, Command, Numbered, Origin, TubeList};
 use crate::net::message::ReadAbout;
@@ -39,6 +39,7 @@ enum Queued {
     /// A wait whose session may have commands queued in front of it: it must not be served before they are in the log.
     Wait {
         key: WaitKey,
+        registration: u64,
         tubes: Bytes,
         poll: bool,
     },
@@ -71,6 +72,8 @@ pub struct Formed {
     pub ticks: bool,
     /// Waits that are registered only now.
     pub registered: Vec<WaitKey>,
+    /// Tubes that are to be forgotten.
+    pub drops: Vec<Bytes>,
 }
 
 #[derive(Debug)]
@@ -86,9 +89,13 @@ pub struct Leading {
     /// Whether the no-op of this term was applied here: only then is everything of earlier terms settled.
     pub settled: bool,
     /// Withdrawn waits whose end can be confirmed only once the term is settled.
-    pub unconfirmed: Vec<WaitKey>,
+    pub unconfirmed: Vec<Ended>,
+    /// Polls whose read is confirmed, and the index that must be applied before they are told that there is nothing.
+    pub polls: Vec<(Index, WaitKey)>,
     tick: Tick,
+    /// Tubes whose TUBE_DROP is queued or proposed, and those of them that stand in entries not yet applied; ascending.
     drops_queued: BTreeSet<Bytes>,
+    drops_proposed: VecDeque<(Index, Vec<Bytes>)>,
     /// Which voters last reported room on their disks.
     pub room: BTreeMap<NodeId, bool>,
 }
@@ -106,8 +113,10 @@ impl Leading {
             proposed: VecDeque::new(),
             settled: false,
             unconfirmed: Vec::new(),
+            polls: Vec::new(),
             tick: Tick::None,
             drops_queued: BTreeSet::new(),
+            drops_proposed: VecDeque::new(),
             room: BTreeMap::new(),
         }
     }
@@ -128,19 +137,19 @@ impl Leading {
     }
 
     /// Registers a wait, behind everything that its session handed over before. True if it is registered by now.
-    pub fn register(&mut self, key: WaitKey, tubes: Bytes, poll: bool) -> bool {
+    pub fn register(&mut self, key: WaitKey, registration: u64, tubes: Bytes, poll: bool) -> bool {
         if self.queue.is_empty() {
-            self.waits.register(key, tubes, poll);
+            self.waits.register(key, registration, tubes, poll);
             return true;
         }
-        self.queue.push_back(Queued::Wait { key, tubes, poll });
+        self.queue.push_back(Queued::Wait { key, registration, tubes, poll });
         false
     }
 
     /// Ends a wait. True if nothing is proposed for it, so that its end may be confirmed at once.
-    pub fn withdraw(&mut self, key: WaitKey) -> bool {
+    pub fn withdraw(&mut self, key: WaitKey, registration: u64) -> bool {
         self.queue.retain(|queued| !matches!(queued, Queued::Wait { key: queued, .. } if *queued == key));
-        self.waits.withdraw(key)
+        self.waits.withdraw(key, registration)
     }
 
     /// A node's connection is lost: it will register anew what it still wants.
@@ -190,8 +199,16 @@ impl Leading {
         }
     }
 
-    pub fn handle_tube_dropped(&mut self, tube: &[u8]) {
-        self.drops_queued.remove(tube);
+    /// The tubes whose TUBE_DROPs stood in entries up to `index`, which is applied: another one may follow.
+    pub fn take_dropped(&mut self, index: Index) -> Vec<Bytes> {
+        let mut tubes = Vec::new();
+        while self.drops_proposed.front().is_some_and(|(at, _)| *at <= index) {
+            tubes.extend(self.drops_proposed.pop_front().expect("just seen").1);
+        }
+        for tube in &tubes {
+            self.drops_queued.remove(tube);
+        }
+        tubes
     }
 
     #[must_use]
@@ -203,12 +220,21 @@ impl Leading {
     /// ENQ that makes a job ready, the RESERVE of a worker that waits for it goes into the same entry.
     #[must_use]
     pub fn form(&mut self, rows: &Rows, payload_bytes_max: usize) -> Formed {
-        let mut formed =
-            Formed { payload: Vec::new(), job_count: 0, waits: Vec::new(), ticks: false, registered: Vec::new() };
+        let mut formed = Formed {
+            payload: Vec::new(),
+            job_count: 0,
+            waits: Vec::new(),
+            ticks: false,
+            registered: Vec::new(),
+            drops: Vec::new(),
+        };
         let gathered: usize = self.queue.iter().take(4096).map(Queued::bytes).sum();
         formed.payload.reserve(gathered.min(payload_bytes_max));
         while let Some(queued) = self.queue.front() {
-            if !formed.payload.is_empty() && formed.payload.len() + queued.bytes() > payload_bytes_max {
+            // A wait takes no room. It always goes with the command before it, so that none is ever left in front.
+            let is_wait = matches!(queued, Queued::Wait { .. });
+            let is_full = formed.payload.len() + queued.bytes() > payload_bytes_max;
+            if !is_wait && !formed.payload.is_empty() && is_full {
                 break;
             }
             match self.queue.pop_front().expect("just seen") {
@@ -217,8 +243,8 @@ impl Leading {
                     formed.payload.extend_from_slice(&encoded);
                     formed.waits.push(key);
                 }
-                Queued::Wait { key, tubes, poll } => {
-                    self.waits.register(key, tubes, poll);
+                Queued::Wait { key, registration, tubes, poll } => {
+                    self.waits.register(key, registration, tubes, poll);
                     formed.registered.push(key);
                 }
             }
@@ -259,12 +285,19 @@ impl Leading {
                 formed.payload.extend_from_slice(encoded);
                 formed.ticks = true;
             }
+            Command::TubeDrop { tube } => {
+                formed.payload.extend_from_slice(encoded);
+                formed.drops.push(Bytes::copy_from_slice(tube));
+            }
             _ => formed.payload.extend_from_slice(encoded),
         }
     }
 
     /// What was formed became the entry at `index`.
-    pub fn handle_proposed(&mut self, index: Index, ticks: bool, waits: Vec<WaitKey>) {
+    pub fn handle_proposed(&mut self, index: Index, ticks: bool, waits: Vec<WaitKey>, drops: Vec<Bytes>) {
+        if !drops.is_empty() {
+            self.drops_proposed.push_back((index, drops));
+        }
         if ticks {
             self.tick = Tick::Proposed(index);
         }

@@ -117,6 +117,8 @@ pub struct Shard {
     upstream_lost: Option<Nanos>,
     /// Waits whose end a leader confirmed, up to an index that is not yet applied here.
     ended_waits: Vec<EndedWait>,
+    /// How often waits of this node were registered with a leader.
+    registrations: u64,
     /// Lease deadlines of reservations whose sessions wait, less the safety margin.
     deadlines_soon: BTreeSet<(Nanos, ConnectionId)>,
     /// Commands for a leader on another node that gather for one message.
@@ -144,7 +146,7 @@ struct EndedWait {
     index: Index,
     term: Term,
     connection: ConnectionId,
-    ticket: u64,
+    registration: u64,
 }
 
 #[derive(Debug)]
@@ -194,6 +196,7 @@ impl Shard {
             upstream: None,
             upstream_lost: Some(moment.now),
             ended_waits: Vec::new(),
+            registrations: 0,
             deadlines_soon: BTreeSet::new(),
             forward: Vec::new(),
             arriving: Vec::new(),
@@ -365,6 +368,10 @@ impl Shard {
     }
 
     fn append(&mut self, truncate_after: Option<Index>, metas: &[EntryMeta], token: Token) {
+        if self.stopped {
+            // The entry before could not be taken.
+            return;
+        }
         if let Some(after) = truncate_after {
             self.cut(after, token.term);
         }
@@ -442,7 +449,7 @@ impl Shard {
             let formed = leading.form(&self.rows, self.config.entry_bytes_target);
             let index = self.propose(moment, EntryKind::Commands, &formed.payload, formed.job_count);
             if let Some(leading) = self.leading.as_mut() {
-                leading.handle_proposed(index, formed.ticks, formed.waits);
+                leading.handle_proposed(index, formed.ticks, formed.waits, formed.drops);
             }
             self.counters.handle_proposed(index, moment.now);
             self.follow_raft(moment);

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use super::effect::ConnectionId;
 use super::leading::LeaderRead;
 use super::references;
-use super::sessions::{Expected, Withdrawal};
-use super::waits::WaitKey;
+use super::sessions::{Expected, LocalWait, Withdrawal};
+use super::waits::{Ended, WaitKey};
 use super::{Moment, Shard, names};
 use crate::api::{Answer, Operation, ReferenceChange};
 use crate::job::codec;
 use crate::job::command::{Class, Command};
 use crate::net::message::{PeerMessage, ReferenceDelta};
-use crate::types::{JobId, Nanos};
+use crate::types::{JobId, Nanos, Term};
 
 /// A reservation that ends within this time makes a reserve of its session answer DEADLINE_SOON.
 const DEADLINE_MARGIN: Nanos = Nanos::from_secs(1);
@@ -29,6 +29,8 @@ impl Shard {
                 self.counters.refused_no_room += 1;
                 self.answer(connection, ticket, Answer::OutOfMemory);
             }
+            // Its RESERVE may yet be granted under the number that this operation would get.
+            operation if self.sessions.is_waiting(connection) => self.sessions.hold(connection, ticket, operation),
             operation if self.upstream.is_none() => self.sessions.keep_unsent(connection, ticket, operation),
             Operation::Reserve { tubes, poll } => self.reserve(moment, connection, ticket, tubes, poll),
             operation => self.hand_over(moment, connection, ticket, operation),
@@ -115,9 +117,7 @@ impl Shard {
         }
         let encoded = Bytes::from(codec::encode_tubes(tubes.iter().map(|tube| &tube[..])));
         self.sessions.begin_wait(connection, ticket, encoded, poll);
-        if let Some(deadline) = self.soonest_deadline(connection) {
-            self.deadlines_soon.insert((deadline.saturating_sub(DEADLINE_MARGIN), connection));
-        }
+        self.warn_of_deadline(connection);
         self.register_wait(moment, connection);
     }
 
@@ -125,20 +125,23 @@ impl Shard {
         let Some((leader, term)) = self.upstream else { return };
         let Some(key) = self.sessions.wait_key(connection) else { return };
         let Some(wait) = self.sessions.wait_mut(connection).filter(|wait| !wait.tubes.is_empty()) else { return };
+        self.registrations += 1;
+        let registration = self.registrations;
         wait.registered = Some(term);
+        wait.registration = registration;
         let (tubes, poll) = (wait.tubes.clone(), wait.poll);
         if leader == self.config.node {
-            self.register(moment, key, tubes, poll);
+            self.register(moment, key, registration, tubes, poll);
         } else {
             self.send_gathered();
-            self.send(leader, PeerMessage::Wait { term, session: key.0, seq: key.1, poll, tubes });
+            self.send(leader, PeerMessage::Wait { term, session: key.0, seq: key.1, registration, poll, tubes });
         }
     }
 
     /// The leader's part: a wait of any node.
-    pub(super) fn register(&mut self, moment: Moment, key: WaitKey, tubes: Bytes, poll: bool) {
+    pub(super) fn register(&mut self, moment: Moment, key: WaitKey, registration: u64, tubes: Bytes, poll: bool) {
         let Some(leading) = self.leading.as_mut() else { return };
-        if leading.register(key, tubes, poll) {
+        if leading.register(key, registration, tubes, poll) {
             self.serve_registered(moment, key);
         }
     }
@@ -147,6 +150,10 @@ impl Shard {
     pub(super) fn serve_registered(&mut self, moment: Moment, key: WaitKey) {
         let Some(leading) = self.leading.as_mut() else { return };
         let Some(watched) = leading.waits.tubes(key) else { return };
+        if self.machine.session_last_seq(key.0).is_some_and(|last| last >= key.1) {
+            // Granted under an earlier leader; its node will see that when it applies it.
+            return leading.waits.remove(key);
+        }
         if self.machine.has_ready(names(&watched)) {
             leading.reserve_for(key);
         } else if leading.waits.begin_read(key) {
@@ -173,30 +180,31 @@ impl Shard {
         if !is_asked_already || why == Withdrawal::Closing {
             wait.withdrawn = Some(why);
         }
+        let registration = wait.registration;
         let Some(registered) = wait.registered else { return self.end_wait(moment, connection) };
         if !is_asked_already {
-            self.ask_to_withdraw(moment, key, registered);
+            self.ask_to_withdraw(moment, key, registration, registered);
         }
     }
 
     /// Tells the leader that knows of a wait to end it. With another leader, the first entry of its term ends it.
-    pub(super) fn ask_to_withdraw(&mut self, moment: Moment, key: WaitKey, registered: crate::types::Term) {
+    pub(super) fn ask_to_withdraw(&mut self, moment: Moment, key: WaitKey, registration: u64, registered: Term) {
         match self.upstream {
             Some((leader, term)) if term == registered && leader == self.config.node => {
-                self.handle_withdraw(moment, key);
+                self.handle_withdraw(moment, key, registration);
             }
             Some((leader, term)) if term == registered => {
-                self.send(leader, PeerMessage::Withdraw { term, session: key.0, seq: key.1 });
+                self.send(leader, PeerMessage::Withdraw { term, session: key.0, seq: key.1, registration });
             }
             _ => {}
         }
     }
 
     /// The leader's part: a wait of any node is to end.
-    pub(super) fn handle_withdraw(&mut self, moment: Moment, key: WaitKey) {
+    pub(super) fn handle_withdraw(&mut self, moment: Moment, key: WaitKey, registration: u64) {
         let Some(leading) = self.leading.as_mut() else { return };
-        if leading.withdraw(key) {
-            self.confirm_wait_ended(moment, key.0, key.1);
+        if leading.withdraw(key, registration) {
+            self.confirm_wait_ended(moment, Ended { key, registration });
         }
     }
 
@@ -211,8 +219,28 @@ impl Shard {
         references::change(&mut self.references, &delta);
         if self.leads() {
             self.handle_references(self.config.node, false, &[delta]);
-        } else {
+        } else if self.upstream.is_some() {
+            // Without a leader nothing needs to be kept: the next one is told everything.
             self.reference_changes.push(delta);
+        }
+    }
+
+    /// A session that waits and holds a reservation is to be told when that is about to end.
+    fn warn_of_deadline(&mut self, connection: ConnectionId) {
+        let Some(deadline) = self.soonest_deadline(connection) else { return };
+        let Some(wait) = self.sessions.wait_mut(connection) else { return };
+        let at = deadline.saturating_sub(DEADLINE_MARGIN);
+        wait.warn_at = Some(at);
+        self.deadlines_soon.insert((at, connection));
+    }
+
+    /// A wait is over: nobody has to be warned any more, and what was held behind it takes its turn.
+    pub(super) fn after_wait(&mut self, moment: Moment, connection: ConnectionId, wait: &LocalWait) {
+        if let Some(at) = wait.warn_at {
+            self.deadlines_soon.remove(&(at, connection));
+        }
+        for (ticket, operation) in self.sessions.take_held(connection) {
+            self.handle_operation(moment, connection, ticket, operation);
         }
     }
 
@@ -241,10 +269,8 @@ impl Shard {
             self.deadlines_soon.pop_first();
             if self.is_deadline_soon(moment, connection) {
                 self.withdraw(moment, connection, None, Withdrawal::DeadlineSoon);
-            } else if let Some(deadline) = self.soonest_deadline(connection)
-                && self.sessions.wait_mut(connection).is_some()
-            {
-                self.deadlines_soon.insert((deadline.saturating_sub(DEADLINE_MARGIN), connection));
+            } else {
+                self.warn_of_deadline(connection);
             }
         }
     }

@@ -7,17 +7,26 @@ use super::effect::Effect;
 use super::leading::is_forwardable;
 use super::reads::LogRead;
 use super::references;
+use super::sessions::LocalWait;
+use super::waits::Ended;
 use super::{EndedWait, Moment, Shard};
 use crate::job::command::TubeList;
 use crate::net::message::{PeerMessage, RaftMessage, ReferenceDelta};
 use crate::raft::message::{Body, Message};
-use crate::types::{Index, NodeId, SessionId};
+use crate::types::{Index, NodeId, Term};
 use crate::wal::entry::Entry;
+
+/// Commands of more bytes than this, and more references, go in several messages: after a leader change everything that
+/// is outstanding is handed over at once, and no message may be longer than a frame.
+const COMMANDS_BYTES_MAX: usize = 1 << 20;
+const REFERENCES_MAX: usize = 4096;
 
 /// One peer's connection as the shard sees it.
 #[derive(Debug, Default)]
 pub struct Peer {
     pub connected: bool,
+    /// Its connection to this node is a new one: what it answered on the one before may be lost.
+    is_new_incoming: bool,
     /// Appends whose entries are being read back, and those behind them: they leave in order.
     appends: VecDeque<Message>,
 }
@@ -40,6 +49,9 @@ impl Shard {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         state.connected = false;
         state.appends.clear();
+        // What this turn wanted to send is lost with the rest. It must not go out on the next connection, in front of what
+        // was sent before it and will be sent again.
+        self.effects.retain(|effect| !matches!(effect, Effect::Send { to, .. } if *to == peer));
         self.find_upstream(moment);
         self.raft.handle_peer_lost(moment.now, peer, refused);
         self.follow_raft(moment);
@@ -52,7 +64,31 @@ impl Shard {
         }
     }
 
+    /// The peer has made a new connection to this node.
+    pub fn handle_incoming_up(&mut self, peer: NodeId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.is_new_incoming = true;
+        }
+    }
+
     pub fn handle_message(&mut self, moment: Moment, from: NodeId, message: PeerMessage) {
+        let is_new_incoming = self.peers.get_mut(&from).is_some_and(|peer| std::mem::take(&mut peer.is_new_incoming));
+        self.handle_said(moment, from, message);
+        // Only now: a leader that sends can also answer.
+        if is_new_incoming && self.upstream.is_some_and(|(leader, _)| leader == from) {
+            self.ask_again(moment);
+        }
+    }
+
+    /// Asks the leader again for whatever it may have answered in vain.
+    fn ask_again(&mut self, moment: Moment) {
+        for connection in self.sessions.waiting() {
+            self.renew_wait(moment, connection);
+        }
+        self.ask_for_reads(moment);
+    }
+
+    fn handle_said(&mut self, moment: Moment, from: NodeId, message: PeerMessage) {
         match message {
             PeerMessage::Raft(message) => self.handle_raft(moment, from, message),
             PeerMessage::Commands { term, commands } => {
@@ -65,18 +101,18 @@ impl Shard {
                     }
                 }
             }
-            PeerMessage::Wait { term, session, seq, poll, tubes } => {
+            PeerMessage::Wait { term, session, seq, registration, poll, tubes } => {
                 if self.leads_in(term) && session.node == from && TubeList::decode(&tubes).is_ok() {
-                    self.register(moment, (session, seq), tubes, poll);
+                    self.register(moment, (session, seq), registration, tubes, poll);
                 }
             }
-            PeerMessage::Withdraw { term, session, seq } => {
-                if self.leads_in(term) {
-                    self.handle_withdraw(moment, (session, seq));
+            PeerMessage::Withdraw { term, session, seq, registration } => {
+                if self.leads_in(term) && session.node == from {
+                    self.handle_withdraw(moment, (session, seq), registration);
                 }
             }
-            PeerMessage::WaitEnded { term, session, seq, applied } => {
-                self.handle_wait_ended(moment, term, session, seq, applied);
+            PeerMessage::WaitEnded { term, session, seq, registration, applied } => {
+                self.handle_wait_ended(moment, term, Ended { key: (session, seq), registration }, applied);
             }
             PeerMessage::Read { term, read, about } => {
                 if self.leads_in(term) {
@@ -96,7 +132,7 @@ impl Shard {
         }
     }
 
-    fn leads_in(&self, term: crate::types::Term) -> bool {
+    fn leads_in(&self, term: Term) -> bool {
         self.leading.as_ref().is_some_and(|leading| leading.term == term)
     }
 
@@ -210,10 +246,7 @@ impl Shard {
         }
         self.reference_changes.clear();
         self.report_references();
-        for connection in self.sessions.waiting() {
-            self.renew_wait(moment, connection);
-        }
-        self.ask_for_reads(moment);
+        self.ask_again(moment);
         for (connection, ticket, operation) in self.sessions.take_unsent() {
             self.handle_operation(moment, connection, ticket, operation);
         }
@@ -223,9 +256,12 @@ impl Shard {
         let Some((_, term)) = self.upstream else { return };
         let Some(key) = self.sessions.wait_key(connection) else { return };
         let Some(wait) = self.sessions.wait_mut(connection) else { return };
+        let registration = wait.registration;
         match (wait.withdrawn, wait.registered) {
             (None, _) => self.register_wait(moment, connection),
-            (Some(_), Some(registered)) if registered == term => self.ask_to_withdraw(moment, key, registered),
+            (Some(_), Some(registered)) if registered == term => {
+                self.ask_to_withdraw(moment, key, registration, registered);
+            }
             (Some(_), Some(_)) => {}
             (Some(_), None) => self.end_wait(moment, connection),
         }
@@ -234,9 +270,18 @@ impl Shard {
     fn report_references(&mut self) {
         let report = references::report(&self.references);
         if self.leads() {
-            self.handle_references(self.config.node, true, &report);
-        } else if let Some((leader, term)) = self.upstream {
-            self.send(leader, PeerMessage::References { term, whole: true, changes: report });
+            return self.handle_references(self.config.node, true, &report);
+        }
+        let Some((leader, term)) = self.upstream else { return };
+        let mut rest = &report[..];
+        // Also a node without references reports.
+        for whole in std::iter::once(true).chain(std::iter::repeat(false)) {
+            let (changes, behind) = rest.split_at(rest.len().min(REFERENCES_MAX));
+            self.send(leader, PeerMessage::References { term, whole, changes: changes.to_vec() });
+            rest = behind;
+            if rest.is_empty() {
+                return;
+            }
         }
     }
 
@@ -251,49 +296,51 @@ impl Shard {
     }
 
     /// The leader's part: tells a wait's node that no RESERVE for it can come any more.
-    pub(super) fn confirm_wait_ended(&mut self, moment: Moment, session: SessionId, seq: u64) {
+    pub(super) fn confirm_wait_ended(&mut self, moment: Moment, end: Ended) {
         let Some(leading) = self.leading.as_mut() else { return };
         if !leading.settled {
-            leading.unconfirmed.push((session, seq));
+            leading.unconfirmed.push(end);
             return;
         }
         let (term, applied) = (leading.term, self.applied.index);
+        let Ended { key: (session, seq), registration } = end;
         if session.node == self.config.node {
-            self.handle_wait_ended(moment, term, session, seq, applied);
+            self.handle_wait_ended(moment, term, end, applied);
         } else {
-            self.send(session.node, PeerMessage::WaitEnded { term, session, seq, applied });
+            self.send(session.node, PeerMessage::WaitEnded { term, session, seq, registration, applied });
         }
     }
 
-    fn handle_wait_ended(
-        &mut self,
-        moment: Moment,
-        term: crate::types::Term,
-        session: SessionId,
-        seq: u64,
-        applied: Index,
-    ) {
-        let Some(connection) = self.sessions.connection_of(session) else { return };
-        if self.sessions.wait_key(connection) != Some((session, seq)) {
+    /// Only the last registration counts: the leader still knows of it when an earlier one's end is heard of.
+    fn handle_wait_ended(&mut self, moment: Moment, term: Term, end: Ended, applied: Index) {
+        let Some(connection) = self.sessions.connection_of(end.key.0) else { return };
+        if self.sessions.wait_key(connection) != Some(end.key) {
             return;
         }
-        let Some(wait) = self.sessions.wait_mut(connection).filter(|wait| wait.registered == Some(term)) else {
-            return;
-        };
-        let ticket = wait.ticket;
-        self.ended_waits.push(EndedWait { index: applied, term, connection, ticket });
-        self.confirm_ended_waits(moment);
+        let is_it = |wait: &&mut LocalWait| wait.registered == Some(term) && wait.registration == end.registration;
+        if self.sessions.wait_mut(connection).filter(is_it).is_some() {
+            let registration = end.registration;
+            self.ended_waits.push(EndedWait { index: applied, term, connection, registration });
+            self.confirm_ended_waits(moment);
+        }
     }
 
-    /// What this turn gathered for the leader leaves as one message each.
+    /// What this turn gathered for the leader leaves in as few messages as can hold it.
     pub(super) fn send_gathered(&mut self) {
         let Some((leader, term)) = self.upstream.filter(|(leader, _)| *leader != self.config.node) else { return };
         if !self.reference_changes.is_empty() {
             let changes = std::mem::take(&mut self.reference_changes);
-            self.send(leader, PeerMessage::References { term, whole: false, changes });
+            for changes in changes.chunks(REFERENCES_MAX) {
+                self.send(leader, PeerMessage::References { term, whole: false, changes: changes.to_vec() });
+            }
         }
-        if !self.forward.is_empty() {
-            let commands = std::mem::take(&mut self.forward);
+        let mut gathered = std::mem::take(&mut self.forward).into_iter().peekable();
+        while gathered.peek().is_some() {
+            let (mut commands, mut bytes) = (Vec::new(), 0);
+            while let Some(command) = gathered.next_if(|next| bytes == 0 || bytes + next.len() <= COMMANDS_BYTES_MAX) {
+                bytes += command.len();
+                commands.push(command);
+            }
             self.send(leader, PeerMessage::Commands { term, commands });
         }
     }

@@ -14,6 +14,10 @@ use crate::net::message::{PeerMessage, ReadAbout, Soft};
 use crate::types::{Index, JobId, LogPosition, NodeId, Term};
 use crate::wal::entry::Entry;
 
+/// More names than this are not sent to the node that asks: no message holds them. It then names the tubes that have a
+/// record, and leaves out those that are only referenced.
+const SOFT_BYTES_MAX: usize = 8 << 20;
+
 /// A read of a client of this node.
 #[derive(Debug)]
 struct Pending {
@@ -177,18 +181,28 @@ impl Shard {
                 let soft = self.soft(&about);
                 self.send(node, PeerMessage::ReadAnswer { term, read, index, soft });
             }
-            Some(LeaderRead::Poll { key }) => self.handle_poll_confirmed(moment, key),
+            Some(LeaderRead::Poll { key }) => {
+                leading.polls.push((index, key));
+                self.answer_polls(moment);
+            }
         }
     }
 
-    /// A poll found nothing at its read; if a job came since, it may have it all the same.
-    fn handle_poll_confirmed(&mut self, moment: Moment, key: super::waits::WaitKey) {
+    /// Polls whose read is confirmed and applied: if there is a job by now they may have it, else they are over.
+    pub(super) fn answer_polls(&mut self, moment: Moment) {
+        let applied = self.applied.index;
         let Some(leading) = self.leading.as_mut() else { return };
-        let Some(tubes) = leading.waits.tubes(key) else { return };
-        if self.machine.has_ready(names(&tubes)) {
-            leading.reserve_for(key);
-        } else {
-            self.handle_withdraw(moment, key);
+        let due: Vec<_> = leading.polls.extract_if(.., |(index, _)| *index <= applied).collect();
+        for (_, key) in due {
+            let Some(leading) = self.leading.as_mut() else { return };
+            let (Some(tubes), Some(registration)) = (leading.waits.tubes(key), leading.waits.registration(key)) else {
+                continue;
+            };
+            if self.machine.has_ready(names(&tubes)) {
+                leading.reserve_for(key);
+            } else {
+                self.handle_withdraw(moment, key, registration);
+            }
         }
     }
 
@@ -213,14 +227,12 @@ impl Shard {
                 let count = leading.references.count(tube);
                 Soft::Tube { using: count.using, watching: count.watching, waiting: leading.waits.waiting_on(tube) }
             }
-            ReadAbout::Tubes => Soft::Tubes(
-                leading
-                    .references
-                    .tubes()
-                    .filter(|tube| self.tube_exists(tube, &leading.references))
-                    .cloned()
-                    .collect(),
-            ),
+            ReadAbout::Tubes => {
+                let exists = |tube: &&bytes::Bytes| self.tube_exists(tube, &leading.references);
+                let tubes: Vec<_> = leading.references.tubes().filter(exists).cloned().collect();
+                let bytes: usize = tubes.iter().map(bytes::Bytes::len).sum();
+                if bytes > SOFT_BYTES_MAX { Soft::Nothing } else { Soft::Tubes(tubes) }
+            }
         }
     }
 
@@ -270,7 +282,7 @@ impl Shard {
             Operation::Stats => Answer::ShardStats(Box::new(self.shard_stats(&soft))),
             Operation::ListTubes => match soft {
                 Soft::Tubes(tubes) => Answer::Tubes(tubes),
-                Soft::Nothing | Soft::Tube { .. } => Answer::Tubes(Vec::new()),
+                Soft::Nothing | Soft::Tube { .. } => Answer::Tubes(self.machine.tubes().cloned().collect()),
             },
             _ => unreachable!("only reads are read"),
         };
@@ -282,7 +294,7 @@ impl Shard {
             Soft::Tube { using, watching, waiting } => TubeReferences { using, watching, waiting },
             Soft::Nothing | Soft::Tubes(_) => TubeReferences::default(),
         };
-        let is_referenced = references.using + references.watching > 0;
+        let is_referenced = references.using > 0 || references.watching > 0;
         let counts = self.machine.tube_counts(tube, times);
         let is_there = is_referenced || &tube[..] == b"default" || !self.machine.is_droppable(tube);
         match counts {

@@ -96,8 +96,9 @@ impl References {
     #[must_use]
     pub fn count(&self, tube: &[u8]) -> Count {
         self.nodes.values().filter_map(|node| node.get(tube)).fold(Count::default(), |sum, count| Count {
-            using: sum.using + count.using,
-            watching: sum.watching + count.watching,
+            // Nodes may report anything.
+            using: sum.using.saturating_add(count.using),
+            watching: sum.watching.saturating_add(count.watching),
         })
     }
 
@@ -138,6 +139,16 @@ mod tests {
         let gone = references.handle_report(NodeId(2), false, &[delta("a", -2, 0)]);
         assert!(gone.is_empty());
         assert_eq!(references.handle_report(NodeId(1), false, &[delta("a", -1, 0)]), vec![Bytes::from_static(b"a")]);
+    }
+
+    #[test]
+    fn counts_that_no_node_can_have_are_summed_without_harm() {
+        let mut references = References::default();
+        for _ in 0..4 {
+            references.handle_report(NodeId(1), false, &[delta("a", i64::MAX, i64::MAX)]);
+            references.handle_report(NodeId(2), false, &[delta("a", i64::MAX, i64::MIN)]);
+        }
+        assert_eq!(references.count(b"a"), Count { using: u64::MAX, watching: u64::MAX });
     }
 
     #[test]

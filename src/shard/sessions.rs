@@ -14,7 +14,7 @@ use super::effect::ConnectionId;
 use crate::api::Operation;
 use crate::job::codec;
 use crate::job::command::{Command, Numbered, Origin};
-use crate::types::{BootEpoch, JobId, NodeId, SessionId, Term};
+use crate::types::{BootEpoch, JobId, Nanos, NodeId, SessionId, Term};
 
 /// A command that was given a number and is not yet seen applied.
 #[derive(Debug)]
@@ -59,7 +59,11 @@ pub struct LocalWait {
     pub poll: bool,
     /// The term of the leader that knows of it; a RESERVE of that term may be in the log.
     pub registered: Option<Term>,
+    /// Of the last time that it was registered; 0 before the first.
+    pub registration: u64,
     pub withdrawn: Option<Withdrawal>,
+    /// Under which lease time it stands among those that are to be told of a deadline.
+    pub warn_at: Option<Nanos>,
 }
 
 #[derive(Debug, Default)]
@@ -69,11 +73,13 @@ struct Session {
     next_seq: u64,
     expects: VecDeque<Expect>,
     wait: Option<LocalWait>,
+    /// What came while the wait was not over: its RESERVE may still use up the number that the next command would get.
+    held: VecDeque<(u64, Operation)>,
     closing: bool,
 }
 
 /// Invariants: `outstanding` is in the order of first hand-over; per session its numbers ascend by one; a session that
-/// closes has no wait when its SESSION_CLOSED gets its number.
+/// closes has no wait when its SESSION_CLOSED gets its number; no command gets a number while its session waits.
 #[derive(Debug)]
 pub struct Sessions {
     node: NodeId,
@@ -258,7 +264,8 @@ impl Sessions {
     pub fn begin_wait(&mut self, connection: ConnectionId, ticket: u64, tubes: Bytes, poll: bool) {
         let session = self.sessions.get_mut(&connection).expect("a wait's session is open");
         assert!(session.wait.is_none(), "a session waits for one job at a time");
-        session.wait = Some(LocalWait { ticket, tubes, poll, registered: None, withdrawn: None });
+        let wait = LocalWait { ticket, tubes, poll, registered: None, registration: 0, withdrawn: None, warn_at: None };
+        session.wait = Some(wait);
     }
 
     #[must_use]
@@ -283,6 +290,23 @@ impl Sessions {
     }
 
     #[must_use]
+    pub fn is_waiting(&self, connection: ConnectionId) -> bool {
+        self.sessions.get(&connection).is_some_and(|session| session.wait.is_some())
+    }
+
+    /// Keeps an operation of a session that waits until the wait is over.
+    pub fn hold(&mut self, connection: ConnectionId, ticket: u64, operation: Operation) {
+        if let Some(session) = self.sessions.get_mut(&connection) {
+            session.held.push_back((ticket, operation));
+        }
+    }
+
+    /// What was held, once the wait is over.
+    pub fn take_held(&mut self, connection: ConnectionId) -> VecDeque<(u64, Operation)> {
+        self.sessions.get_mut(&connection).map(|session| std::mem::take(&mut session.held)).unwrap_or_default()
+    }
+
+    #[must_use]
     pub fn has_waits(&self) -> bool {
         self.sessions.values().any(|session| session.wait.is_some())
     }
@@ -292,9 +316,14 @@ impl Sessions {
         let is_it = |(of, with, operation): &(ConnectionId, u64, Operation)| {
             *of == connection && *with == ticket && matches!(operation, Operation::Reserve { .. })
         };
-        let Some(place) = self.unsent.iter().position(is_it) else { return false };
-        self.unsent.remove(place);
-        true
+        if let Some(place) = self.unsent.iter().position(is_it) {
+            self.unsent.remove(place);
+            return true;
+        }
+        let Some(session) = self.sessions.get_mut(&connection) else { return false };
+        let count = session.held.len();
+        session.held.retain(|(with, operation)| *with != ticket || !matches!(operation, Operation::Reserve { .. }));
+        session.held.len() < count
     }
 
     /// Connections that wait for a job.
@@ -318,6 +347,7 @@ impl Sessions {
             self.sessions.remove(&connection);
             return false;
         }
+        session.held.clear();
         !std::mem::replace(&mut session.closing, true)
     }
 

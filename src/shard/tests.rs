@@ -1,6 +1,8 @@
 //! Three shards in one thread under a seeded schedule: messages and completions at any time, connections that break,
 //! nodes that are killed and come back with what was durable. Clients must see every put happen once.
 
+mod waiting;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -128,6 +130,7 @@ impl World {
     fn connect(&mut self, from: NodeId, to: NodeId) {
         self.wires.insert((from, to), VecDeque::new());
         let moment = self.moment();
+        self.with(to, |shard| shard.handle_incoming_up(from));
         self.with(from, |shard| shard.handle_peer_up(moment, to));
     }
 
@@ -474,6 +477,15 @@ fn chaos(seed: u64) {
             .flat_map(BTreeMap::values)
             .all(|asked| matches!(asked, Operation::Reserve { poll: false, .. }))
     });
+    world.run_until("no job is left lying while somebody waits for it", |world| {
+        let Some(leader) = world.leader() else { return false };
+        let machine = &world.shards[&leader].machine;
+        let mut watched = world.asked.values().flat_map(BTreeMap::values).filter_map(|asked| match asked {
+            Operation::Reserve { tubes, .. } => Some(tubes),
+            _ => None,
+        });
+        watched.all(|tubes| tubes.iter().all(|tube| machine.ready_count(tube) == 0))
+    });
     check(&mut world, &ledger);
 }
 
@@ -486,16 +498,16 @@ fn act(world: &mut World, ledger: &mut Ledger, node: NodeId, connection: Connect
     let is_idle = asked.is_none_or(BTreeMap::is_empty);
     match world.rng.random_range(0..10) {
         0..5 if only_puts => {
-            let body = format!("{node}/{connection:?}/{step}");
-            let tube = if world.rng.random() { tube() } else { other_tube() };
-            let (priority, delay_s) = (world.rng.random_range(0..3), world.rng.random_range(0..3) / 2);
-            let operation = Operation::Put { tube, priority, delay_s, ttr_s: 60, body: body.clone().into() };
-            let ticket = world.ask(node, connection, operation);
-            ledger.put.push((ticket, body));
+            ask_put(world, ledger, node, connection, step);
         }
         5..7 if is_idle => {
             let poll = world.rng.random();
-            world.ask(node, connection, reserve(poll));
+            let tubes = match world.rng.random_range(0..3) {
+                0 => vec![tube()],
+                1 => vec![other_tube()],
+                _ => vec![tube(), other_tube()],
+            };
+            world.ask(node, connection, Operation::Reserve { tubes, poll });
         }
         7..8 if is_idle => {
             let held = world.answers.iter().rev().find_map(|answer| match answer {
@@ -537,10 +549,31 @@ fn act(world: &mut World, ledger: &mut Ledger, node: NodeId, connection: Connect
                 world.with(node, |shard| {
                     shard.handle_operation(moment, connection, 0, Operation::Withdraw { ticket });
                 });
+                // Over several shards a client goes on before the waits it has abandoned are over.
+                match world.rng.random_range(0..3) {
+                    0 => ask_put(world, ledger, node, connection, step),
+                    1 => {
+                        world.ask(
+                            node,
+                            connection,
+                            Operation::Reserve { tubes: vec![tube(), other_tube()], poll: true },
+                        );
+                    }
+                    _ => {}
+                }
             }
         }
         _ => {}
     }
+}
+
+fn ask_put(world: &mut World, ledger: &mut Ledger, node: NodeId, connection: ConnectionId, step: usize) {
+    let body = format!("{node}/{connection:?}/{step}");
+    let tube = if world.rng.random() { tube() } else { other_tube() };
+    let (priority, delay_s) = (world.rng.random_range(0..3), world.rng.random_range(0..3) / 2);
+    let operation = Operation::Put { tube, priority, delay_s, ttr_s: 60, body: body.clone().into() };
+    let ticket = world.ask(node, connection, operation);
+    ledger.put.push((ticket, body));
 }
 
 fn heal(world: &mut World) {
@@ -584,7 +617,8 @@ fn check(world: &mut World, ledger: &Ledger) {
         {}
     }
     loop {
-        match world.call(NodeId(1), ConnectionId(99), reserve(true)) {
+        let all = Operation::Reserve { tubes: vec![tube(), other_tube()], poll: true };
+        match world.call(NodeId(1), ConnectionId(99), all) {
             Answer::Reserved { job, body, .. } => {
                 copies.entry(body.to_vec()).or_default().push(job);
                 assert!(!deleted.contains(&job), "job {job} came after its ACK");

@@ -20,6 +20,8 @@ struct Wait {
     /// Encoded watch set, as RESERVE carries it.
     tubes: Bytes,
     poll: bool,
+    /// As its node counts, of the last time that it was registered: the end that is confirmed is the end of this one.
+    registration: u64,
     proposed: bool,
     withdrawn: bool,
     /// Set once this poll's read was requested, so that it is not asked for twice.
@@ -42,8 +44,9 @@ pub struct Waits {
     by_tube: BTreeMap<Bytes, BTreeSet<(u64, WaitKey)>>,
     /// The index at which a RESERVE for this key was last proposed and is not yet applied. Outlives the wait.
     in_flight: BTreeMap<WaitKey, Index>,
-    /// Keys whose end was asked for while a RESERVE was in flight, and is to be confirmed when that is applied.
-    owed: BTreeSet<WaitKey>,
+    /// Keys whose end was asked for while a RESERVE was in flight, and is to be confirmed when that is applied; with the
+    /// registration that was to end.
+    owed: BTreeMap<WaitKey, u64>,
     next_arrival: u64,
 }
 
@@ -53,23 +56,34 @@ pub enum Settled {
     Granted,
     /// Idle again.
     StillWaiting,
-    /// Gone without a job: tell its node.
-    Ended,
+    /// Gone without a job: tell its node that this registration ended.
+    Ended {
+        registration: u64,
+    },
     /// Not registered (any more).
     Unknown,
 }
 
+/// The end of one registration of a wait, as its node is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub key: WaitKey,
+    pub registration: u64,
+}
+
 impl Waits {
     /// Registers a wait; a repeat (after a reconnect) only revives it.
-    pub fn register(&mut self, key: WaitKey, tubes: Bytes, poll: bool) {
+    pub fn register(&mut self, key: WaitKey, registration: u64, tubes: Bytes, poll: bool) {
+        self.owed.remove(&key);
         if let Some(wait) = self.waits.get_mut(&key) {
             wait.withdrawn = false;
+            wait.registration = registration;
             return;
         }
         let proposed = self.in_flight.contains_key(&key);
         let arrival = self.next_arrival;
         self.next_arrival += 1;
-        let wait = Wait { tubes, poll, proposed, withdrawn: false, reading: false, arrival };
+        let wait = Wait { tubes, poll, registration, proposed, withdrawn: false, reading: false, arrival };
         if !proposed {
             self.enlist(key, &wait);
         }
@@ -93,10 +107,29 @@ impl Waits {
         }
     }
 
-    fn remove(&mut self, key: WaitKey) {
+    /// Its session has moved on: it was granted, by this leader or an earlier one. It would be offered every job first and
+    /// could take none.
+    pub fn remove(&mut self, key: WaitKey) {
         if let Some(wait) = self.waits.remove(&key) {
             self.delist(key, &wait);
         }
+    }
+
+    /// Whether some wait could be proposed.
+    #[must_use]
+    pub fn has_idle(&self) -> bool {
+        !self.by_tube.is_empty()
+    }
+
+    #[must_use]
+    pub fn registration(&self, key: WaitKey) -> Option<u64> {
+        self.waits.get(&key).map(|wait| wait.registration)
+    }
+
+    /// Whether its RESERVE may take a job of another tube than the one for which it was proposed.
+    #[must_use]
+    pub fn watches_several(&self, key: WaitKey) -> bool {
+        self.waits.get(&key).is_some_and(|wait| TubeList { encoded: &wait.tubes }.iter().nth(1).is_some())
     }
 
     /// The watch set of a wait.
@@ -144,9 +177,12 @@ impl Waits {
     /// The RESERVE of this key was applied (or skipped) with or without a grant.
     pub fn handle_applied(&mut self, key: WaitKey, granted: bool) -> Settled {
         self.in_flight.remove(&key);
-        let is_owed = self.owed.remove(&key);
+        let owed = self.owed.remove(&key);
         let Some(mut wait) = self.waits.remove(&key) else {
-            return if is_owed && !granted { Settled::Ended } else { Settled::Unknown };
+            return match owed {
+                Some(registration) if !granted => Settled::Ended { registration },
+                _ => Settled::Unknown,
+            };
         };
         if granted {
             self.delist(key, &wait);
@@ -154,7 +190,7 @@ impl Waits {
         }
         if wait.poll || wait.withdrawn {
             self.delist(key, &wait);
-            return Settled::Ended;
+            return Settled::Ended { registration: owed.unwrap_or(wait.registration) };
         }
         wait.proposed = false;
         self.enlist(key, &wait);
@@ -163,13 +199,13 @@ impl Waits {
     }
 
     /// Ends a wait. True if nothing is proposed for it, so that its end may be confirmed at once.
-    pub fn withdraw(&mut self, key: WaitKey) -> bool {
+    pub fn withdraw(&mut self, key: WaitKey, registration: u64) -> bool {
         let is_proposed = self.in_flight.contains_key(&key) || self.waits.get(&key).is_some_and(|wait| wait.proposed);
         if is_proposed {
             if let Some(wait) = self.waits.get_mut(&key) {
                 wait.withdrawn = true;
             }
-            self.owed.insert(key);
+            self.owed.insert(key, registration);
             return false;
         }
         self.remove(key);
@@ -178,9 +214,10 @@ impl Waits {
 
     /// The node's connection is lost: it will register anew what it still wants.
     pub fn forget_node(&mut self, node: NodeId) {
-        let keys: Vec<WaitKey> = self.waits.keys().filter(|(session, _)| session.node == node).copied().collect();
-        for key in keys {
-            self.withdraw(key);
+        let of_node = self.waits.iter().filter(|((session, _), _)| session.node == node);
+        let keys: Vec<(WaitKey, u64)> = of_node.map(|(&key, wait)| (key, wait.registration)).collect();
+        for (key, registration) in keys {
+            self.withdraw(key, registration);
         }
     }
 
@@ -214,8 +251,8 @@ mod tests {
     #[test]
     fn the_oldest_wait_is_proposed_first_and_never_twice_at_once() {
         let mut waits = Waits::default();
-        waits.register(key(2), tubes(&["a", "b"]), false);
-        waits.register(key(1), tubes(&["b"]), false);
+        waits.register(key(2), 1, tubes(&["a", "b"]), false);
+        waits.register(key(1), 1, tubes(&["b"]), false);
         assert_eq!(waits.propose_for(b"b").map(|(key, _)| key), Some(key(2)));
         waits.handle_proposed(key(2), Index(7));
         assert_eq!(waits.propose_for(b"a"), None);
@@ -228,22 +265,22 @@ mod tests {
     #[test]
     fn a_withdrawn_wait_is_confirmed_only_when_nothing_is_in_flight_for_it() {
         let mut waits = Waits::default();
-        waits.register(key(1), tubes(&["a"]), false);
+        waits.register(key(1), 1, tubes(&["a"]), false);
         let (proposed, _) = waits.propose_for(b"a").expect("it waits");
         waits.handle_proposed(proposed, Index(3));
-        assert!(!waits.withdraw(key(1)));
-        assert_eq!(waits.handle_applied(key(1), false), Settled::Ended);
-        assert!(waits.withdraw(key(1)));
+        assert!(!waits.withdraw(key(1), 1));
+        assert_eq!(waits.handle_applied(key(1), false), Settled::Ended { registration: 1 });
+        assert!(waits.withdraw(key(1), 1));
     }
 
     #[test]
     fn a_wait_that_comes_again_after_a_reconnect_is_not_proposed_beside_the_one_in_flight() {
         let mut waits = Waits::default();
-        waits.register(key(1), tubes(&["a"]), false);
+        waits.register(key(1), 1, tubes(&["a"]), false);
         waits.propose_for(b"a");
         waits.handle_proposed(key(1), Index(3));
         waits.forget_node(NodeId(1));
-        waits.register(key(1), tubes(&["a"]), false);
+        waits.register(key(1), 1, tubes(&["a"]), false);
         assert_eq!(waits.propose_for(b"a"), None);
         assert_eq!(waits.handle_applied(key(1), false), Settled::StillWaiting);
         assert!(waits.propose_for(b"a").is_some());

@@ -43,14 +43,16 @@ pub fn decode_commands(fields: &mut Fields) -> Result<PeerMessage, DecodeError> 
     Ok(PeerMessage::Commands { term, commands })
 }
 
-pub fn encode_numbered(term: Term, session: SessionId, seq: u64, fields: &mut Vec<u8>) {
+/// What all that is said of a wait begins with.
+pub fn encode_numbered(term: Term, session: SessionId, seq: u64, registration: u64, fields: &mut Vec<u8>) {
     fields.put_u64_le(term.0);
     fields.put_session(session);
     fields.put_u64_le(seq);
+    fields.put_u64_le(registration);
 }
 
-pub fn encode_wait(term: Term, session: SessionId, seq: u64, poll: bool, tubes: &Bytes, fields: &mut Vec<u8>) {
-    encode_numbered(term, session, seq, fields);
+/// What a wait's registration adds.
+pub fn encode_wait(poll: bool, tubes: &Bytes, fields: &mut Vec<u8>) {
     fields.put_bool(poll);
     fields.put_length(tubes.len());
     fields.put_slice(tubes);
@@ -60,11 +62,12 @@ pub fn decode_wait(fields: &mut Fields) -> Result<PeerMessage, DecodeError> {
     let term = fields.term()?;
     let session = fields.session()?;
     let seq = fields.u64()?;
+    let registration = fields.u64()?;
     let poll = fields.bool()?;
     let length = fields.u32()? as usize;
     let tubes = fields.bytes(length)?;
     check_tube_list(&tubes)?;
-    Ok(PeerMessage::Wait { term, session, seq, poll, tubes })
+    Ok(PeerMessage::Wait { term, session, seq, registration, poll, tubes })
 }
 
 /// A list as `job::command::TubeList` has it: for each name a byte of length, then the name.

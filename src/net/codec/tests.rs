@@ -139,17 +139,21 @@ fn references() -> impl Strategy<Value = Vec<ReferenceDelta>> {
 
 fn messages() -> impl Strategy<Value = PeerMessage> {
     let term = || any::<u64>().prop_map(Term);
-    let numbered = || (term(), session(), any::<u64>());
+    let numbered = || (term(), session(), any::<u64>(), any::<u64>());
     prop_oneof![
         4 => appends(),
         4 => others(),
         2 => (term(), prop::collection::vec(bytes(1..300), 0..6))
             .prop_map(|(term, commands)| PeerMessage::Commands { term, commands }),
         1 => (numbered(), any::<bool>(), tube_list())
-            .prop_map(|((term, session, seq), poll, tubes)| PeerMessage::Wait { term, session, seq, poll, tubes }),
-        1 => numbered().prop_map(|(term, session, seq)| PeerMessage::Withdraw { term, session, seq }),
-        1 => (numbered(), any::<u64>()).prop_map(|((term, session, seq), applied)| {
-            PeerMessage::WaitEnded { term, session, seq, applied: Index(applied) }
+            .prop_map(|((term, session, seq, registration), poll, tubes)| {
+                PeerMessage::Wait { term, session, seq, registration, poll, tubes }
+            }),
+        1 => numbered().prop_map(|(term, session, seq, registration)| {
+            PeerMessage::Withdraw { term, session, seq, registration }
+        }),
+        1 => (numbered(), any::<u64>()).prop_map(|((term, session, seq, registration), applied)| {
+            PeerMessage::WaitEnded { term, session, seq, registration, applied: Index(applied) }
         }),
         1 => (term(), any::<u64>(), about()).prop_map(|(term, read, about)| PeerMessage::Read { term, read, about }),
         1 => (term(), any::<u64>(), any::<u64>(), soft()).prop_map(|(term, read, index, soft)| {

@@ -1,0 +1,225 @@
+//! Waits through everything that can happen to them: other leaders, lost answers, other commands behind them.
+
+use super::*;
+use crate::api::ReferenceChange;
+
+const THIRD: ConnectionId = ConnectionId(3);
+
+fn in_tube(tube: &'static str, priority: u32, body: &str) -> Operation {
+    let tube = Bytes::from_static(tube.as_bytes());
+    Operation::Put { tube, priority, delay_s: 0, ttr_s: 60, body: Bytes::copy_from_slice(body.as_bytes()) }
+}
+
+fn watching(tubes: &[&'static str]) -> Operation {
+    Operation::Reserve { tubes: tubes.iter().map(|tube| Bytes::from_static(tube.as_bytes())).collect(), poll: false }
+}
+
+fn withdraw(world: &mut World, node: NodeId, connection: ConnectionId, ticket: u64) {
+    let moment = world.moment();
+    world.with(node, |shard| shard.handle_operation(moment, connection, 0, Operation::Withdraw { ticket }));
+}
+
+/// The leader and the two that follow it.
+fn roles(world: &World) -> (NodeId, NodeId, NodeId) {
+    let leader = world.leader().expect("it leads");
+    let followers: Vec<NodeId> = world.nodes.iter().copied().filter(|&node| node != leader).collect();
+    (leader, followers[0], followers[1])
+}
+
+fn deliver_all(world: &mut World, from: NodeId, to: NodeId) {
+    while world.deliver(from, to) {}
+}
+
+fn is_reserved(answer: Option<&Answer>) -> bool {
+    matches!(answer, Some(Answer::Reserved { .. }))
+}
+
+#[test]
+fn a_wait_behind_a_command_that_fills_an_entry_is_registered_with_it() {
+    let mut world = settled(1);
+    let node = NodeId(1);
+    world.call(node, SECOND, put("opens the session"));
+    world.call(node, SECOND, Operation::Delete { job: JobId(1) });
+    world.ask(node, FIRST, in_tube("other", 1, "its write is under way"));
+    world.ask(node, FIRST, in_tube("other", 1, &"longer than an entry should be".repeat(20)));
+    let wait = world.ask(node, SECOND, reserve(false));
+    world.run_dry();
+    assert_eq!(world.answer_to(wait), None);
+    world.call(node, FIRST, put("here"));
+    world.run_until("the job", |world| is_reserved(world.answer_to(wait)));
+}
+
+#[test]
+fn a_worker_that_was_served_by_an_earlier_leader_takes_no_job_from_one_that_still_waits() {
+    let mut world = settled(3);
+    let (leader, heir, third) = roles(&world);
+    let served = world.ask(third, FIRST, reserve(false));
+    world.run_dry();
+    // The ENQ and the RESERVE of the one that waits reach the heir, but not the leader's commit index.
+    world.ask(leader, SECOND, put("inherited"));
+    while world.complete_append(leader) {}
+    deliver_all(&mut world, leader, heir);
+    while world.complete_append(heir) {}
+    world.kill(leader);
+    world.run_until("another leader", |world| world.leader() == Some(heir));
+    world.run_until("the inherited job", |world| is_reserved(world.answer_to(served)));
+    let waits = world.ask(heir, SECOND, reserve(false));
+    world.run_dry();
+    world.ask(third, SECOND, put("new"));
+    world.run_dry();
+    assert!(is_reserved(world.answer_to(waits)), "the job is left lying while somebody waits for it");
+}
+
+#[test]
+fn a_job_that_a_worker_left_for_a_better_one_goes_to_the_next_worker() {
+    let mut world = settled(1);
+    let node = NodeId(1);
+    world.call(node, THIRD, in_tube("a", 1, "left"));
+    let Answer::Reserved { job, .. } = world.call(node, THIRD, watching(&["a"])) else { panic!("it is there") };
+    let first = world.ask(node, FIRST, watching(&["a", "b"]));
+    let second = world.ask(node, SECOND, watching(&["a"]));
+    world.run_dry();
+    // While the release is being written a better job arrives: it comes before the RESERVE for the released one.
+    world.ask(node, THIRD, Operation::Release { job, priority: 1, delay_s: 0 });
+    world.ask(node, ConnectionId(4), in_tube("b", 0, "better"));
+    world.run_dry();
+    assert!(is_reserved(world.answer_to(first)));
+    assert!(is_reserved(world.answer_to(second)), "the job is left lying while somebody waits for it");
+}
+
+#[test]
+fn a_command_behind_a_wait_that_is_not_over_gets_no_number_that_the_wait_may_use() {
+    for behind in [put("behind"), reserve(true)] {
+        let mut world = settled(3);
+        let (leader, follower, _) = roles(&world);
+        let wait = world.ask(follower, FIRST, watching(&["a"]));
+        world.run_dry();
+        // The wait is granted and withdrawn at the same time.
+        world.ask(leader, SECOND, in_tube("a", 1, "granted"));
+        withdraw(&mut world, follower, FIRST, wait);
+        let after = world.ask(follower, FIRST, behind.clone());
+        world.run_until("both answers", |world| world.answer_to(wait).is_some() && world.answer_to(after).is_some());
+        assert!(is_reserved(world.answer_to(wait)));
+        match behind {
+            Operation::Put { .. } => assert!(matches!(world.answer_to(after), Some(Answer::Inserted { .. }))),
+            _ => assert_eq!(world.answer_to(after), Some(&Answer::NothingReady)),
+        }
+    }
+}
+
+#[test]
+fn what_a_leader_answered_on_a_connection_that_broke_is_asked_again() {
+    let mut world = settled(3);
+    let (leader, follower, _) = roles(&world);
+    let wait = world.ask(follower, FIRST, reserve(false));
+    world.run_dry();
+    withdraw(&mut world, follower, FIRST, wait);
+    let look = world.ask(follower, SECOND, Operation::PeekReady { tube: tube() });
+    let poll = world.ask(follower, THIRD, reserve(true));
+    deliver_all(&mut world, follower, leader);
+    // The answers are under way, and only the direction they take is cut.
+    world.disconnect(leader, follower, false);
+    world.connect(leader, follower);
+    for ticket in [wait, look, poll] {
+        world.run_until("an answer", |world| world.answer_to(ticket).is_some());
+    }
+}
+
+#[test]
+fn the_end_of_an_earlier_wait_does_not_end_the_next() {
+    let mut world = settled(3);
+    let (leader, follower, _) = roles(&world);
+    let first = world.ask(follower, FIRST, watching(&["none"]));
+    world.run_dry();
+    world.call(leader, SECOND, put("there all along"));
+    withdraw(&mut world, follower, FIRST, first);
+    deliver_all(&mut world, follower, leader);
+    // The connection breaks with the withdrawal done, so that it is asked for a second time.
+    world.disconnect(follower, leader, false);
+    world.connect(follower, leader);
+    while world.answer_to(first).is_none() {
+        assert!(world.deliver(leader, follower), "the first end is confirmed");
+    }
+    let second = world.ask(follower, FIRST, reserve(true));
+    world.run_until("an answer", |world| world.answer_to(second).is_some());
+    assert!(is_reserved(world.answer_to(second)), "{:?}", world.answer_to(second));
+}
+
+#[test]
+fn a_tube_is_forgotten_each_time_that_it_is_emptied() {
+    let mut world = settled(1);
+    let node = NodeId(1);
+    let name = Bytes::from_static(b"brief");
+    for _ in 0..3 {
+        let Answer::Inserted { job } = world.call(node, FIRST, in_tube("brief", 1, "x")) else { panic!("it was put") };
+        world.call(node, FIRST, Operation::Delete { job });
+        world.run_until("it is forgotten", |world| !world.shards[&node].machine.has_tube(&name));
+    }
+    let leading = world.shards[&node].leading.as_ref().expect("it leads");
+    assert!(leading.references.tubes().all(|tube| *tube != name), "nothing of it is left");
+}
+
+#[test]
+fn nothing_is_kept_of_a_wait_that_is_over() {
+    let mut world = settled(1);
+    let node = NodeId(1);
+    world.call(node, FIRST, put("held"));
+    let Answer::Reserved { job, .. } = world.call(node, FIRST, reserve(false)) else { panic!("it is there") };
+    for _ in 0..5 {
+        let wait = world.ask(node, FIRST, reserve(false));
+        world.run_dry();
+        withdraw(&mut world, node, FIRST, wait);
+        world.run_until("an answer", |world| world.answer_to(wait).is_some());
+        world.pass_time(Nanos::from_millis(10));
+        world.call(node, FIRST, Operation::Touch { job });
+    }
+    let shard = &world.shards[&node];
+    assert!(shard.deadlines_soon.is_empty() && shard.ended_waits.is_empty());
+}
+
+#[test]
+fn a_wait_is_told_of_a_deadline_that_was_put_off_while_it_waited() {
+    let mut world = settled(1);
+    let node = NodeId(1);
+    let short = Operation::Put { tube: tube(), priority: 1, delay_s: 0, ttr_s: 3, body: Bytes::new() };
+    world.call(node, FIRST, short);
+    world.call(node, FIRST, reserve(false));
+    let wait = world.ask(node, FIRST, reserve(false));
+    let begun = world.now;
+    world.run_until("the warning", |world| world.answer_to(wait).is_some());
+    assert_eq!(world.answer_to(wait), Some(&Answer::DeadlineSoon));
+    let waited = world.now.saturating_sub(begun);
+    assert!(waited >= Nanos::from_millis(1900) && waited <= Nanos::from_millis(2100), "{waited:?}");
+}
+
+#[test]
+fn what_is_handed_over_after_a_leader_was_away_fits_into_frames() {
+    let mut world = settled(3);
+    let (leader, follower, _) = roles(&world);
+    world.disconnect(follower, leader, false);
+    let body = "b".repeat(600_000);
+    for number in 0..6 {
+        world.ask(follower, ConnectionId(10 + number), put(&body));
+    }
+    let moment = world.moment();
+    for number in 0..10_000 {
+        let tube = Bytes::from(format!("tube-{number}"));
+        let operation = Operation::Reference { tube, change: ReferenceChange::Watch };
+        let shard = world.shards.get_mut(&follower).expect("it lives");
+        shard.handle_operation(moment, FIRST, 0, operation);
+    }
+    assert_eq!(world.shards[&follower].reference_changes.len(), 0, "the next leader is told everything anyway");
+    world.connect(follower, leader);
+    for message in &world.wires[&(follower, leader)] {
+        match message {
+            PeerMessage::Commands { commands, .. } => {
+                assert!(commands.len() == 1 || commands.iter().map(Bytes::len).sum::<usize>() <= 1 << 20);
+            }
+            PeerMessage::References { changes, .. } => assert!(changes.len() <= 4096),
+            _ => {}
+        }
+    }
+    world.run_until("all are put", |world| world.asked.values().all(BTreeMap::is_empty));
+    let references = &world.shards[&leader].leading.as_ref().expect("it leads").references;
+    assert!(references.is_referenced(b"tube-0") && references.is_referenced(b"tube-9999"));
+}
