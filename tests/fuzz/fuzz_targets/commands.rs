@@ -84,6 +84,7 @@ fn apply(machine: &mut Machine, times: Times, first_job: JobId, commands: &[u8])
 fn apply_both(whole: &mut Machine, split: &mut Machine, times: Times, batch: &[Vec<u8>]) -> bool {
     let mut twin_of_whole = Vec::new();
     let Some(outcomes) = apply(whole, times, whole.next_job(), &batch.concat()) else { return false };
+    apply(split, times, split.next_job(), &[]).expect("nothing but time");
     for command in batch {
         let first_job = split.next_job();
         twin_of_whole.extend(apply(split, times, first_job, command).expect("applied as part of the whole"));
