@@ -22,6 +22,11 @@ pub mod latency;
 
 pub mod runtime;
 
+pub mod cluster;
+
 pub mod dialogue;
 pub mod oracle;
 pub mod workload;
+
+pub mod faults;
+pub mod run;

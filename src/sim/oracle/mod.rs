@@ -1,7 +1,10 @@
 //! What must hold of every run, judged from outside: none of this is used by what it judges.
 //!
 //! `queue` is what the log means, said a second time and as plainly as possible; `history` is what clients saw, held
-//! against it; `group` watches the nodes while they run.
+//! against it; `group` watches the nodes while they run, and `medium` reads what their disks truly
+//! hold.
 
+pub mod group;
 pub mod history;
+pub mod medium;
 pub mod queue;

@@ -1,0 +1,327 @@
+//! A cluster of whole nodes on simulated hosts: the shipped node from its directory to its listeners, one process a host.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::clock::Clock;
+use super::disk::{Crash, SimDisk};
+use super::executor::{Executor, GroupId};
+use super::latency::DiskLatency;
+use super::network::{HostId, Network};
+use super::oracle::group::GroupOracle;
+use super::oracle::medium::{MediumLog, read_log};
+use super::runtime::SimRuntime;
+use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
+use crate::config::{Address, Config, Tunables};
+use crate::io::{Disk, Runtime};
+use crate::metrics::Metrics;
+use crate::node::core::{Setup, StopRequest, run_node};
+use crate::node::host::TurnWatch;
+use crate::node::opening;
+use crate::status::Board;
+use crate::types::{Nanos, NodeId, ShardId};
+use crate::wal::directory::cluster_id;
+use crate::wal::entry::LogIdentity;
+use crate::wal::recovery::RecoveryError;
+use crate::wal::segment::SegmentSizes;
+
+const DATA: &str = "/data";
+const CLUSTER: &str = "simulated";
+/// The only shard.
+const SHARD: ShardId = ShardId(0);
+
+/// What a cluster is made of.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    pub nodes: u8,
+    pub tunables: Tunables,
+    pub disk_bytes: u64,
+}
+
+/// One host and its node.
+pub struct Member {
+    pub node: NodeId,
+    pub host: HostId,
+    pub clock: Clock,
+    pub latency: DiskLatency,
+    /// The present life of its disk.
+    disk: RefCell<SimDisk>,
+    process: Cell<Option<GroupId>>,
+    stop: RefCell<Rc<StopRequest>>,
+    /// Why the process ended by itself, with the exit status; 0 is a clean end.
+    ended: Rc<RefCell<Option<(u8, String)>>>,
+    starts: Cell<u64>,
+}
+
+pub struct Cluster {
+    executor: Executor,
+    network: Network,
+    config: ClusterConfig,
+    members: Vec<Member>,
+    oracle: GroupOracle,
+}
+
+impl Cluster {
+    /// Prepares the directories of all nodes; starts none.
+    #[must_use]
+    pub fn new(executor: &Executor, network: &Network, config: ClusterConfig) -> Cluster {
+        let oracle = GroupOracle::new(executor);
+        let random = executor.fork_random();
+        let members = (1..=config.nodes).map(|number| {
+            let latency = DiskLatency::new(executor);
+            let disk = SimDisk::new(random.next(), config.disk_bytes).with_latency(Rc::new(latency.clone()));
+            Member {
+                node: NodeId(number),
+                host: network.add_host(&host_name(NodeId(number))),
+                clock: Clock::new(executor, &random),
+                latency,
+                disk: RefCell::new(disk),
+                process: Cell::new(None),
+                stop: RefCell::default(),
+                ended: Rc::default(),
+                starts: Cell::new(0),
+            }
+        });
+        let members = members.collect();
+        let cluster = Cluster { executor: executor.clone(), network: network.clone(), config, members, oracle };
+        cluster.members.iter().for_each(|member| cluster.prepare(member));
+        cluster
+    }
+
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> &Member {
+        &self.members[usize::from(node.0 - 1)]
+    }
+
+    #[must_use]
+    pub fn oracle(&self) -> &GroupOracle {
+        &self.oracle
+    }
+
+    #[must_use]
+    pub fn majority(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn client_addresses(&self) -> Vec<String> {
+        self.members.iter().map(|member| format!("{}:11300", host_name(member.node))).collect()
+    }
+
+    fn node_config(&self, node: NodeId) -> Config {
+        let address = |node, port| {
+            Address::parse(&format!("{}:{port}", host_name(node))).expect("a host's name and a port are an address")
+        };
+        let members = self.members.iter().map(|member| (member.node, address(member.node, 7300)));
+        Config {
+            cluster: CLUSTER.to_owned(),
+            node,
+            data: PathBuf::from(DATA),
+            clients: vec![address(node, 11300)],
+            peers: Some(address(node, 7300)),
+            admin: None,
+            members: members.collect::<BTreeMap<_, _>>(),
+            shards: 1,
+            cores: None,
+            log: "info".to_owned(),
+            embedded: false,
+            tunables: self.config.tunables.clone(),
+        }
+    }
+
+    fn runtime(&self, member: &Member) -> SimRuntime {
+        let disk = member.disk.borrow().clone();
+        SimRuntime::new(&self.executor, &self.network, member.host, &member.clock, disk)
+    }
+
+    fn prepare(&self, member: &Member) {
+        let (runtime, config) = (self.runtime(member), self.node_config(member.node));
+        let process = runtime.process();
+        let prepared = self.executor.block_on(process, Nanos::from_secs(60), async move {
+            runtime.disk().create_dir(Path::new(DATA)).await.expect("a new disk takes a directory");
+            opening::prepare(&runtime, &config).await
+        });
+        prepared.expect("preparing ends").expect("a new disk can be prepared");
+        self.executor.kill(process);
+    }
+
+    // Processes.
+
+    pub fn start_all(&self) {
+        self.members.iter().for_each(|member| self.start(member));
+    }
+
+    /// Starts the node, if it does not run.
+    pub fn start(&self, member: &Member) {
+        if self.is_running(member) {
+            return;
+        }
+        self.bury(member);
+        self.network.power_on(member.host);
+        let runtime = self.runtime(member);
+        let config = self.node_config(member.node);
+        member.process.set(Some(runtime.process()));
+        member.starts.set(member.starts.get() + 1);
+        *member.ended.borrow_mut() = None;
+        let stop = Rc::new(StopRequest::default());
+        *member.stop.borrow_mut() = Rc::clone(&stop);
+        self.executor.tell(format_args!("node {} starts", member.node));
+        let metrics = Arc::new(Metrics::new());
+        let setup = Setup {
+            board: Arc::new(Board::new(&config, &metrics)),
+            door: Arc::new(front_door(&config, &runtime, member)),
+            metrics,
+            config,
+            watch: Some(Rc::new(self.oracle.clone()) as Rc<dyn TurnWatch>),
+        };
+        let (ended, executor, node) = (Rc::clone(&member.ended), self.executor.clone(), member.node);
+        let (network, process) = (self.network.clone(), runtime.process());
+        runtime.clone().spawn(async move {
+            let end = match run_node(runtime, setup, stop).await {
+                Ok(()) => (0, "as it was asked to".to_owned()),
+                Err(fatal) => (fatal.exit_status(), fatal.to_string()),
+            };
+            executor.tell(format_args!("node {node} ends with status {}: {}", end.0, end.1));
+            *ended.borrow_mut() = Some(end);
+            // The process is gone with its main function, whatever its other tasks are at.
+            executor.kill(process);
+            network.close_all_of(process);
+        });
+    }
+
+    /// What is left of a process that ended by itself: its disk is handed to the next.
+    fn bury(&self, member: &Member) {
+        if member.process.take().is_some() {
+            let disk = member.disk.borrow().crash(Crash::Process);
+            *member.disk.borrow_mut() = disk;
+            self.oracle.forget(member.node);
+        }
+    }
+
+    #[must_use]
+    pub fn is_running(&self, member: &Member) -> bool {
+        member.process.get().is_some_and(|process| self.executor.is_alive(process))
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_stop(&self, member: &Member) {
+        self.executor.tell(format_args!("node {} is asked to stop", member.node));
+        member.stop.borrow().ask();
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self, member: &Member) {
+        if let Some(process) = member.process.get() {
+            self.executor.tell(format_args!("node {} is killed", member.node));
+            self.executor.kill(process);
+            self.network.close_all_of(process);
+            self.bury(member);
+        }
+    }
+
+    /// The host loses its power, and with it what its disk had not made durable.
+    pub fn cut_power(&self, member: &Member, how: Crash) {
+        self.executor.tell(format_args!("node {} loses its power", member.node));
+        self.network.power_off(member.host);
+        if let Some(process) = member.process.take() {
+            self.executor.kill(process);
+            self.network.close_all_of(process);
+            self.oracle.forget(member.node);
+        }
+        let disk = member.disk.borrow().crash(how);
+        *member.disk.borrow_mut() = disk;
+        member.clock.reboot();
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    pub fn set_paused(&self, member: &Member, is_paused: bool) {
+        let Some(process) = member.process.get() else { return };
+        let verb = if is_paused { "paused" } else { "resumed" };
+        self.executor.tell(format_args!("node {} is {verb}", member.node));
+        if is_paused {
+            self.executor.pause(process);
+        } else {
+            self.executor.resume(process);
+        }
+    }
+
+    /// Cuts a node off from all others, both ways, or mends that. Its clients still reach it.
+    pub fn set_isolated(&self, member: &Member, is_isolated: bool) {
+        for other in self.members.iter().filter(|other| other.node != member.node) {
+            self.network.set_cut_both(member.host, other.host, is_isolated);
+        }
+    }
+
+    // The truth.
+
+    /// What the node's disk durably holds.
+    ///
+    /// # Errors
+    /// As the node would be told if it started on it.
+    pub fn medium_log(&self, member: &Member) -> Result<MediumLog, RecoveryError> {
+        let nodes: Vec<NodeId> = self.members.iter().map(|member| member.node).collect();
+        let identity = LogIdentity { cluster: cluster_id(CLUSTER, &nodes, 1), shard: SHARD };
+        let tunables = &self.config.tunables;
+        let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
+        read_log(&member.disk.borrow(), Path::new(DATA), SHARD, identity, sizes)
+    }
+
+    /// What is known committed must be durable on a majority, whatever the nodes say. (Raft 5.3; R1 of the faults.)
+    pub fn check_durability(&self) {
+        let (index, chain) = (self.oracle.committed().get(), self.oracle.committed_chain());
+        if index.0 == 0 {
+            return;
+        }
+        let holds = |member: &&Member| self.medium_log(member).is_ok_and(|log| log.chain_at(index) == Some(chain));
+        let count = self.members.iter().filter(holds).count();
+        if count < self.majority() {
+            self.oracle.break_with(format!("entry {index} is known committed and durable on only {count} disks"));
+        }
+    }
+}
+
+impl Member {
+    #[must_use]
+    pub fn disk(&self) -> SimDisk {
+        self.disk.borrow().clone()
+    }
+
+    #[must_use]
+    pub fn starts(&self) -> u64 {
+        self.starts.get()
+    }
+
+    /// Why its process ended by itself.
+    #[must_use]
+    pub fn ended(&self) -> Option<(u8, String)> {
+        self.ended.borrow().clone()
+    }
+}
+
+fn host_name(node: NodeId) -> String {
+    format!("n{node}")
+}
+
+fn front_door(config: &Config, runtime: &SimRuntime, member: &Member) -> FrontDoor {
+    let facts = NodeFacts {
+        pid: u32::from(member.node.0),
+        version: env!("CARGO_PKG_VERSION"),
+        instance: runtime.random(),
+        hostname: host_name(member.node),
+        os: "simulated".to_owned(),
+        platform: "simulated".to_owned(),
+        started: runtime.now(),
+        segment_bytes_max: config.tunables.segment_bytes_max,
+        resource_usage: ResourceUsage::default,
+    };
+    FrontDoor::new(config.shards, 1, config.tunables.job_bytes_max, facts)
+}

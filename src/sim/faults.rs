@@ -1,0 +1,378 @@
+//! What goes wrong in a run. Each seed takes a random subset of faults and of small limits (swarm testing, Groce 2012):
+//! a run with everything at once mostly shows the loudest.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::str::FromStr;
+
+use super::cluster::{Cluster, ClusterConfig, Member};
+use super::disk::{Crash, Faults, SectorOdds};
+use super::executor::Executor;
+use super::latency::DiskSpeed;
+use super::network::{Link, Network};
+use super::random::Random;
+use super::workload::WorkloadConfig;
+use crate::config::Tunables;
+use crate::types::{Nanos, NodeId};
+
+macro_rules! fault_kinds {
+    ($($(#[doc = $doc:literal])+ $kind:ident = $name:literal,)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum FaultKind { $($(#[doc = $doc])+ $kind,)* }
+
+        impl FaultKind {
+            pub const ALL: &'static [FaultKind] = &[$(FaultKind::$kind,)*];
+
+            /// As it is written on the command line.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(FaultKind::$kind => $name,)* }
+            }
+        }
+    };
+}
+
+fault_kinds! {
+    /// A process is killed and starts again.
+    Kill = "kill",
+    /// A host loses its power and comes back.
+    PowerCut = "power-cut",
+    /// All hosts lose their power at once.
+    Blackout = "blackout",
+    /// A process is asked to stop, and starts again.
+    Restart = "restart",
+    /// A process stands still for a while.
+    Pause = "pause",
+    /// A host is suspended: its monotonic clock stands still too.
+    Suspend = "suspend",
+    /// A node is cut off from all others.
+    Isolate = "isolate",
+    /// Two nodes don't hear each other.
+    CutLink = "cut-link",
+    /// One direction of a link is cut.
+    CutOneWay = "cut-one-way",
+    /// Streams break in the midst of frames.
+    BreakStreams = "break-streams",
+    /// Packets are lost and late.
+    LossyLinks = "lossy-links",
+    /// A link is slow.
+    SlowLink = "slow-link",
+    /// A disk does not answer.
+    StallDisk = "stall-disk",
+    /// A disk is slow.
+    SlowDisk = "slow-disk",
+    /// Writes to a disk fail, so that its node ends.
+    WriteErrors = "write-errors",
+    /// A disk fills up.
+    FillDisk = "fill-disk",
+    /// A clock runs fast or slow.
+    Drift = "drift",
+    /// A wall clock jumps.
+    JumpWall = "jump-wall",
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for FaultKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<FaultKind, String> {
+        let named = FaultKind::ALL.iter().find(|kind| kind.name() == text).copied();
+        named.ok_or_else(|| {
+            let names: Vec<&str> = FaultKind::ALL.iter().map(|kind| kind.name()).collect();
+            format!("there is no fault `{text}`; there are {}", names.join(", "))
+        })
+    }
+}
+
+/// All that a seed decides before the run begins.
+#[derive(Debug, Clone)]
+pub struct Swarm {
+    pub faults: Vec<FaultKind>,
+    pub cluster: ClusterConfig,
+    pub workload: WorkloadConfig,
+    /// How long things go wrong.
+    pub chaos: Nanos,
+    /// The longest time between two faults.
+    pub pause_max: Nanos,
+}
+
+impl Swarm {
+    /// `only`: these faults, where the operator chose.
+    #[must_use]
+    pub fn draw(random: &Random, only: Option<&[FaultKind]>) -> Swarm {
+        let faults = match only {
+            Some(only) => only.to_vec(),
+            None => FaultKind::ALL.iter().filter(|_| random.chance(300_000)).copied().collect(),
+        };
+        Swarm {
+            faults,
+            cluster: ClusterConfig {
+                nodes: if random.chance(150_000) { 5 } else { 3 },
+                tunables: draw_tunables(random),
+                disk_bytes: 1 << 30,
+            },
+            workload: WorkloadConfig {
+                clients: u32::try_from(random.between(1, 6)).expect("few"),
+                commands_per_connection_max: random.between(2, 80),
+                pipeline_max: random.between(1, 40),
+                body_bytes_max: if random.chance(200_000) { 20_000 } else { 300 },
+                pause_max: Nanos::from_millis(random.between(5, 100)),
+                vanish_ppm: 300_000,
+            },
+            chaos: Nanos::from_secs(random.between(5, 20)),
+            pause_max: Nanos::from_millis(random.between(200, 4_000)),
+        }
+    }
+}
+
+fn draw_tunables(random: &Random) -> Tunables {
+    let pick_u64 = |from: &[u64]| *random.pick(from).expect("some");
+    let pick_u32 = |from: &[u32]| *random.pick(from).expect("some");
+    let segment_bytes_min = pick_u64(&[65_536, 262_144, 1 << 20]);
+    Tunables {
+        segment_bytes_min,
+        segment_bytes_max: segment_bytes_min * pick_u64(&[1, 2, 8]),
+        appends_in_flight_max: pick_u32(&[1, 2, 64]),
+        appends_in_flight_bytes_max: pick_u64(&[65_536, 8 << 20]),
+        entry_bytes_max: pick_u32(&[4_096, 65_536, 1 << 20]),
+        recent_bytes_max: 1 << 20,
+        no_quorum_timeout_ms: pick_u64(&[500, 2_000, 10_000]),
+        disk_stall_exit_ms: pick_u64(&[1_000, 5_000, 20_000]),
+        stop_timeout_ms: pick_u64(&[200, 5_000]),
+        disk_reserve_bytes: 16 << 20,
+        ..Tunables::default()
+    }
+}
+
+/// Does harm to a cluster while it is let, and can undo all of it.
+#[derive(Clone)]
+pub struct Injector(Rc<State>);
+
+struct State {
+    executor: Executor,
+    network: Network,
+    cluster: Rc<Cluster>,
+    swarm: Swarm,
+    random: Random,
+    stopped: Cell<bool>,
+    done: RefCell<BTreeMap<FaultKind, u64>>,
+    suspended: RefCell<BTreeMap<NodeId, Nanos>>,
+}
+
+impl Injector {
+    #[must_use]
+    pub fn new(executor: &Executor, network: &Network, cluster: &Rc<Cluster>, swarm: &Swarm) -> Injector {
+        Injector(Rc::new(State {
+            executor: executor.clone(),
+            network: network.clone(),
+            cluster: Rc::clone(cluster),
+            swarm: swarm.clone(),
+            random: executor.fork_random(),
+            stopped: Cell::new(false),
+            done: RefCell::default(),
+            suspended: RefCell::default(),
+        }))
+    }
+
+    /// How often each fault was done.
+    #[must_use]
+    pub fn done(&self) -> BTreeMap<FaultKind, u64> {
+        self.0.done.borrow().clone()
+    }
+
+    /// Begins to do harm. Processes that end are started again all the while.
+    pub fn start(&self) {
+        self.next_fault();
+        self.revive();
+    }
+
+    fn next_fault(&self) {
+        let pause = self.0.random.nanos(Nanos::from_millis(20), self.0.swarm.pause_max);
+        let injector = self.clone();
+        self.0.executor.call_in(pause, move || {
+            if injector.0.stopped.get() {
+                return;
+            }
+            if let Some(&kind) = injector.0.random.pick(&injector.0.swarm.faults) {
+                injector.harm(kind);
+            }
+            injector.next_fault();
+        });
+    }
+
+    /// What an operator's service manager does.
+    fn revive(&self) {
+        let injector = self.clone();
+        let pause = self.0.random.nanos(Nanos::from_millis(50), Nanos::from_millis(1_500));
+        self.0.executor.call_in(pause, move || {
+            if injector.0.stopped.get() {
+                return;
+            }
+            let members = injector.0.cluster.members();
+            if let Some(member) = injector.0.random.pick(members) {
+                injector.0.cluster.start(member);
+            }
+            injector.revive();
+        });
+    }
+
+    /// Undoes everything: what comes now must work.
+    pub fn heal(&self) {
+        self.0.stopped.set(true);
+        self.0.executor.tell("everything heals");
+        self.0.network.heal();
+        let hosts: Vec<_> = self.0.cluster.members().iter().map(|member| member.host).collect();
+        for &from in &hosts {
+            for &to in hosts.iter().filter(|to| **to != from) {
+                self.0.network.set_link(from, to, Link::default());
+            }
+        }
+        for member in self.0.cluster.members() {
+            member.latency.set_stalled(false);
+            member.latency.set_speed(DiskSpeed::default());
+            member.disk().set_faults(Faults::default());
+            member.disk().set_capacity(self.0.swarm.cluster.disk_bytes);
+            member.clock.set_drift(0);
+            self.wake(member);
+            self.0.cluster.set_paused(member, false);
+            self.0.cluster.start(member);
+        }
+    }
+
+    fn after(&self, from_ms: u64, to_ms: u64, undo: impl FnOnce(&Injector) + 'static) {
+        let injector = self.clone();
+        let delay = self.0.random.nanos(Nanos::from_millis(from_ms), Nanos::from_millis(to_ms));
+        self.0.executor.call_in(delay, move || {
+            if !injector.0.stopped.get() {
+                undo(&injector);
+            }
+        });
+    }
+
+    fn power_cut(&self) -> Crash {
+        let parts = [[0.5, 0.2, 0.1], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.3, 0.6, 0.0]];
+        let [new, torn, garbage] = *self.0.random.pick(&parts).expect("some");
+        Crash::Power(SectorOdds { new, torn, garbage })
+    }
+
+    /// A suspended host wakes up.
+    fn wake(&self, member: &Member) {
+        let Some(since) = self.0.suspended.borrow_mut().remove(&member.node) else { return };
+        member.clock.was_suspended(member.clock.boottime().saturating_sub(since));
+        self.0.network.set_frozen(member.host, false);
+        self.0.cluster.set_paused(member, false);
+    }
+
+    fn harm(&self, kind: FaultKind) {
+        let State { executor, network, cluster, random, .. } = &*self.0;
+        *self.0.done.borrow_mut().entry(kind).or_default() += 1;
+        let member = random.pick(cluster.members()).expect("a cluster has members");
+        let other = random.pick(cluster.members()).expect("a cluster has members");
+        let (node, host) = (member.node, member.host);
+        executor.tell(format_args!("fault {kind} at node {node}"));
+        match kind {
+            FaultKind::Kill => cluster.kill(member),
+            FaultKind::PowerCut => cluster.cut_power(member, self.power_cut()),
+            FaultKind::Blackout => {
+                for member in cluster.members() {
+                    cluster.cut_power(member, self.power_cut());
+                }
+            }
+            FaultKind::Restart => cluster.ask_to_stop(member),
+            FaultKind::Pause => {
+                cluster.set_paused(member, true);
+                self.after(10, 4_000, move |injector| {
+                    injector.0.cluster.set_paused(injector.0.cluster.member(node), false);
+                });
+            }
+            FaultKind::Suspend => {
+                self.0.suspended.borrow_mut().entry(node).or_insert_with(|| member.clock.boottime());
+                network.set_frozen(host, true);
+                cluster.set_paused(member, true);
+                self.after(10, 6_000, move |injector| injector.wake(injector.0.cluster.member(node)));
+            }
+            FaultKind::Isolate => {
+                cluster.set_isolated(member, true);
+                self.after(50, 6_000, move |injector| {
+                    injector.0.cluster.set_isolated(injector.0.cluster.member(node), false);
+                });
+            }
+            FaultKind::CutLink | FaultKind::CutOneWay => {
+                let both = kind == FaultKind::CutLink;
+                let (from, to) = (host, other.host);
+                let set = move |network: &Network, is_cut| match both {
+                    true => network.set_cut_both(from, to, is_cut),
+                    false => network.set_cut(from, to, is_cut),
+                };
+                set(network, true);
+                self.after(50, 6_000, move |injector| set(&injector.0.network, false));
+            }
+            FaultKind::BreakStreams => {
+                network.cut_streams(host, other.host);
+            }
+            FaultKind::LossyLinks => {
+                let link = Link { loss_ppm: 50_000, late_ppm: 200_000, ..network.link(host, other.host) };
+                network.set_link(host, other.host, link);
+                let to = other.host;
+                self.after(500, 5_000, move |injector| {
+                    let link = Link { loss_ppm: 0, late_ppm: 0, ..injector.0.network.link(host, to) };
+                    injector.0.network.set_link(host, to, link);
+                });
+            }
+            FaultKind::SlowLink => {
+                let delay = random.nanos(Nanos::from_millis(1), Nanos::from_millis(120));
+                let was = network.link(host, other.host);
+                let link = Link { delay_min: delay, delay_max: Nanos(delay.0 * 2), ..was };
+                network.set_link(host, other.host, link);
+                let to = other.host;
+                self.after(200, 4_000, move |injector| {
+                    let now = injector.0.network.link(host, to);
+                    let Link { delay_min, delay_max, .. } = Link::default();
+                    injector.0.network.set_link(host, to, Link { delay_min, delay_max, ..now });
+                });
+            }
+            FaultKind::StallDisk => {
+                member.latency.set_stalled(true);
+                self.after(50, 8_000, move |injector| {
+                    injector.0.cluster.member(node).latency.set_stalled(false);
+                });
+            }
+            FaultKind::SlowDisk => {
+                let delay_max = random.nanos(Nanos::from_millis(1), Nanos::from_millis(60));
+                member.latency.set_speed(DiskSpeed { delay_max, late_ppm: 20_000, ..DiskSpeed::default() });
+                self.after(200, 4_000, move |injector| {
+                    injector.0.cluster.member(node).latency.set_speed(DiskSpeed::default());
+                });
+            }
+            FaultKind::WriteErrors => {
+                let faults = Faults { write_error: 0.02, sync_error: 0.02, ..Faults::default() };
+                member.disk().set_faults(faults);
+                self.after(50, 2_000, move |injector| {
+                    injector.0.cluster.member(node).disk().set_faults(Faults::default());
+                });
+            }
+            FaultKind::FillDisk => {
+                member.disk().set_capacity(8 << 20);
+                let capacity = self.0.swarm.cluster.disk_bytes;
+                self.after(500, 8_000, move |injector| {
+                    injector.0.cluster.member(node).disk().set_capacity(capacity);
+                });
+            }
+            FaultKind::Drift => {
+                let drift = random.between(0, 200_000);
+                member.clock.set_drift(i32::try_from(drift).expect("small") - 100_000);
+            }
+            FaultKind::JumpWall => {
+                let jump = random.between(0, 7_200_000_000_000);
+                member.clock.jump_wall(i64::try_from(jump).expect("two hours") - 3_600_000_000_000);
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Watches the nodes while they run: the invariants of Raft after every turn, and equal states at equal indexes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::job::Fingerprint;
+use crate::node::host::TurnWatch;
+use crate::raft::invariants::{GroupHistory, Observed, check_step};
+use crate::raft::{Raft, RoleName};
+use crate::shard::Shard;
+use crate::sim::executor::Executor;
+use crate::types::{ChainHash, Index, NodeId, Term};
+
+/// What the group did; a run without any of it has tested little.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GroupCounts {
+    pub turns: u64,
+    pub leaders: u64,
+    pub applied: u64,
+    /// Logs that lost entries to another leader's.
+    pub cuts: u64,
+}
+
+/// Clones share it. One shard only.
+#[derive(Clone)]
+pub struct GroupOracle(Rc<State>);
+
+struct State {
+    executor: Executor,
+    history: RefCell<GroupHistory>,
+    nodes: RefCell<BTreeMap<NodeId, Seen>>,
+    fingerprints: RefCell<BTreeMap<Index, (Fingerprint, NodeId)>>,
+    committed: Rc<Cell<Index>>,
+    committed_chain: Cell<ChainHash>,
+    counts: Cell<GroupCounts>,
+    broken: RefCell<Option<String>>,
+}
+
+/// What was last seen of a node in its present life.
+struct Seen {
+    observed: Observed,
+    role: RoleName,
+    term: Term,
+    durable: Index,
+    applied: Index,
+}
+
+impl GroupOracle {
+    #[must_use]
+    pub fn new(executor: &Executor) -> GroupOracle {
+        GroupOracle(Rc::new(State {
+            executor: executor.clone(),
+            history: RefCell::default(),
+            nodes: RefCell::default(),
+            fingerprints: RefCell::default(),
+            committed: Rc::default(),
+            committed_chain: Cell::default(),
+            counts: Cell::default(),
+            broken: RefCell::default(),
+        }))
+    }
+
+    /// The highest index that any node knew committed.
+    #[must_use]
+    pub fn committed(&self) -> Rc<Cell<Index>> {
+        Rc::clone(&self.0.committed)
+    }
+
+    /// Chain hash of the entry at `committed`.
+    #[must_use]
+    pub fn committed_chain(&self) -> ChainHash {
+        self.0.committed_chain.get()
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> GroupCounts {
+        self.0.counts.get()
+    }
+
+    /// The first invariant that was broken.
+    #[must_use]
+    pub fn broken(&self) -> Option<String> {
+        self.0.broken.borrow().clone()
+    }
+
+    /// Notes what somebody else found broken.
+    pub fn break_with(&self, what: String) {
+        let mut broken = self.0.broken.borrow_mut();
+        if broken.is_none() {
+            self.0.executor.tell(format_args!("BROKEN: {what}"));
+            *broken = Some(what);
+        }
+    }
+
+    /// The node's memory is gone.
+    pub fn forget(&self, node: NodeId) {
+        self.0.nodes.borrow_mut().remove(&node);
+        self.0.history.borrow_mut().forget(node);
+    }
+
+    /// Who leads the latest term, as far as the leaders themselves know.
+    #[must_use]
+    pub fn leader(&self) -> Option<(NodeId, Term)> {
+        let nodes = self.0.nodes.borrow();
+        let leaders = nodes.iter().filter(|(_, seen)| seen.role == RoleName::Leader);
+        leaders.map(|(node, seen)| (*node, seen.term)).max_by_key(|(_, term)| *term)
+    }
+
+    /// How far each running node has applied.
+    #[must_use]
+    pub fn applied(&self) -> BTreeMap<NodeId, Index> {
+        self.0.nodes.borrow().iter().map(|(node, seen)| (*node, seen.applied)).collect()
+    }
+
+    /// The term each running node is in.
+    #[must_use]
+    pub fn terms(&self) -> BTreeMap<NodeId, Term> {
+        self.0.nodes.borrow().iter().map(|(node, seen)| (*node, seen.term)).collect()
+    }
+
+    /// The fingerprint of the state behind each entry that any node applied.
+    #[must_use]
+    pub fn fingerprint_at(&self, index: Index) -> Option<Fingerprint> {
+        self.0.fingerprints.borrow().get(&index).map(|(fingerprint, _)| *fingerprint)
+    }
+
+    fn count(&self, add: impl FnOnce(&mut GroupCounts)) {
+        let mut counts = self.0.counts.get();
+        add(&mut counts);
+        self.0.counts.set(counts);
+    }
+
+    fn observe_raft(&self, raft: &Raft) -> Result<(), String> {
+        let node = raft.id();
+        let mut nodes = self.0.nodes.borrow_mut();
+        if let Some(seen) = nodes.get(&node) {
+            let now = Observed::of(raft);
+            if now == seen.observed && raft.durable() == seen.durable && raft.role() == seen.role {
+                return Ok(());
+            }
+            check_step(&seen.observed, raft).map_err(|broken| broken.to_string())?;
+            if raft.role() != seen.role || raft.term() != seen.term {
+                self.tell_role(raft);
+            }
+        } else {
+            self.tell_role(raft);
+        }
+        self.0.history.borrow_mut().observe(raft).map_err(|broken| broken.to_string())?;
+        let committed = raft.committed();
+        if committed > self.0.committed.get() {
+            self.0.committed.set(committed);
+            let chain = raft.log().chain_at(committed).expect("what is committed is in the log");
+            self.0.committed_chain.set(chain);
+        }
+        let applied = nodes.get(&node).map_or(Index::ZERO, |seen| seen.applied);
+        let observed = Observed::of(raft);
+        let durable = raft.durable();
+        if nodes.get(&node).is_some_and(|seen| seen.durable > durable) {
+            self.count(|counts| counts.cuts += 1);
+        }
+        nodes.insert(node, Seen { observed, role: raft.role(), term: raft.term(), durable, applied });
+        Ok(())
+    }
+
+    fn tell_role(&self, raft: &Raft) {
+        let (node, role, term) = (raft.id(), raft.role(), raft.term());
+        if role == RoleName::Leader {
+            self.count(|counts| counts.leaders += 1);
+        }
+        let last = raft.last_position();
+        self.0.executor.tell(format_args!("node {node} is {role:?} in term {term}, log to {last}"));
+    }
+
+    /// State machine safety (Raft figure 3), by fingerprints: the same entry leaves the same state everywhere.
+    fn observe_machine(&self, shard: &Shard) -> Result<(), String> {
+        let node = shard.raft().id();
+        let machine = shard.machine();
+        let applied = machine.applied().index;
+        let mut nodes = self.0.nodes.borrow_mut();
+        let seen = nodes.get_mut(&node).expect("its raft was observed");
+        if applied < seen.applied {
+            return Err(format!("node {node}: applied went back from {} to {applied}", seen.applied));
+        }
+        if applied > shard.raft().committed() {
+            return Err(format!("node {node}: applied {applied} is above committed {}", shard.raft().committed()));
+        }
+        if applied == seen.applied {
+            return Ok(());
+        }
+        self.count(|counts| counts.applied += applied.0 - seen.applied.0);
+        seen.applied = applied;
+        let fingerprint = machine.fingerprint();
+        let mut fingerprints = self.0.fingerprints.borrow_mut();
+        let (known, by) = fingerprints.entry(applied).or_insert((fingerprint, node));
+        if *known != fingerprint {
+            return Err(format!("the states of nodes {by} and {node} differ behind entry {applied}"));
+        }
+        Ok(())
+    }
+}
+
+impl TurnWatch for GroupOracle {
+    fn turned(&self, shard: &Shard) {
+        self.count(|counts| counts.turns += 1);
+        let result = self.observe_raft(shard.raft()).and_then(|()| self.observe_machine(shard));
+        if let Err(what) = result {
+            self.break_with(what);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! One seed, one run: chaos under load, then everything heals, and the cluster must serve, agree, and have kept its word.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+use super::cluster::Cluster;
+use super::executor::Executor;
+use super::faults::{FaultKind, Injector, Swarm};
+use super::network::{Network, NetworkCounts};
+use super::oracle::group::GroupCounts;
+use super::oracle::history::HistoryCounts;
+use super::oracle::queue::{Decided, QueueModel};
+use super::random::Random;
+use super::workload::Workload;
+use crate::job::Machine;
+use crate::job::command::Batch;
+use crate::types::{Index, Nanos};
+use crate::wal::entry::{Entry, EntryKind};
+
+/// How often the disks are read to see that what is committed is durable.
+const DISKS_READ_EVERY: Nanos = Nanos::from_millis(700);
+
+/// How long a healed cluster may take until everything is drained.
+const DRAIN_MAX: Nanos = Nanos::from_secs(300);
+
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Only these faults; none given: a subset that the seed draws.
+    pub faults: Option<Vec<FaultKind>>,
+    /// Print every event as it happens.
+    pub trace: bool,
+}
+
+/// What a run that found nothing wrong was made of.
+#[derive(Debug, Clone, Default)]
+pub struct RunReport {
+    pub hash: u64,
+    pub events: u64,
+    pub simulated: Nanos,
+    pub history: HistoryCounts,
+    pub group: GroupCounts,
+    pub network: NetworkCounts,
+    pub faults: BTreeMap<FaultKind, u64>,
+    pub entries: u64,
+}
+
+/// A promise that was broken.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub seed: u64,
+    pub what: String,
+    pub at: Nanos,
+    pub faults: Vec<FaultKind>,
+    pub hash: u64,
+    /// The last few hundred events.
+    pub events: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.events {
+            writeln!(f, "{line}")?;
+        }
+        let faults: Vec<&str> = self.faults.iter().map(|kind| kind.name()).collect();
+        writeln!(f, "seed {}: {}", self.seed, self.what)?;
+        write!(f, "after {} ms of simulated time, with faults: {}", self.at.0 / 1_000_000, faults.join(", "))
+    }
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// What was broken.
+pub fn run_seed(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failure>> {
+    let executor = Executor::new(seed);
+    if options.trace {
+        executor.trace().print();
+    }
+    let swarm = Swarm::draw(&Random::new(seed ^ 0x5eed), options.faults.as_deref());
+    let world = World::new(&executor, &swarm);
+    let result = world.run(&swarm);
+    let result = match result {
+        Ok(report) => Ok(report),
+        Err(what) => Err(Box::new(Failure {
+            seed,
+            what,
+            at: executor.now(),
+            faults: swarm.faults,
+            hash: executor.trace().hash(),
+            events: executor.trace().last_lines(),
+        })),
+    };
+    executor.end();
+    result
+}
+
+struct World {
+    executor: Executor,
+    network: Network,
+    cluster: Rc<Cluster>,
+    workload: Workload,
+    injector: Injector,
+    disks_read_at: Cell<Nanos>,
+}
+
+impl World {
+    fn new(executor: &Executor, swarm: &Swarm) -> World {
+        let network = Network::new(executor);
+        let cluster = Rc::new(Cluster::new(executor, &network, swarm.cluster.clone()));
+        let committed = cluster.oracle().committed();
+        let addresses = cluster.client_addresses();
+        let workload = Workload::new(executor, &network, swarm.workload, addresses, committed);
+        let injector = Injector::new(executor, &network, &cluster, swarm);
+        let executor = executor.clone();
+        World { executor, network, cluster, workload, injector, disks_read_at: Cell::default() }
+    }
+
+    fn run(&self, swarm: &Swarm) -> Result<RunReport, String> {
+        self.cluster.start_all();
+        self.workload.start();
+        self.injector.start();
+        self.run_until(self.executor.now().saturating_add(swarm.chaos))?;
+        self.injector.heal();
+        self.workload.stop();
+        self.run_while(DRAIN_MAX, "the clients do not end", || self.workload.is_running())?;
+        self.workload.start_drain();
+        self.run_while(DRAIN_MAX, "the cluster is not drained", || self.workload.is_running())?;
+        let settled = || self.is_settled();
+        self.run_while(Nanos::from_secs(60), "the nodes do not agree", || !settled())?;
+        self.judge()
+    }
+
+    fn run_until(&self, deadline: Nanos) -> Result<(), String> {
+        while self.executor.step_until(deadline) {
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    fn run_while(&self, time_max: Nanos, late: &str, goes_on: impl Fn() -> bool) -> Result<(), String> {
+        let deadline = self.executor.now().saturating_add(time_max);
+        while goes_on() {
+            if !self.executor.step_until(deadline) {
+                return Err(format!("{late}, {} s after everything healed", time_max.0 / 1_000_000_000));
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if let Some(broken) = self.cluster.oracle().broken() {
+            return Err(broken);
+        }
+        if self.executor.now() < self.disks_read_at.get() {
+            return Ok(());
+        }
+        self.disks_read_at.set(self.executor.now().saturating_add(DISKS_READ_EVERY));
+        self.cluster.check_durability();
+        self.check_ends()?;
+        self.workload.nonsense().map_or(Ok(()), Err)
+    }
+
+    /// A node may end for faults of its world; never because it contradicts another, or for a bug.
+    fn check_ends(&self) -> Result<(), String> {
+        for member in self.cluster.members() {
+            if let Some((status, why)) = member.ended()
+                && !matches!(status, 0 | 11 | 32 | 33 | 34)
+            {
+                return Err(format!("node {} ended with status {status}: {why}", member.node));
+            }
+        }
+        Ok(())
+    }
+
+    /// All nodes run and have applied all that is committed.
+    fn is_settled(&self) -> bool {
+        let committed = self.cluster.oracle().committed().get();
+        let applied = self.cluster.oracle().applied();
+        applied.len() == self.cluster.members().len() && applied.values().all(|applied| *applied == committed)
+    }
+
+    fn judge(&self) -> Result<RunReport, String> {
+        self.check()?;
+        self.cluster.check_durability();
+        self.check()?;
+        let committed = self.cluster.oracle().committed().get();
+        let mut logs = Vec::new();
+        for member in self.cluster.members() {
+            let log = self.cluster.medium_log(member).map_err(|error| format!("node {}: {error}", member.node))?;
+            let chain = log.chain_at(committed);
+            logs.push((member.node, log, chain));
+        }
+        let (node, log, chain) = logs.swap_remove(0);
+        if let Some((other, _, differs)) = logs.iter().find(|(_, _, other)| *other != chain) {
+            return Err(format!(
+                "the disks of nodes {node} and {other} differ at entry {committed}: {chain:?} and {differs:?}"
+            ));
+        }
+        let committed_entries = usize::try_from(committed.0).expect("a log fits into memory");
+        let entries = log.entries.get(..committed_entries).ok_or("the first disk lacks committed entries")?;
+        let (decided, model) = self.replay(entries)?;
+        let history = self.workload.history().check(&decided, &model).map_err(|violation| violation.to_string())?;
+        let left: Vec<u64> = model.live().map(|job| job.0).collect();
+        if !left.is_empty() {
+            return Err(format!("jobs were left when the drain found no more: {left:?}"));
+        }
+        Ok(RunReport {
+            hash: self.executor.trace().hash(),
+            events: self.executor.trace().events(),
+            simulated: self.executor.now(),
+            history,
+            group: self.cluster.oracle().counts(),
+            network: self.network.counts(),
+            faults: self.injector.done(),
+            entries: committed.0,
+        })
+    }
+
+    /// Replays the log through the model and through a fresh state machine; both must agree with each other, and the
+    /// machine with what the nodes had.
+    fn replay(&self, entries: &[Entry]) -> Result<(Vec<Decided>, QueueModel), String> {
+        let (mut model, mut machine) = (QueueModel::new(), Machine::new());
+        let mut all = Vec::new();
+        for entry in entries {
+            let index = entry.meta.position.index;
+            let commands = match entry.kind {
+                EntryKind::Commands => entry.payload(),
+                _ => &[],
+            };
+            let batch = Batch {
+                index,
+                term: entry.meta.position.term,
+                times: entry.times,
+                first_job: entry.first_job,
+                commands,
+            };
+            let decided = model.apply(&batch).map_err(|error| format!("entry {index}: {error}"))?;
+            let mut applied = Vec::new();
+            machine.apply(batch, &mut applied).map_err(|error| error.to_string())?;
+            let same = applied.len() == decided.len()
+                && applied.iter().zip(&decided).all(|(applied, decided)| {
+                    (applied.session, applied.seq, applied.outcome) == (decided.session, decided.seq, decided.outcome)
+                });
+            if !same {
+                return Err(format!("entry {index}: the model says {decided:?}, the state machine {applied:?}"));
+            }
+            self.compare_fingerprint(index, &machine)?;
+            all.extend(decided);
+        }
+        Ok((all, model))
+    }
+
+    fn compare_fingerprint(&self, index: Index, machine: &Machine) -> Result<(), String> {
+        match self.cluster.oracle().fingerprint_at(index) {
+            Some(seen) if seen != machine.fingerprint() => {
+                Err(format!("behind entry {index} the nodes' state is not that of the log"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_cluster_serves_and_keeps_its_word() {
+        let options = RunOptions { faults: Some(Vec::new()), trace: false };
+        let report = run_seed(1, &options).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(report.history.inserted > 0 && report.history.reserved > 0, "{report:?}");
+        assert_eq!(report.group.leaders, 1, "nothing went wrong, so nobody else should have led");
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_run_twice() {
+        let run =
+            |seed| run_seed(seed, &RunOptions::default()).map(|report| report.hash).map_err(|failure| failure.hash);
+        assert_eq!(run(3), run(3));
+    }
+}
