@@ -12,6 +12,8 @@ mod logging;
 mod privileges;
 mod reference;
 mod run;
+#[cfg(feature = "sim")]
+mod sim;
 mod status;
 
 use std::ffi::OsString;
@@ -40,6 +42,8 @@ enum Command {
     Status(status::StatusArgs),
     Demo(demo::DemoArgs),
     Reference(reference::ReferenceArgs),
+    #[cfg(feature = "sim")]
+    Sim(sim::SimArgs),
 }
 
 /// Runs the program with the given arguments (the first is its name) and gives its exit status.
@@ -58,6 +62,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Reference(args) => reference::reference(&args),
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => sim::sim(&args),
     };
     ExitCode::from(status)
 }

@@ -207,14 +207,11 @@ impl Injector {
         });
     }
 
-    /// What an operator's service manager does.
+    /// What an operator's service manager does, also when everything is well.
     fn revive(&self) {
         let injector = self.clone();
         let pause = self.0.random.nanos(Nanos::from_millis(50), Nanos::from_millis(1_500));
         self.0.executor.call_in(pause, move || {
-            if injector.0.stopped.get() {
-                return;
-            }
             let members = injector.0.cluster.members();
             if let Some(member) = injector.0.random.pick(members) {
                 injector.0.cluster.start(member);

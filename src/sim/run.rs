@@ -1,8 +1,10 @@
 //! One seed, one run: chaos under load, then everything heals, and the cluster must serve, agree, and have kept its word.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use super::cluster::Cluster;
@@ -19,8 +21,8 @@ use crate::job::command::Batch;
 use crate::types::{Index, Nanos};
 use crate::wal::entry::{Entry, EntryKind};
 
-/// How often the disks are read to see that what is committed is durable.
-const DISKS_READ_EVERY: Nanos = Nanos::from_millis(700);
+/// How often, at random, the disks are read to see that what is committed is durable.
+const DISKS_READ_EVERY: [Nanos; 2] = [Nanos::from_millis(50), Nanos::from_secs(4)];
 
 /// How long a healed cluster may take until everything is drained.
 const DRAIN_MAX: Nanos = Nanos::from_secs(300);
@@ -29,6 +31,8 @@ const DRAIN_MAX: Nanos = Nanos::from_secs(300);
 pub struct RunOptions {
     /// Only these faults; none given: a subset that the seed draws.
     pub faults: Option<Vec<FaultKind>>,
+    /// Things go wrong for no longer than this.
+    pub chaos_max: Option<Nanos>,
     /// Print every event as it happens.
     pub trace: bool,
 }
@@ -78,9 +82,12 @@ pub fn run_seed(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failur
     if options.trace {
         executor.trace().print();
     }
-    let swarm = Swarm::draw(&Random::new(seed ^ 0x5eed), options.faults.as_deref());
+    let mut swarm = Swarm::draw(&Random::new(seed ^ 0x5eed), options.faults.as_deref());
+    swarm.chaos = swarm.chaos.min(options.chaos_max.unwrap_or(swarm.chaos));
     let world = World::new(&executor, &swarm);
-    let result = world.run(&swarm);
+    // A node that panics has found a bug of its own; the rest of the run is given up.
+    let result = catch_unwind(AssertUnwindSafe(|| world.run(&swarm)))
+        .unwrap_or_else(|panic| Err(format!("a panic: {}", told(panic.as_ref()))));
     let result = match result {
         Ok(report) => Ok(report),
         Err(what) => Err(Box::new(Failure {
@@ -96,12 +103,18 @@ pub fn run_seed(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failur
     result
 }
 
+fn told(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
 struct World {
     executor: Executor,
     network: Network,
     cluster: Rc<Cluster>,
     workload: Workload,
     injector: Injector,
+    random: Random,
     disks_read_at: Cell<Nanos>,
 }
 
@@ -113,8 +126,9 @@ impl World {
         let addresses = cluster.client_addresses();
         let workload = Workload::new(executor, &network, swarm.workload, addresses, committed);
         let injector = Injector::new(executor, &network, &cluster, swarm);
+        let random = executor.fork_random();
         let executor = executor.clone();
-        World { executor, network, cluster, workload, injector, disks_read_at: Cell::default() }
+        World { executor, network, cluster, workload, injector, random, disks_read_at: Cell::default() }
     }
 
     fn run(&self, swarm: &Swarm) -> Result<RunReport, String> {
@@ -157,7 +171,8 @@ impl World {
         if self.executor.now() < self.disks_read_at.get() {
             return Ok(());
         }
-        self.disks_read_at.set(self.executor.now().saturating_add(DISKS_READ_EVERY));
+        let pause = self.random.nanos(DISKS_READ_EVERY[0], DISKS_READ_EVERY[1]);
+        self.disks_read_at.set(self.executor.now().saturating_add(pause));
         self.cluster.check_durability();
         self.check_ends()?;
         self.workload.nonsense().map_or(Ok(()), Err)
@@ -269,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_quiet_cluster_serves_and_keeps_its_word() {
-        let options = RunOptions { faults: Some(Vec::new()), trace: false };
+        let options = RunOptions { faults: Some(Vec::new()), chaos_max: Some(Nanos::from_secs(2)), trace: false };
         let report = run_seed(1, &options).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(report.history.inserted > 0 && report.history.reserved > 0, "{report:?}");
         assert_eq!(report.group.leaders, 1, "nothing went wrong, so nobody else should have led");

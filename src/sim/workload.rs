@@ -246,7 +246,12 @@ impl Client {
         let mut first = vec![self.draw_put()];
         first.extend(TUBES[1..].iter().map(|tube| Asked::Watch(tube)));
         match self.converse(&mut connected, &first).await {
-            Ok(_) => Some(connected),
+            Ok(heard) if matches!(heard.first(), Some(Said::Inserted(_))) => Some(connected),
+            // Refused: without its first put the log does not tell whose connection this is.
+            Ok(_) => {
+                self.rest(Nanos::from_millis(200)).await;
+                None
+            }
             Err(Ended::Lost(_)) => None,
             Err(Ended::Nonsense { asked, line }) => {
                 self.note_nonsense(&asked, &line);

@@ -248,7 +248,11 @@ impl<'a> Walk<'a> {
             connection: self.connection,
             asked: told(&exchange.asked),
             said: told(&heard.said),
-            log: next.map_or_else(|| "nothing more of it".to_owned(), |done| told(&done.decided)),
+            log: match (next, self.done.last()) {
+                (Some(next), _) => told(&next.decided),
+                (None, Some(last)) => format!("nothing behind {}", told(&last.decided)),
+                (None, None) => "nothing of this connection".to_owned(),
+            },
         })
     }
 }
