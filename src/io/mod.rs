@@ -106,6 +106,8 @@ pub trait Wire: Clone + 'static {
     type Listener: Listener<Reader = Self::Reader, Writer = Self::Writer>;
     type Reader: Reader;
     type Writer: Writer;
+    /// A stream between two core threads: no longer of the one, not yet of the other.
+    type Detached: 'static;
 
     /// `address`: `host:port`, or `unix:/path` where listening.
     fn listen(&self, address: &str, options: WireOptions) -> io::Result<Self::Listener>;
@@ -114,6 +116,13 @@ pub trait Wire: Clone + 'static {
         address: &str,
         options: WireOptions,
     ) -> impl Future<Output = io::Result<(Self::Reader, Self::Writer)>>;
+    /// Takes a stream out of this thread's world; closers that were made of it no longer do anything.
+    ///
+    /// # Errors
+    /// An operation on it is under way. The stream is shut down.
+    fn detach(reader: Self::Reader, writer: Self::Writer) -> io::Result<Self::Detached>;
+    /// Takes a stream into this thread's world.
+    fn attach(&self, stream: Self::Detached) -> (Self::Reader, Self::Writer);
 }
 
 /// Which socket options a stream gets.

@@ -10,12 +10,13 @@ use prometheus_client::metrics::counter::Counter;
 use super::codec;
 use super::fields::DecodeError;
 use super::frame::FrameKind;
+use super::greeting::Greeted;
 use super::handshake::{
     ConnectionId, Gate, HANDSHAKE_BYTES_MAX, Hello, HelloError, Identity, Refusal, RefusalCode, Welcome,
 };
 use super::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
 use super::stream::{Deadline, FrameReader, StreamEnd};
-use crate::io::{Reader, Runtime, Writer};
+use crate::io::{Reader, Runtime, Wire, Writer};
 use crate::types::{Incarnation, NodeId, ShardId};
 use crate::wal::entry::LogIdentity;
 
@@ -32,7 +33,8 @@ pub struct AcceptorCounters {
     pub bad_frames: Counter,
 }
 
-/// Serves every connection that peers dialled to this thread.
+/// Serves every connection that peers dialled for shards of this thread. There is one for each thread, so that one
+/// place knows which connection of a node for a shard is the newest.
 pub struct Acceptor<R: Runtime, G: Gate> {
     runtime: R,
     identity: Identity,
@@ -53,6 +55,15 @@ struct Newest {
     connection: ConnectionId,
     /// Shuts it down; none once it ended.
     close: Option<Box<dyn Fn()>>,
+}
+
+/// A connection whose handshake is under way, counted until it is dropped.
+struct Unadmitted<'a>(&'a Cell<usize>);
+
+impl Drop for Unadmitted<'_> {
+    fn drop(&mut self) {
+        self.0.update(|count| count - 1);
+    }
 }
 
 /// Why a connection ended before or after it was admitted.
@@ -81,6 +92,12 @@ impl ServeError {
     }
 }
 
+/// Best effort: a peer that is gone does not need the reason.
+async fn refuse(writer: &mut impl Writer, refusal: Refusal) -> ServeError {
+    let _unheard = writer.write(refusal.encode().chunks).await;
+    ServeError::Refused(refusal)
+}
+
 impl<R: Runtime, G: Gate> Acceptor<R, G> {
     #[must_use]
     pub fn new(
@@ -96,15 +113,41 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
     }
 
     /// Serves one accepted connection to its end. Run as a task of its own.
-    pub async fn serve_incoming(self: Rc<Self>, reader: impl Reader, mut writer: impl Writer) {
-        if self.unadmitted.get() >= self.limits.handshakes_max {
-            writer.shutdown();
-            return;
+    pub async fn serve_incoming(
+        self: Rc<Self>,
+        reader: <R::Wire as Wire>::Reader,
+        writer: <R::Wire as Wire>::Writer,
+    ) {
+        if let Some(greeted) = self.greet(reader, writer).await {
+            self.serve(greeted).await;
         }
-        self.unadmitted.update(|count| count + 1);
+    }
+
+    /// Lets whoever dialled say who it is, and decides nothing about it: the shard may be another thread's. None where it
+    /// said nothing of sense in time; the connection is closed then.
+    pub async fn greet(
+        &self,
+        reader: <R::Wire as Wire>::Reader,
+        mut writer: <R::Wire as Wire>::Writer,
+    ) -> Option<Greeted<R::Wire>> {
+        let _place = self.take_place(&writer)?;
         let mut reader = FrameReader::new(reader, HANDSHAKE_BYTES_MAX);
-        let admitted = self.shake_hands(&mut reader, &mut writer).await;
-        self.unadmitted.update(|count| count - 1);
+        match self.read_hello(&mut reader, &mut writer).await {
+            Ok(hello) => Some(Greeted { hello, reader, writer }),
+            Err(error) => {
+                writer.shutdown();
+                self.log_unadmitted(&error);
+                None
+            }
+        }
+    }
+
+    /// Serves a connection for a shard of this thread to its end. Run as a task of its own.
+    pub async fn serve(self: Rc<Self>, greeted: Greeted<R::Wire>) {
+        let Greeted { hello, mut reader, mut writer } = greeted;
+        let Some(place) = self.take_place(&writer) else { return };
+        let admitted = self.shake_hands(hello, &mut reader, &mut writer).await;
+        drop(place);
         let (hello, route) = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
@@ -141,12 +184,21 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         }
     }
 
-    /// Reads and checks the Hello; on success the connection is the newest of its node and shard.
-    async fn shake_hands(
+    /// A place among those whose handshake is under way. Where there is none left, the connection is closed.
+    fn take_place(&self, writer: &impl Writer) -> Option<Unadmitted<'_>> {
+        if self.unadmitted.get() >= self.limits.handshakes_max {
+            writer.shutdown();
+            return None;
+        }
+        self.unadmitted.update(|count| count + 1);
+        Some(Unadmitted(&self.unadmitted))
+    }
+
+    async fn read_hello(
         &self,
         reader: &mut FrameReader<impl Reader>,
         writer: &mut impl Writer,
-    ) -> Result<(Hello, Route), ServeError> {
+    ) -> Result<Hello, ServeError> {
         let deadline = Deadline::start(&self.runtime, self.limits.handshake_deadline, writer);
         let frame = reader.next().await.map_err(|end| match end {
             StreamEnd::Frame(_) => ServeError::Stream(end),
@@ -156,23 +208,31 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         if frame.kind != FrameKind::Hello {
             return Err(ServeError::Kind { expected: FrameKind::Hello, found: frame.kind });
         }
-        let admitted = match Hello::decode(frame.payload) {
-            Ok(hello) => self.admit(hello, writer.closer()).await,
-            Err(error @ HelloError::Version { .. }) => Err(Refusal::new(RefusalCode::Protocol, error.to_string())),
-            Err(HelloError::Decode(error)) => return Err(ServeError::Decode(error)),
-        };
-        match admitted {
+        match Hello::decode(frame.payload) {
+            Ok(hello) => Ok(hello),
+            Err(error @ HelloError::Version { .. }) => {
+                Err(refuse(writer, Refusal::new(RefusalCode::Protocol, error.to_string())).await)
+            }
+            Err(HelloError::Decode(error)) => Err(ServeError::Decode(error)),
+        }
+    }
+
+    /// Checks who it is; on success the connection is the newest of its node and shard.
+    async fn shake_hands(
+        &self,
+        hello: Hello,
+        reader: &mut FrameReader<impl Reader>,
+        writer: &mut impl Writer,
+    ) -> Result<(Hello, Route), ServeError> {
+        let deadline = Deadline::start(&self.runtime, self.limits.handshake_deadline, writer);
+        match self.admit(hello, writer.closer()).await {
             Ok(admitted) => {
                 // Where the gate took too long the stream is shut down by now, and reading on will say so.
                 drop(deadline);
                 reader.set_payload_bytes_max(self.limits.payload_bytes_max);
                 Ok(admitted)
             }
-            Err(refusal) => {
-                // Best effort: a peer that is gone does not need the reason.
-                let _unheard = writer.write(refusal.encode().chunks).await;
-                Err(ServeError::Refused(refusal))
-            }
+            Err(refusal) => Err(refuse(writer, refusal).await),
         }
     }
 

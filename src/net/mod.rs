@@ -5,7 +5,7 @@
 //! To read in this order: `message` (what is said), `frame` and `assembler` (how it lies on a stream), `fields` and `codec`
 //! (how a message becomes a payload), `handshake` and `refusal`
 //! (who may say it), `link` (events and limits), `outbox`, `dialer`,
-//! `acceptor` (the two ends).
+//! `acceptor` (the two ends), `greeting` (how an accepted connection gets to the thread of its shard).
 
 pub mod message;
 
@@ -19,6 +19,7 @@ pub mod refusal;
 pub mod acceptor;
 pub mod backoff;
 pub mod dialer;
+pub mod greeting;
 pub mod link;
 pub mod outbox;
 pub mod stream;

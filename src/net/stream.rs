@@ -35,6 +35,17 @@ impl<R: Reader> FrameReader<R> {
         FrameReader { reader, assembler: Assembler::new(payload_bytes_max) }
     }
 
+    /// The reader, and what was read from it but is not yet part of a frame that was handed over.
+    #[must_use]
+    pub fn into_parts(self) -> (R, Assembler) {
+        (self.reader, self.assembler)
+    }
+
+    #[must_use]
+    pub fn from_parts(reader: R, assembler: Assembler) -> FrameReader<R> {
+        FrameReader { reader, assembler }
+    }
+
     /// From the next frame on, longer payloads pass.
     pub fn set_payload_bytes_max(&mut self, payload_bytes_max: usize) {
         self.assembler.set_payload_bytes_max(payload_bytes_max);

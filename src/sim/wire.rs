@@ -61,6 +61,7 @@ impl Wire for SimWire {
     type Listener = SimListener;
     type Reader = SimReader;
     type Writer = SimWriter;
+    type Detached = (SimReader, SimWriter);
 
     fn listen(&self, address: &str, options: WireOptions) -> io::Result<SimListener> {
         let (host, mut port) = self.resolve(address)?;
@@ -130,6 +131,14 @@ impl Wire for SimWire {
             }
             executor.sleep(SYN_AGAIN.min(left)).await;
         }
+    }
+
+    fn detach(reader: SimReader, writer: SimWriter) -> io::Result<(SimReader, SimWriter)> {
+        Ok((reader, writer))
+    }
+
+    fn attach(&self, stream: (SimReader, SimWriter)) -> (SimReader, SimWriter) {
+        stream
     }
 }
 

@@ -25,7 +25,8 @@ const RING_ENTRIES: u32 = 1024;
 pub struct CoreOptions {
     pub bulk: Bulk,
     pub durability: Durability,
-    /// Several core threads listen on the same TCP port. Where this is off, a second listener on a port is an error.
+    /// Several core threads listen on the same TCP port for clients. Where this is off, a second listener on a port is
+    /// an error.
     pub share_ports: bool,
 }
 

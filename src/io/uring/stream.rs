@@ -25,6 +25,16 @@ pub(super) fn split(socket: Rc<OwnedFd>) -> (UringReader, UringWriter) {
     (UringReader { socket: Rc::clone(&socket) }, UringWriter { socket, coalesced: Vec::new() })
 }
 
+/// Undoes `split`, so that another thread may have the socket.
+pub(super) fn join(reader: UringReader, writer: UringWriter) -> io::Result<OwnedFd> {
+    drop(reader);
+    // An operation in flight holds the socket too, and its completion belongs to this thread's ring.
+    Rc::try_unwrap(writer.socket).map_err(|shared| {
+        shut_down(&shared);
+        io::Error::other("an operation on the stream is under way")
+    })
+}
+
 pub(super) fn shut_down(socket: &OwnedFd) {
     // An error means that the stream is not connected any more, which is what was asked for.
     let _ = SockRef::from(socket).shutdown(Shutdown::Both);

@@ -38,7 +38,8 @@ pub struct UringWire {
 }
 
 impl UringWire {
-    /// `share_ports`: several core threads listen on the same TCP port, and the kernel spreads connections over them.
+    /// `share_ports`: several core threads listen on the same TCP port for clients, and the kernel spreads connections
+    /// over them. A port for peers is never shared: one core thread listens there.
     pub(super) fn new(share_ports: bool) -> UringWire {
         UringWire { share_ports }
     }
@@ -48,11 +49,12 @@ impl Wire for UringWire {
     type Listener = UringListener;
     type Reader = UringReader;
     type Writer = UringWriter;
+    type Detached = OwnedFd;
 
     fn listen(&self, address: &str, options: WireOptions) -> io::Result<UringListener> {
         match address.strip_prefix("unix:") {
             Some(path) => listen_unix(Path::new(path)),
-            None => listen_tcp(address, options, self.share_ports),
+            None => listen_tcp(address, options, self.share_ports && options == WireOptions::Client),
         }
     }
 
@@ -70,6 +72,14 @@ impl Wire for UringWire {
             }
         }
         Err(last_error.unwrap_or_else(|| no_address(address)))
+    }
+
+    fn detach(reader: UringReader, writer: UringWriter) -> io::Result<OwnedFd> {
+        stream::join(reader, writer)
+    }
+
+    fn attach(&self, stream: OwnedFd) -> (UringReader, UringWriter) {
+        stream::split(Rc::new(stream))
     }
 }
 

@@ -262,6 +262,7 @@ impl Wire for World {
     type Listener = MemoryListener;
     type Reader = MemoryReader;
     type Writer = MemoryWriter;
+    type Detached = (MemoryReader, MemoryWriter);
 
     fn listen(&self, address: &str, _options: WireOptions) -> io::Result<MemoryListener> {
         let accepts = Rc::<RefCell<Accepts>>::default();
@@ -281,6 +282,14 @@ impl Wire for World {
             waker.wake();
         }
         Ok((MemoryReader(stream.to_dialer.clone()), MemoryWriter::new(&stream, false)))
+    }
+
+    fn detach(reader: MemoryReader, writer: MemoryWriter) -> io::Result<(MemoryReader, MemoryWriter)> {
+        Ok((reader, writer))
+    }
+
+    fn attach(&self, stream: (MemoryReader, MemoryWriter)) -> (MemoryReader, MemoryWriter) {
+        stream
     }
 }
 
