@@ -91,6 +91,10 @@ pub fn sum(shards: &[ShardStats]) -> ShardStats {
         sum.segment_newest = sum.segment_newest.max(shard.segment_newest);
         sum.entries_written += shard.entries_written;
     }
+    // `default` always exists, on every shard; to clients it is one tube.
+    let repeated = shards.len().saturating_sub(1) as u64;
+    sum.counts.tubes = sum.counts.tubes.saturating_sub(repeated);
+    sum.tubes = sum.tubes.saturating_sub(repeated);
     sum
 }
 

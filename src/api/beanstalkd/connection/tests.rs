@@ -427,7 +427,7 @@ fn stats_sum_up_the_shards_and_show_the_node() {
         cmd-release: 0\ncmd-use: 0\ncmd-watch: 0\ncmd-ignore: 0\ncmd-bury: 0\ncmd-kick: 0\ncmd-touch: 0\n\
         cmd-stats: 1\ncmd-stats-job: 0\ncmd-stats-tube: 0\ncmd-list-tubes: 0\ncmd-list-tube-used: 0\n\
         cmd-list-tubes-watched: 0\ncmd-pause-tube: 0\njob-timeouts: 9\ntotal-jobs: 12\nmax-job-size: 100\n\
-        current-tubes: 3\ncurrent-connections: 1\ncurrent-producers: 0\ncurrent-workers: 0\ncurrent-waiting: 0\n\
+        current-tubes: 2\ncurrent-connections: 1\ncurrent-producers: 0\ncurrent-workers: 0\ncurrent-waiting: 0\n\
         total-connections: 1\npid: 42\nversion: \"1.2.3\"\nrusage-utime: 1.000002\nrusage-stime: 0.000003\n\
         uptime: 90\nbinlog-oldest-index: 1\nbinlog-current-index: 20\nbinlog-records-migrated: 0\n\
         binlog-records-written: 3\nbinlog-max-size: 67108864\ndraining: false\nid: 0000000000000abc\n\
