@@ -184,15 +184,15 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
 /// The address is in use, or not one of this host.
 pub fn check_port(address: &str) -> io::Result<()> {
     use std::net::ToSocketAddrs;
-    for address in address.to_socket_addrs()? {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        // Without reuse-port: this is what makes the question exclusive.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(1)?;
-    }
-    Ok(())
+    // Of several addresses of a name, listeners take the first.
+    let Some(address) = address.to_socket_addrs()?.next() else {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("no address is known for {address}")));
+    };
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    // Without reuse-port: this is what makes the question exclusive.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
 }
 
 #[cfg(test)]

@@ -113,11 +113,7 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
     }
 
     /// Serves one accepted connection to its end. Run as a task of its own.
-    pub async fn serve_incoming(
-        self: Rc<Self>,
-        reader: <R::Wire as Wire>::Reader,
-        writer: <R::Wire as Wire>::Writer,
-    ) {
+    pub async fn serve_incoming(self: Rc<Self>, reader: <R::Wire as Wire>::Reader, writer: <R::Wire as Wire>::Writer) {
         if let Some(greeted) = self.greet(reader, writer).await {
             self.serve(greeted).await;
         }

@@ -1,16 +1,19 @@
-//! Clients at the door: accepts connections, and carries operations to shards and answers back. All on one core thread.
+//! Clients at the door of one core thread: accepts connections, and carries operations to shards and answers back, on this
+//! thread or over a lane to another.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::core::Setup;
 use super::host::{Answers, Event, Host};
+use super::place::{Crossing, Home, Place};
 use crate::api::Answer;
 use crate::api::beanstalkd::front_door::FrontDoor;
 use crate::api::beanstalkd::outbox::ShardRequest;
 use crate::api::beanstalkd::server::{Mailbox, ShardLink, serve_connection};
-use crate::io::{Listener, Runtime, Writer};
+use crate::io::{Listener, Runtime, Wire, Writer};
 use crate::metrics::Metrics;
 use crate::shard::effect::ConnectionId;
 use crate::types::{Nanos, ShardId};
@@ -24,18 +27,28 @@ pub struct Mailboxes {
     by_connection: RefCell<BTreeMap<u64, Mailbox>>,
 }
 
-/// The answers of one shard.
-#[derive(Debug)]
-pub struct ShardAnswers {
-    pub shard: ShardId,
-    pub mailboxes: Rc<Mailboxes>,
+impl Mailboxes {
+    /// For a connection of this thread. It may have gone.
+    pub fn deliver(&self, shard: ShardId, connection: ConnectionId, ticket: u64, answer: Answer) {
+        let mailbox = self.by_connection.borrow().get(&connection.0).cloned();
+        if let Some(mailbox) = mailbox {
+            mailbox.deliver(shard, ticket, answer);
+        }
+    }
 }
 
-impl Answers for ShardAnswers {
+/// The answers of one shard.
+pub struct ShardAnswers<W: Wire> {
+    pub shard: ShardId,
+    pub mailboxes: Rc<Mailboxes>,
+    pub place: Rc<Place<W>>,
+}
+
+impl<W: Wire> Answers for ShardAnswers<W> {
     fn answer(&self, connection: ConnectionId, ticket: u64, answer: Answer) {
-        let mailbox = self.mailboxes.by_connection.borrow().get(&connection.0).cloned();
-        if let Some(mailbox) = mailbox {
-            mailbox.deliver(self.shard, ticket, answer);
+        match self.place.lane_to_connection(connection) {
+            None => self.mailboxes.deliver(self.shard, connection, ticket, answer),
+            Some(lane) => lane.push(Crossing::Answer { shard: self.shard, connection, ticket, answer }),
         }
     }
 }
@@ -43,13 +56,15 @@ impl Answers for ShardAnswers {
 /// The door of one core thread.
 pub struct Front<R: Runtime> {
     rt: R,
+    place: Rc<Place<R::Wire>>,
+    /// The shards of this thread, in order.
     hosts: Vec<Rc<Host<R>>>,
     mailboxes: Rc<Mailboxes>,
     door: Arc<FrontDoor>,
-    core: usize,
-    connections_max: usize,
+    /// Of the whole node.
+    connections_max: u64,
     metrics: Arc<Metrics>,
-    next_connection: Cell<u64>,
+    accepted: Cell<u64>,
 }
 
 impl<R: Runtime> ShardLink for Front<R> {
@@ -61,8 +76,11 @@ impl<R: Runtime> ShardLink for Front<R> {
 
     fn request(&self, connection: u64, request: ShardRequest) {
         let ShardRequest { shard, ticket, operation } = request;
-        let event = Event::Operation { connection: ConnectionId(connection), ticket, operation };
-        self.hosts[usize::from(shard.0)].events.push(event);
+        let connection = ConnectionId(connection);
+        match self.place.find(shard) {
+            Home::Here(nth) => self.hosts[nth].events.push(Event::Operation { connection, ticket, operation }),
+            Home::There(lane) => lane.push(Crossing::Operation { shard, connection, ticket, operation }),
+        }
     }
 
     fn closed(&self, connection: u64) {
@@ -73,21 +91,32 @@ impl<R: Runtime> ShardLink for Front<R> {
         for host in &self.hosts {
             host.events.push(Event::Closed(ConnectionId(connection)));
         }
+        for lane in self.place.lanes() {
+            lane.push(Crossing::Closed(ConnectionId(connection)));
+        }
     }
 }
 
 impl<R: Runtime> Front<R> {
-    /// `hosts`: all shards, by number.
+    /// `hosts`: the shards of this thread, in order.
     #[must_use]
     pub fn new(
         rt: R,
+        setup: &Setup,
+        place: Rc<Place<R::Wire>>,
         hosts: Vec<Rc<Host<R>>>,
         mailboxes: Rc<Mailboxes>,
-        door: Arc<FrontDoor>,
-        connections_max: usize,
-        metrics: Arc<Metrics>,
     ) -> Front<R> {
-        Front { rt, hosts, mailboxes, door, core: 0, connections_max, metrics, next_connection: Cell::new(1) }
+        Front {
+            rt,
+            place,
+            hosts,
+            mailboxes,
+            door: Arc::clone(&setup.door),
+            connections_max: u64::from(setup.config.tunables.connections_max),
+            metrics: Arc::clone(&setup.metrics),
+            accepted: Cell::new(0),
+        }
     }
 
     /// Accepts clients until the listener is closed.
@@ -95,13 +124,13 @@ impl<R: Runtime> Front<R> {
         loop {
             match listener.accept().await {
                 Ok((reader, writer)) => {
-                    if self.mailboxes.by_connection.borrow().len() >= self.connections_max {
+                    if self.door.connections() >= self.connections_max {
                         self.metrics.node.connections_rejected.inc();
                         writer.shutdown();
                         continue;
                     }
-                    let number = self.next_connection.get();
-                    self.next_connection.set(number + 1);
+                    self.accepted.update(|count| count + 1);
+                    let ConnectionId(number) = self.place.name_connection(self.accepted.get());
                     let serving = serve_connection(
                         self.rt.clone(),
                         reader,
@@ -109,7 +138,7 @@ impl<R: Runtime> Front<R> {
                         Rc::clone(&self),
                         number,
                         Arc::clone(&self.door),
-                        self.core,
+                        self.place.core(),
                     );
                     self.rt.spawn(serving);
                 }

@@ -1,18 +1,32 @@
-//! The node's links to its peers: who may be one, and how what happens on links reaches the shard.
+//! The node's links to its peers: who may be one, who dials and who is dialled, and how what happens reaches the shard.
+//!
+//! Every thread dials for its own shards. The first thread accepts for all; a connection for a shard of another thread is
+//! handed over as soon as its Hello says so, and everything else happens there.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use tokio::sync::Mutex;
-
+use super::core::Setup;
 use super::host::Event;
+use super::place::{Crossing, Home, Place};
 use super::queue::Queue;
-use crate::io::Disk;
-use crate::net::handshake::{Gate, Refusal, RefusalCode, lost_its_disk};
-use crate::net::link::{PeerEvent, PeerSink};
-use crate::types::{Incarnation, NodeId};
-use crate::wal::directory;
+use super::together::{Bindings, OpenedNode};
+use crate::config::Config;
+use crate::io::{Disk, Listener, Runtime, Wire};
+use crate::net::acceptor::{Acceptor, AcceptorCounters, Route};
+use crate::net::dialer::Dialer;
+use crate::net::handshake::{Gate, Identity, MembersDigest, Refusal, RefusalCode, lost_its_disk};
+use crate::net::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
+use crate::net::outbox::Outbox;
+use crate::types::{Incarnation, Nanos, NodeId, ShardId};
+use crate::wal::directory::{self, Opened};
+use crate::wal::format::FORMAT;
+
+/// After an `accept` that failed (no file descriptors left, say) the next one waits this long.
+const ACCEPT_RETRY: Nanos = Nanos::from_millis(50);
 
 /// Events of one shard's links go into its queue.
 pub struct EventSink {
@@ -42,19 +56,15 @@ pub struct IncarnationGate<D: Disk> {
     disk: D,
     data: PathBuf,
     members: BTreeSet<NodeId>,
-    /// What is durable. The lock is held while it is being written: two nodes may be met at one time.
-    bound: Mutex<BTreeMap<NodeId, Incarnation>>,
+    /// What is durable; of all threads of the node.
+    bound: Arc<Bindings>,
 }
 
 impl<D: Disk> IncarnationGate<D> {
     #[must_use]
-    pub fn new(
-        disk: D,
-        data: PathBuf,
-        members: BTreeSet<NodeId>,
-        bound: BTreeMap<NodeId, Incarnation>,
-    ) -> IncarnationGate<D> {
-        IncarnationGate { disk, data, members, bound: Mutex::new(bound) }
+    pub fn new(disk: D, config: &Config, bound: Arc<Bindings>) -> IncarnationGate<D> {
+        let members = config.members.keys().copied().collect();
+        IncarnationGate { disk, data: config.data.clone(), members, bound }
     }
 }
 
@@ -76,5 +86,125 @@ impl<D: Disk> Gate for IncarnationGate<D> {
         })?;
         *bound = peers;
         Ok(())
+    }
+}
+
+fn identity(config: &Config, opened: &Opened) -> Identity {
+    let members: Vec<NodeId> = config.members.keys().copied().collect();
+    Identity {
+        cluster: opened.identity.cluster_id,
+        members: MembersDigest::of(&members),
+        shards: config.shards,
+        format: FORMAT,
+        node: config.node,
+        incarnation: opened.identity.incarnation,
+        boot: opened.boot,
+    }
+}
+
+fn link_counters(setup: &Setup, shard: ShardId, peer: NodeId) -> LinkCounters {
+    let metrics = setup.metrics.peer(shard, peer);
+    LinkCounters {
+        frames_sent: metrics.frames_sent,
+        bytes_sent: metrics.bytes_sent,
+        frames_received: metrics.frames_received,
+        bytes_received: metrics.bytes_received,
+        connections_lost: metrics.connections_lost,
+        handshakes_refused: setup.metrics.node.handshakes_refused.clone(),
+        bad_frames: setup.metrics.node.bad_frames.clone(),
+    }
+}
+
+/// By peer.
+pub type Links = BTreeMap<NodeId, Outbox>;
+
+/// Starts the links of one shard of this thread.
+pub fn dial_peers<R: Runtime>(
+    rt: &R,
+    setup: &Setup,
+    opened: &OpenedNode,
+    shard: ShardId,
+    gate: &Rc<IncarnationGate<R::Disk>>,
+    sink: &Rc<dyn PeerSink>,
+) -> Links {
+    let peers = setup.config.members.iter().filter(|(node, _)| **node != setup.config.node);
+    peers
+        .map(|(&peer, address)| {
+            let dialer = Dialer {
+                runtime: rt.clone(),
+                identity: identity(&setup.config, &opened.directory),
+                peer,
+                address: address.as_str().to_owned(),
+                shard,
+                limits: LinkLimits::default(),
+                gate: Rc::clone(gate),
+                sink: Rc::clone(sink),
+                counters: link_counters(setup, shard, peer),
+            };
+            (peer, dialer.start())
+        })
+        .collect()
+}
+
+/// Takes the connections that peers dialled for the shards of this thread; `sinks` are theirs, in order.
+pub fn accept_peers<R: Runtime>(
+    rt: &R,
+    setup: &Setup,
+    opened: &OpenedNode,
+    place: &Rc<Place<R::Wire>>,
+    gate: &Rc<IncarnationGate<R::Disk>>,
+    sinks: Vec<Rc<dyn PeerSink>>,
+) -> Rc<PeerAcceptor<R>> {
+    let counters = AcceptorCounters {
+        handshakes_refused: setup.metrics.node.handshakes_refused.clone(),
+        bad_frames: setup.metrics.node.bad_frames.clone(),
+    };
+    let (own, place) = (setup.clone(), Rc::clone(place));
+    let route = move |shard: ShardId, peer: NodeId| match place.find(shard) {
+        Home::Here(nth) => Some(Route { sink: sinks.get(nth).cloned()?, counters: link_counters(&own, shard, peer) }),
+        Home::There(_) => None,
+    };
+    let identity = identity(&setup.config, &opened.directory);
+    Acceptor::new(rt.clone(), identity, LinkLimits::default(), Rc::clone(gate), route, counters)
+}
+
+pub type PeerAcceptor<R> = Acceptor<R, IncarnationGate<<R as Runtime>::Disk>>;
+
+/// Accepts peers for the shards of all threads until the listener is closed.
+pub async fn serve_peers<R: Runtime>(
+    rt: R,
+    listener: Rc<<R::Wire as Wire>::Listener>,
+    acceptor: Rc<PeerAcceptor<R>>,
+    place: Rc<Place<R::Wire>>,
+    closing: Rc<Cell<bool>>,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((reader, writer)) => {
+                rt.spawn(welcome_or_hand_over(Rc::clone(&acceptor), Rc::clone(&place), reader, writer));
+            }
+            Err(_) if closing.get() => return,
+            Err(error) => {
+                tracing::warn!("a peer could not be accepted: {error}");
+                rt.sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn welcome_or_hand_over<R: Runtime>(
+    acceptor: Rc<PeerAcceptor<R>>,
+    place: Rc<Place<R::Wire>>,
+    reader: <R::Wire as Wire>::Reader,
+    writer: <R::Wire as Wire>::Writer,
+) {
+    let Some(greeted) = acceptor.greet(reader, writer).await else { return };
+    let shard = greeted.shard();
+    match place.find(shard) {
+        Home::Here(_) => acceptor.serve(greeted).await,
+        Home::There(lane) => match greeted.detach() {
+            Ok(detached) => lane.push(Crossing::Peer(Box::new(detached))),
+            Err(error) => tracing::warn!(%shard, %error, "the connection of a peer could not be handed over"),
+        },
     }
 }

@@ -84,9 +84,9 @@ impl FrontDoor {
         FrontDoor { shards, body_bytes_max, facts, draining: AtomicBool::new(false), cores }
     }
 
-    /// From now on no put is taken. There is no way back but a restart.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// From now on no put is taken. There is no way back but a restart. Whether this call began it.
+    pub fn drain(&self) -> bool {
+        !self.draining.swap(true, Ordering::Relaxed)
     }
 
     #[must_use]
@@ -97,6 +97,13 @@ impl FrontDoor {
     #[must_use]
     pub fn core(&self, core: usize) -> &CoreCounters {
         &self.cores[core]
+    }
+
+    /// Connections open now, on all core threads.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        let open = self.cores.iter().map(|core| core.connections.load(Ordering::Relaxed));
+        open.fold(0, u64::wrapping_add)
     }
 
     #[must_use]
@@ -178,6 +185,7 @@ pub(crate) mod tests {
         assert_eq!(counts.commands[Counted::Put as usize], 2);
         assert_eq!(counts.commands[Counted::PauseTube as usize], 1);
         assert_eq!((counts.connections, counts.connections_ever), (1, 2));
+        assert_eq!(door.connections(), 1);
     }
 
     #[test]

@@ -107,15 +107,18 @@ impl Pair {
     }
 
     pub fn listen_as(&self, identity: Identity) -> Rc<Acceptor<World, Numbers>> {
+        let acceptor = self.acceptor_as(identity);
+        self.accept_with(&acceptor);
+        acceptor
+    }
+
+    fn acceptor_as(&self, identity: Identity) -> Rc<Acceptor<World, Numbers>> {
         let (sink, counters) = (self.acceptor.clone(), self.acceptor_counters.clone());
         let route = move |shard: ShardId, _| {
             (shard == ShardId(0)).then(|| Route { sink: sink.clone(), counters: counters.clone() })
         };
-        let world = self.world.clone();
         let limits = LinkLimits::default();
-        let acceptor = Acceptor::new(world.clone(), identity, limits, Rc::new(Numbers), route, self.strangers.clone());
-        self.accept_with(&acceptor);
-        acceptor
+        Acceptor::new(self.world.clone(), identity, limits, Rc::new(Numbers), route, self.strangers.clone())
     }
 
     /// Listens anew, with an acceptor that may have served before.
@@ -125,6 +128,21 @@ impl Pair {
         self.world.spawn(async move {
             while let Ok((reader, writer)) = listener.accept().await {
                 world.spawn(acceptor.clone().serve_incoming(reader, writer));
+            }
+        });
+    }
+
+    /// Listens with one acceptor that reads every Hello, and another, as if of another thread, that serves.
+    fn listen_and_hand_over(&self) {
+        let (listening, serving) = (self.acceptor_as(identity(2)), self.acceptor_as(identity(2)));
+        let world = self.world.clone();
+        let listener = self.world.listen(ADDRESS, WireOptions::Peer).expect("free");
+        self.world.spawn(async move {
+            while let Ok((reader, writer)) = listener.accept().await {
+                let greeted = listening.greet(reader, writer).await.expect("a peer that says who it is");
+                assert_eq!(greeted.shard(), ShardId(0));
+                let detached = greeted.detach().expect("nothing is under way");
+                world.spawn(serving.clone().serve(detached.attach(&world)));
             }
         });
     }
@@ -408,6 +426,28 @@ fn a_newer_connection_silences_the_older_one() {
     old.to_listener.release();
     pair.run_ms(10);
     assert_eq!(pair.acceptor.take(), ["incoming lost 1 1.1", "incoming 1 1.2", "read 2 of 1"]);
+}
+
+#[test]
+fn connections_that_are_handed_over_supersede_each_other_as_if_accepted_where_they_are_served() {
+    let pair = Pair::new();
+    pair.listen_and_hand_over();
+    let outbox = pair.dial();
+    pair.run_ms(2000);
+    outbox.push(&read(1)).expect("up");
+    pair.world.settle();
+    let old = pair.world.network().newest();
+    old.to_listener.hold();
+    outbox.push(&read(2)).expect("up");
+    pair.world.settle();
+    old.to_dialer.close();
+    pair.run_ms(10);
+    outbox.push(&read(3)).expect("up again");
+    pair.world.settle();
+    old.to_listener.release();
+    pair.run_ms(10);
+    let expected = ["incoming 1 1.1", "read 1 of 1", "incoming lost 1 1.1", "incoming 1 1.2", "read 3 of 1"];
+    assert_eq!(pair.acceptor.take(), expected);
 }
 
 #[test]

@@ -1,0 +1,172 @@
+//! The core threads of a real node: one ring of the kernel each, a ring of ours between every two, one fate.
+
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::core::{Setup, StopRequest, run_core};
+use super::listeners::is_shared;
+use super::place::{Crossing, Place};
+use super::rings::{RingEnds, connect_all};
+use super::together::Together;
+use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
+use crate::config::Config;
+use crate::fatal::Fatal;
+use crate::io::bulk::Bulk;
+use crate::io::signals::Request;
+use crate::io::uring::{CoreOptions, UringRuntime, UringWire, start_core_thread};
+use crate::io::{Runtime, process, startup};
+use crate::metrics::Metrics;
+use crate::status::Board;
+
+/// What every core thread gets to begin with.
+#[derive(Clone)]
+pub struct Shared {
+    pub config: Config,
+    pub metrics: Arc<Metrics>,
+    pub board: Arc<Board>,
+    pub requests: watch::Receiver<Request>,
+    /// Made by the thread that comes first: it shows the time on a core thread's clock.
+    pub door: Arc<OnceLock<Arc<FrontDoor>>>,
+}
+
+/// Runs all core threads to the end of the last.
+///
+/// # Errors
+/// The first reason of any of them, where they did not stop because they were told to.
+pub fn run_cores(shared: &Shared, bulk: Bulk) -> Result<(), Fatal> {
+    let cores = usize::from(shared.config.core_count());
+    let share_ports = cores > 1;
+    if share_ports {
+        check_ports(&shared.config)?;
+        tracing::info!("{} shards on {cores} core threads", shared.config.shards);
+    }
+    let options = CoreOptions { share_ports, ..CoreOptions::new(bulk) };
+    let together = Arc::new(Together::new(cores));
+    let mut threads = Vec::new();
+    for (core, rings) in connect_all(cores).into_iter().enumerate() {
+        let leaving = Leaving { together: Arc::clone(&together), has_ended: false };
+        let shared = shared.clone();
+        let main = move |rt| run_one(rt, shared, core, rings, leaving);
+        match start_core_thread(core, &format!("core-{core}"), options.clone(), main) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                together.end(Some(no_ring(&error)));
+                break;
+            }
+        }
+    }
+    let joined: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
+    together.take_end()?;
+    for ended in joined {
+        match ended {
+            Ok(ended) => ended.map_err(|error| no_ring(&error))?,
+            Err(_) => return Err(panicked()),
+        }
+    }
+    Ok(())
+}
+
+#[must_use]
+pub fn no_ring(error: &std::io::Error) -> Fatal {
+    Fatal::NoIoUring { why: error.to_string() }
+}
+
+fn panicked() -> Fatal {
+    Fatal::Internal("a core thread panicked".to_owned())
+}
+
+/// Threads that share a port would share it with another process, too, and not notice.
+fn check_ports(config: &Config) -> Result<(), Fatal> {
+    for address in config.clients.iter().filter(|address| is_shared(address)) {
+        startup::check_port(address.as_str()).map_err(|error| Fatal::PortTaken {
+            address: address.to_string(),
+            purpose: "clients",
+            why: error.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
+async fn run_one(
+    rt: UringRuntime,
+    shared: Shared,
+    core: usize,
+    rings: RingEnds<Crossing<UringWire>>,
+    leaving: Leaving,
+) {
+    let Shared { config, metrics, board, requests, door } = shared;
+    let door = Arc::clone(door.get_or_init(|| Arc::new(front_door(&config, leaving.together.cores(), &rt))));
+    let setup = Setup { config, metrics, board, door, watch: None };
+    let (lanes, inbox) = rings.start(&rt);
+    let place = Place::new(core, lanes, inbox, Arc::clone(&leaving.together));
+    let stop = Rc::new(StopRequest::default());
+    rt.spawn(heed(requests, setup.clone(), Rc::clone(&stop)));
+    leaving.leave(run_core(rt, setup, Rc::new(place), stop).await);
+}
+
+/// Held by a core thread as long as it runs: however it ends, the others learn of it.
+struct Leaving {
+    together: Arc<Together>,
+    has_ended: bool,
+}
+
+impl Leaving {
+    fn leave(mut self, ended: Result<(), Fatal>) {
+        self.has_ended = true;
+        if let Err(why) = ended {
+            self.together.end(Some(why));
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // Where it is no panic, the thread got no ring; whoever joins it learns why.
+            self.together.end(std::thread::panicking().then(panicked));
+        }
+    }
+}
+
+/// Passes on what the operating system asks for.
+async fn heed(mut requests: watch::Receiver<Request>, setup: Setup, stop: Rc<StopRequest>) {
+    loop {
+        let request = *requests.borrow_and_update();
+        if request >= Request::Drain && setup.door.drain() {
+            tracing::info!("draining: puts are refused from now on");
+            setup.metrics.node.draining.set(1);
+        }
+        if request >= Request::Stop {
+            stop.ask();
+        }
+        if requests.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn front_door(config: &Config, cores: usize, rt: &UringRuntime) -> FrontDoor {
+    let host = process::host();
+    let facts = NodeFacts {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION"),
+        instance: rt.random(),
+        hostname: host.name,
+        os: host.os_version,
+        platform: host.machine,
+        started: rt.now(),
+        segment_bytes_max: config.tunables.segment_bytes_max,
+        resource_usage: || {
+            let usage = process::usage();
+            ResourceUsage { user_micros: micros(usage.user), system_micros: micros(usage.system) }
+        },
+    };
+    FrontDoor::new(config.shards, cores, config.tunables.job_bytes_max, facts)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
