@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,19 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_beaver-raft");
 /// Long enough for a busy machine; no test asserts a time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An address on loopback that nobody listens on now.
+/// An address on loopback that nobody listens on now and that was not given before. Not one of those from which the
+/// system takes ports for outgoing connections: it may be taken by one before a node listens there.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("loopback is there").local_addr().expect("it is bound")
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    loop {
+        let place = std::process::id().wrapping_mul(997).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + place).expect("below the ports of outgoing connections");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("it is bound");
+        }
+    }
 }
 
 /// A fresh directory on the disk of the build (which is no tmpfs).
@@ -47,15 +58,19 @@ impl Cluster {
 
     /// `more`: further lines of each node's configuration.
     pub fn prepare_with(name: &str, more: &str) -> Cluster {
+        Cluster::prepare_sharded(name, 3, 1, more)
+    }
+
+    pub fn prepare_sharded(name: &str, size: usize, shards: u16, more: &str) -> Cluster {
         let directory = fresh_directory(name);
-        let peers: Vec<SocketAddr> = (0..3).map(|_| free_address()).collect();
+        let peers: Vec<SocketAddr> = (0..size).map(|_| free_address()).collect();
         let members: Vec<String> = peers.iter().enumerate().map(|(n, peer)| format!("{}: {peer}", n + 1)).collect();
-        let nodes = (1..=3).map(|number| {
+        let nodes = (1..=size).map(|number| {
             let (clients, admin) = (free_address(), free_address());
             let config = directory.join(format!("node{number}.yaml"));
             let text = format!(
                 "cluster: test\nnode: {number}\ndata: {}\nclients: {clients}\npeers: {}\nadmin: {admin}\n\
-                 members: {{ {} }}\nshards: 1\n{more}",
+                 members: {{ {} }}\nshards: {shards}\n{more}",
                 directory.join(format!("data{number}")).display(),
                 peers[number - 1],
                 members.join(", "),
@@ -88,7 +103,7 @@ impl Cluster {
     pub fn leader(&self) -> usize {
         let begun = Instant::now();
         loop {
-            let running: Vec<usize> = (0..3).filter(|&n| self.nodes[n].child.is_some()).collect();
+            let running: Vec<usize> = (0..self.nodes.len()).filter(|&n| self.nodes[n].child.is_some()).collect();
             let statuses: Vec<Option<serde_json::Value>> = running.iter().map(|&n| self.nodes[n].status()).collect();
             let leads = |status: &Option<serde_json::Value>| {
                 status.as_ref().is_some_and(|status| status["shards"][0]["role"] == "leader")
@@ -108,7 +123,7 @@ impl Cluster {
 
     pub fn follower(&self) -> usize {
         let leader = self.leader();
-        (0..3).find(|&n| n != leader && self.nodes[n].child.is_some()).expect("another node runs")
+        (0..self.nodes.len()).find(|&n| n != leader && self.nodes[n].child.is_some()).expect("another node runs")
     }
 }
 
