@@ -1,10 +1,12 @@
 //! Core threads and what reaches them from outside: each other, and signals.
 
-use beaver_raft::io::Runtime;
 use beaver_raft::io::crossing::{Full, crossing};
 use beaver_raft::io::signals::{self, Request};
-use beaver_raft::io::uring::start_core_thread;
+use beaver_raft::io::uring::{UringWire, start_core_thread};
+use beaver_raft::io::{Listener, Reader, Runtime, Wire, WireOptions, Writer};
+use beaver_raft::node::rings::connect_all;
 use beaver_raft::types::Nanos;
+use bytes::Bytes;
 
 use crate::world::{on_core, options};
 
@@ -71,4 +73,65 @@ fn a_signal_reaches_a_core_that_sleeps() {
         requests.changed().await.expect("the thread of signals never ends");
         assert_eq!(*requests.borrow_and_update(), Request::Drain);
     });
+}
+
+#[test]
+fn three_core_threads_that_flood_each_other_lose_nothing_and_keep_the_order_of_each() {
+    const ITEMS: u32 = 20_000;
+    let threads = connect_all::<(usize, u32)>(3).into_iter().enumerate().map(|(core, rings)| {
+        start_core_thread(core, "flooding", options(), move |runtime| async move {
+            let (lanes, inbox) = rings.start(&runtime);
+            for item in 0..ITEMS {
+                for lane in lanes.iter().flatten() {
+                    lane.push((core, item));
+                }
+            }
+            let mut next = [0; 3];
+            while next.iter().sum::<u32>() < 2 * ITEMS {
+                inbox.wait().await;
+                for (from, item) in inbox.take() {
+                    assert_eq!(item, next[from]);
+                    next[from] += 1;
+                }
+            }
+            // The others may still wait for the end of what this thread sends.
+            while !lanes.iter().flatten().all(|lane| lane.is_empty()) {
+                runtime.sleep(Nanos::from_millis(1)).await;
+            }
+            runtime.sleep(Nanos::from_millis(200)).await;
+            next[core]
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    for thread in threads {
+        assert_eq!(thread.expect("a thread").join().expect("no panic").expect("a ring"), 0);
+    }
+}
+
+#[test]
+fn a_stream_that_was_read_on_one_core_goes_on_on_another() {
+    let (hand_over, mut taken) = tokio::sync::mpsc::unbounded_channel();
+    let serving = start_core_thread(1, "serving", options(), move |runtime| async move {
+        let (mut reader, mut writer) = runtime.wire().attach(taken.recv().await.expect("a stream"));
+        let (read, heard) = reader.read(Vec::new(), 100).await;
+        read.expect("the stream holds");
+        writer.write(vec![Bytes::from(heard)]).await.expect("the stream holds");
+    });
+    on_core(|runtime| async move {
+        let listener = runtime.wire().listen("127.0.0.1:0", WireOptions::Peer).expect("a free port");
+        let near = runtime.wire().connect(&listener.local_address(), WireOptions::Peer).await;
+        let (mut near_reader, mut near_writer) = near.expect("somebody listens");
+        let (mut reader, writer) = listener.accept().await.expect("somebody connects");
+        near_writer.write(vec![Bytes::from_static(b"hello")]).await.expect("the stream holds");
+        let (read, heard) = reader.read(Vec::new(), 5).await;
+        assert_eq!((read.expect("the stream holds"), &heard[..]), (5, &b"hello"[..]));
+        let close = writer.closer();
+        hand_over.send(UringWire::detach(reader, writer).expect("nothing is under way")).expect("a thread");
+        // It belongs to the other thread now.
+        close();
+        near_writer.write(vec![Bytes::from_static(b"again")]).await.expect("the stream holds");
+        let (read, heard) = near_reader.read(Vec::new(), 100).await;
+        assert_eq!((read.expect("the stream holds"), &heard[..]), (5, &b"again"[..]));
+    });
+    serving.expect("a thread").join().expect("no panic").expect("a ring");
 }
