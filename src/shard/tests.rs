@@ -617,8 +617,7 @@ fn check(world: &mut World, ledger: &Ledger) {
         {}
     }
     loop {
-        let all = Operation::Reserve { tubes: vec![tube(), other_tube()], poll: true };
-        match world.call(NodeId(1), ConnectionId(99), all) {
+        match world.call(NodeId(1), ConnectionId(99), reserve(true)) {
             Answer::Reserved { job, body, .. } => {
                 copies.entry(body.to_vec()).or_default().push(job);
                 assert!(!deleted.contains(&job), "job {job} came after its ACK");

@@ -42,7 +42,7 @@ fn a_wait_behind_a_command_that_fills_an_entry_is_registered_with_it() {
     world.call(node, SECOND, Operation::Delete { job: JobId(1) });
     world.ask(node, FIRST, in_tube("other", 1, "its write is under way"));
     world.ask(node, FIRST, in_tube("other", 1, &"longer than an entry should be".repeat(20)));
-    let wait = world.ask(node, SECOND, reserve(false));
+    let wait = world.ask(node, SECOND, watching(&["default"]));
     world.run_dry();
     assert_eq!(world.answer_to(wait), None);
     world.call(node, FIRST, put("here"));
