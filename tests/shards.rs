@@ -5,7 +5,7 @@ mod cluster;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -304,6 +304,19 @@ fn the_fatal_end_of_one_core_ends_the_node_with_its_status() {
     fs::write(&vote, vec![0xA5; usize::try_from(bytes).expect("a small file")]).expect("it can be written");
     node.start();
     assert_eq!(node.wait().code(), Some(31), "{}", node.log());
+}
+
+#[test]
+fn a_node_waits_a_moment_for_a_port_that_is_being_let_go() {
+    for shards in [1, SHARDS] {
+        let mut cluster = Cluster::prepare_sharded(&format!("let-go-{shards}"), 1, shards, CORES);
+        let held = TcpListener::bind(cluster.nodes[0].clients).expect("it is free");
+        cluster.nodes[0].start();
+        thread::sleep(Duration::from_millis(200));
+        drop(held);
+        cluster.leader();
+        cluster.nodes[0].connect().put("taken");
+    }
 }
 
 #[test]

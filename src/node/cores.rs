@@ -1,8 +1,9 @@
 //! The core threads of a real node: one ring of the kernel each, a ring of ours between every two, one fate.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -20,6 +21,12 @@ use crate::io::uring::{CoreOptions, UringRuntime, UringWire, start_core_thread};
 use crate::io::{Runtime, process, startup};
 use crate::metrics::Metrics;
 use crate::status::Board;
+
+/// A process that was killed still holds its ports until the kernel has torn its rings down: 4 to 17 ms after it was
+/// reaped. Its successor must not take that for somebody else.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+
+const PORT_PAUSE: Duration = Duration::from_millis(5);
 
 /// What every core thread gets to begin with.
 #[derive(Clone)]
@@ -39,8 +46,8 @@ pub struct Shared {
 pub fn run_cores(shared: &Shared, bulk: Bulk) -> Result<(), Fatal> {
     let cores = usize::from(shared.config.core_count());
     let share_ports = cores > 1;
+    await_ports(&shared.config)?;
     if share_ports {
-        check_ports(&shared.config)?;
         tracing::info!("{} shards on {cores} core threads", shared.config.shards);
     }
     let options = CoreOptions { share_ports, ..CoreOptions::new(bulk) };
@@ -78,14 +85,20 @@ fn panicked() -> Fatal {
     Fatal::Internal("a core thread panicked".to_owned())
 }
 
-/// Threads that share a port would share it with another process, too, and not notice.
-fn check_ports(config: &Config) -> Result<(), Fatal> {
-    for address in config.clients.iter().filter(|address| is_shared(address)) {
-        startup::check_port(address.as_str()).map_err(|error| Fatal::PortTaken {
-            address: address.to_string(),
-            purpose: "clients",
-            why: error.to_string(),
-        })?;
+/// Waits until nobody listens where this node is to listen.
+///
+/// It also tells what listeners can't: threads that share a port would share it with another process, and not notice.
+fn await_ports(config: &Config) -> Result<(), Fatal> {
+    let begun = Instant::now();
+    let clients = config.clients.iter().map(|address| (address, "clients"));
+    let peers = config.peers.iter().filter(|_| config.members.len() > 1).map(|address| (address, "peers"));
+    for (address, purpose) in clients.chain(peers).filter(|(address, _)| is_shared(address)) {
+        while let Err(error) = startup::check_port(address.as_str()) {
+            if error.kind() != ErrorKind::AddrInUse || begun.elapsed() >= PORT_PATIENCE {
+                return Err(Fatal::PortTaken { address: address.to_string(), purpose, why: error.to_string() });
+            }
+            std::thread::sleep(PORT_PAUSE);
+        }
     }
     Ok(())
 }
@@ -169,4 +182,45 @@ fn front_door(config: &Config, cores: usize, rt: &UringRuntime) -> FrontDoor {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaving(together: &Arc<Together>) -> Leaving {
+        Leaving { together: Arc::clone(together), has_ended: false }
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_ends_all_others_and_is_the_reason() {
+        let together = Arc::new(Together::new(2));
+        let held = leaving(&together);
+        let thread = std::thread::spawn(move || {
+            let _held = held;
+            panic!("as a test wants it");
+        });
+        together.ended().await;
+        assert!(thread.join().is_err());
+        assert!(matches!(together.take_end(), Err(Fatal::Internal(_))));
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_never_began_ends_all_others() {
+        let together = Arc::new(Together::new(2));
+        drop(leaving(&together));
+        together.ended().await;
+        assert!(together.take_end().is_ok(), "whoever joins it knows the reason");
+    }
+
+    #[test]
+    fn a_thread_that_stopped_in_peace_leaves_the_others_to_themselves() {
+        let together = Arc::new(Together::new(2));
+        leaving(&together).leave(Ok(()));
+        let mut ended = std::pin::pin!(together.ended());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(ended.as_mut().poll(&mut context).is_pending());
+        leaving(&together).leave(Err(Fatal::Internal("first".to_owned())));
+        assert!(together.take_end().is_err());
+    }
 }

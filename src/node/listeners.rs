@@ -9,7 +9,8 @@ use crate::config::{Address, Config};
 use crate::fatal::Fatal;
 use crate::io::{Listener, Runtime, Wire, WireOptions};
 
-/// Whether every core thread listens there. Not where the system chooses a port: it would choose one for each thread.
+/// Whether every core thread may listen there: TCP, with a port that is known beforehand. Where the system chooses the port,
+/// it would choose one for each thread.
 #[must_use]
 pub fn is_shared(address: &Address) -> bool {
     address.port().is_some_and(|port| port != 0)
