@@ -3,8 +3,11 @@
 mod cluster;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use cluster::{Cluster, Connection, id_of};
+use cluster::{BINARY, Cluster, Connection, free_address, fresh_directory, id_of};
 
 /// Takes and deletes every job, through one node; how often each body came.
 fn drain(connection: &mut Connection) -> BTreeMap<String, usize> {
@@ -127,4 +130,32 @@ fn a_node_whose_directory_was_prepared_anew_is_refused_by_its_peers() {
     }
     // The two others are a majority and go on.
     assert_eq!(cluster.nodes[other].connect().reserve(10).map(|(_, body)| body).as_deref(), Some("kept"));
+}
+
+#[test]
+fn a_node_that_a_service_manager_started_says_when_it_is_ready() {
+    let directory = fresh_directory("readiness");
+    // A path of a socket is short; the directory of the build may not be.
+    let socket = std::env::temp_dir().join(format!("beaver-raft-ready-{}", std::process::id()));
+    let _ = std::fs::remove_file(&socket);
+    let manager = UnixDatagram::bind(&socket).expect("a socket can be bound");
+    manager.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
+    let address = free_address();
+    let mut node = Command::new(BINARY)
+        .args(["run", "--data"])
+        .arg(directory.join("data"))
+        .args(["--listen", &address.to_string()])
+        .env("NOTIFY_SOCKET", &socket)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let mut word = [0; 64];
+    let told = manager.recv(&mut word);
+    let inserted = told.is_ok().then(|| Connection::open(address).put("at once"));
+    let _ = node.kill();
+    node.wait().expect("a killed child ends");
+    let _ = std::fs::remove_file(&socket);
+    let length = told.expect("the node says that it is ready");
+    assert!(word[..length].starts_with(b"READY=1"));
+    assert_eq!(inserted, Some(1));
 }

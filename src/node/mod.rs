@@ -23,6 +23,9 @@ pub mod stopping;
 pub mod together;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
 
 use self::admin::Admin;
 use self::cores::{Shared, no_ring, run_cores};
@@ -33,7 +36,10 @@ use crate::io::lock::DirectoryLock;
 use crate::io::uring::{CoreOptions, block_on_core};
 use crate::io::{signals, startup};
 use crate::metrics::Metrics;
-use crate::status::Board;
+use crate::status::{Board, RoleName, ShardStatus};
+
+/// How often a node that is started by a service manager looks whether it serves.
+const READINESS_POLL: Duration = Duration::from_millis(20);
 
 /// Prepares a member's data directory: its identity, bound to the cluster that the configuration describes.
 ///
@@ -73,10 +79,28 @@ pub fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), Fatal> {
         .map(|address| Admin::start(address, Arc::clone(&metrics), Arc::clone(&board)))
         .transpose()?;
     let bulk = start_bulk(&config)?;
+    tell_the_service_manager(Arc::clone(&board), Arc::clone(&metrics));
     run_cores(&Shared { config, metrics, board, requests, door: Arc::default() }, bulk)
 }
 
 fn start_bulk(config: &Config) -> Result<Bulk, Fatal> {
     let options = BulkOptions { bytes_per_second: config.tunables.bulk_bytes_per_second };
     Bulk::start(options).map_err(|error| no_ring(&error))
+}
+
+/// Tells systemd, where it started this process, that the node is ready: every shard has recovered and takes part. Whether
+/// there is a leader is not asked: the first member of a cluster to start has none yet.
+fn tell_the_service_manager(board: Arc<Board>, metrics: Arc<Metrics>) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    std::thread::spawn(move || {
+        let is_recovering = |shard: &ShardStatus| shard.role == RoleName::Recovering;
+        while board.report(&metrics).shards.iter().any(is_recovering) {
+            std::thread::sleep(READINESS_POLL);
+        }
+        if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+            tracing::warn!("the service manager could not be told that the node is ready: {error}");
+        }
+    });
 }
