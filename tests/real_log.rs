@@ -65,7 +65,8 @@ async fn live(runtime: &UringRuntime, data: &Path, log: &mut Vec<Entry>, boot: u
         }
         let known = log.len();
         extend(log, &identity, 9);
-        let placements = writer.append(None, &log[known..], Index(known as u64)).await.expect("the disk works");
+        let mut placements = Vec::new();
+        writer.append(None, &log[known..], Index(known as u64), &mut placements).await.expect("the disk works");
         for (entry, placement) in log[known..].iter().zip(placements) {
             index.push(entry.meta.position.index, placement, entry.first_job, entry.job_count);
         }

@@ -213,6 +213,7 @@ fn start_shard<R: Runtime>(
             exit: Nanos::from_millis(tunables.disk_stall_exit_ms),
         },
         writes: Cell::default(),
+        log_lacks_room: Cell::default(),
         log_extent: Cell::default(),
         leads: Cell::default(),
     });
@@ -230,7 +231,10 @@ async fn watch_room<R: Runtime>(rt: R, setup: Setup, tells: bool, hosts: Vec<Rc<
     let mut had_room = true;
     while !fate.is_sealed() {
         let has_room = match rt.disk().free_bytes(&setup.config.data).await {
-            Ok(free) => free > setup.config.tunables.disk_reserve_bytes,
+            Ok(free) => {
+                let is_enough = free > setup.config.tunables.disk_reserve_bytes;
+                is_enough && !hosts.iter().any(|host| host.log_lacks_room.get())
+            }
             Err(error) => {
                 tracing::warn!("the free space can't be read: {error}");
                 had_room
@@ -241,7 +245,9 @@ async fn watch_room<R: Runtime>(rt: R, setup: Setup, tells: bool, hosts: Vec<Rc<
         }
         match (had_room, has_room) {
             (false, true) if tells => tracing::info!("the disk has room again"),
-            (true, false) if tells => tracing::warn!("the disk is full: less than disk_reserve_bytes are free"),
+            (true, false) if tells => {
+                tracing::warn!("the disk is full: no more than disk_reserve_bytes are free, or too little for the log");
+            }
             _ => {}
         }
         had_room = has_room;

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::bulk::Bulk;
 use crate::io::signals::Request;
-use crate::io::uring::{CoreOptions, UringRuntime, UringWire, start_core_thread};
+use crate::io::uring::{CoreOptions, CoreThread, UringRuntime, UringWire, start_core_thread};
 use crate::io::{Runtime, process, startup};
 use crate::metrics::Metrics;
 use crate::status::Board;
@@ -27,6 +27,9 @@ use crate::status::Board;
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 const PORT_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long the rings of a node that was told to stop may take to complete what is in flight.
+const RING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What every core thread gets to begin with.
 #[derive(Clone)]
@@ -53,8 +56,9 @@ pub fn run_cores(shared: &Shared, bulk: Bulk) -> Result<(), Fatal> {
     let options = CoreOptions { share_ports, ..CoreOptions::new(bulk) };
     let together = Arc::new(Together::new(cores));
     let mut threads = Vec::new();
+    let (left, leaves) = mpsc::channel();
     for (core, rings) in connect_all(cores).into_iter().enumerate() {
-        let leaving = Leaving { together: Arc::clone(&together), has_ended: false };
+        let leaving = Leaving { together: Arc::clone(&together), has_ended: false, left: left.clone() };
         let shared = shared.clone();
         let main = move |rt| run_one(rt, shared, core, rings, leaving);
         match start_core_thread(core, &format!("core-{core}"), options.clone(), main) {
@@ -65,10 +69,25 @@ pub fn run_cores(shared: &Shared, bulk: Bulk) -> Result<(), Fatal> {
             }
         }
     }
-    let joined: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
-    together.take_end()?;
-    for ended in joined {
-        match ended {
+    drop(left);
+    while let Ok(()) = leaves.recv() {
+        together.take_end()?;
+    }
+    join(threads)
+}
+
+/// All threads have left. A ring that ends waits for every operation in flight, which a disk that hangs may never
+/// complete: so whoever must stop does not come here, and who was told to stop waits only for a while.
+fn join(threads: Vec<CoreThread<()>>) -> Result<(), Fatal> {
+    let deadline = Instant::now() + RING_PATIENCE;
+    for thread in threads {
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !thread.is_finished() {
+            continue;
+        }
+        match thread.join() {
             Ok(ended) => ended.map_err(|error| no_ring(&error))?,
             Err(_) => return Err(panicked()),
         }
@@ -124,6 +143,7 @@ async fn run_one(
 struct Leaving {
     together: Arc<Together>,
     has_ended: bool,
+    left: mpsc::Sender<()>,
 }
 
 impl Leaving {
@@ -141,6 +161,8 @@ impl Drop for Leaving {
             // Where it is no panic, the thread got no ring; whoever joins it learns why.
             self.together.end(std::thread::panicking().then(panicked));
         }
+        // Nobody listens any more where another thread's end was the node's.
+        let _ = self.left.send(());
     }
 }
 
@@ -189,7 +211,7 @@ mod tests {
     use super::*;
 
     fn leaving(together: &Arc<Together>) -> Leaving {
-        Leaving { together: Arc::clone(together), has_ended: false }
+        Leaving { together: Arc::clone(together), has_ended: false, left: mpsc::channel().0 }
     }
 
     #[tokio::test]

@@ -43,6 +43,8 @@ pub enum Event {
     EntriesRead { read: u64, entries: Result<Vec<Entry>, String> },
     CommandRead { read: u64, command: Result<Bytes, String> },
     Room(bool),
+    /// An append waits for room for a new segment.
+    LogLacksRoom,
     TransferLeadership,
 }
 
@@ -93,6 +95,8 @@ pub struct Host<R: Runtime> {
     pub stall: StallLimits,
     /// Writes (of the log and the vote) that are under way, and since when the oldest of them is.
     pub writes: Cell<(u32, Option<Nanos>)>,
+    /// An append waits for room for a new segment. That is no slow write, and no failed one.
+    pub log_lacks_room: Cell<bool>,
     /// Segment files of the log and their bytes, as the writer last said.
     pub log_extent: Cell<(u64, u64)>,
     /// Leads now, as of the last turn; for shutdown.
@@ -125,13 +129,12 @@ impl<R: Runtime> Host<R> {
     /// Runs the shard until the node's fate is sealed.
     pub async fn run(self: Rc<Self>, mut shard: Shard) {
         let mut publish_at = Nanos::ZERO;
-        let mut has_stepped_down = false;
         while !self.fate.is_sealed() {
             let moment = self.moment();
             for event in self.events.take() {
                 self.handle(&mut shard, moment, event);
             }
-            has_stepped_down = self.watch_disk(&mut shard, moment, has_stepped_down);
+            self.watch_disk(&mut shard, moment);
             if shard.next_deadline(moment) <= moment.now {
                 shard.handle_time(moment);
             }
@@ -152,8 +155,10 @@ impl<R: Runtime> Host<R> {
             if self.events.is_empty() {
                 let mut deadline = shard.next_deadline(moment).min(publish_at);
                 if let Some(since) = self.writes.get().1 {
-                    let patience = if has_stepped_down { self.stall.exit } else { self.stall.step_down };
-                    deadline = deadline.min(since.saturating_add(patience));
+                    // A stall that was answered once needs no second look before the node must stop.
+                    let is_new = moment.now.saturating_sub(since) < self.stall.step_down;
+                    let limit = if is_new { self.stall.step_down.min(self.stall.exit) } else { self.stall.exit };
+                    deadline = deadline.min(since.saturating_add(limit));
                 }
                 let pause = deadline.saturating_sub(self.rt.now());
                 tokio::select! {
@@ -189,6 +194,7 @@ impl<R: Runtime> Host<R> {
             Event::EntriesRead { read, entries } => shard.handle_entries_read(moment, read, entries),
             Event::CommandRead { read, command } => shard.handle_command_read(read, command),
             Event::Room(has_room) => shard.handle_room(has_room),
+            Event::LogLacksRoom => shard.handle_log_lacks_room(moment),
             Event::TransferLeadership => {
                 shard.transfer_leadership(moment);
             }
@@ -196,18 +202,16 @@ impl<R: Runtime> Host<R> {
     }
 
     /// E12: a leader whose disk does not answer gives up leadership; a node whose disk never answers stops.
-    fn watch_disk(&self, shard: &mut Shard, moment: Moment, has_stepped_down: bool) -> bool {
-        let Some(since) = self.writes.get().1 else { return false };
+    fn watch_disk(&self, shard: &mut Shard, moment: Moment) {
+        let Some(since) = self.writes.get().1 else { return };
         let waited = moment.now.saturating_sub(since);
         if waited >= self.stall.exit {
             self.fate
                 .seal(Fatal::Stalled { path: self.reader.directory().to_path_buf(), waited_ms: waited.0 / 1_000_000 });
         }
-        if waited >= self.stall.step_down && !has_stepped_down {
+        if waited >= self.stall.step_down && shard.leads() {
             shard.handle_disk_stalled(moment);
-            return true;
         }
-        has_stepped_down
     }
 
     /// What Raft sends may be lost; what sessions hand over must not be, on a connection that goes on: it is broken off,

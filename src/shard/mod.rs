@@ -115,6 +115,8 @@ pub struct Shard {
     upstream: Option<(NodeId, Term)>,
     /// Since when there is none.
     upstream_lost: Option<Nanos>,
+    /// When an entry was last applied here, or the first of the outstanding commands was handed over.
+    last_progress: Nanos,
     /// Waits whose end a leader confirmed, up to an index that is not yet applied here.
     ended_waits: Vec<EndedWait>,
     /// How often waits of this node were registered with a leader.
@@ -134,6 +136,8 @@ pub struct Shard {
     /// This node's own disk has room; and, as its leader says, the disks of a majority have.
     own_room: bool,
     cluster_room: bool,
+    /// An append waits for room: this node learns of nothing more that is committed.
+    log_lacks_room: bool,
     next_read: u64,
     effects: VecDeque<Effect>,
     counters: status::Counters,
@@ -195,6 +199,7 @@ impl Shard {
             leading: None,
             upstream: None,
             upstream_lost: Some(moment.now),
+            last_progress: moment.now,
             ended_waits: Vec::new(),
             registrations: 0,
             deadlines_soon: BTreeSet::new(),
@@ -206,6 +211,7 @@ impl Shard {
             reading_back: false,
             own_room: true,
             cluster_room: true,
+            log_lacks_room: false,
             next_read: 0,
             effects: VecDeque::new(),
             counters: status::Counters::default(),
@@ -228,10 +234,8 @@ impl Shard {
         if self.leading.as_ref().is_some_and(|leading| !leading.has_tick()) {
             deadline = deadline.min(self.next_tick(moment));
         }
-        if let Some(lost) = self.upstream_lost
-            && self.has_pending()
-        {
-            deadline = deadline.min(lost.saturating_add(self.config.no_quorum_timeout));
+        if let Some(since) = self.waits_in_vain_since() {
+            deadline = deadline.min(since.saturating_add(self.config.no_quorum_timeout));
         }
         deadline.min(self.next_deadline_soon(moment))
     }
@@ -240,7 +244,7 @@ impl Shard {
         self.raft.handle_time(moment.now);
         self.follow_raft(moment);
         self.propose_tick(moment);
-        self.give_up_waiting_for_a_leader(moment);
+        self.give_up_waiting(moment);
         self.watch_deadlines(moment);
     }
 
@@ -261,6 +265,7 @@ impl Shard {
 
     /// The oldest append that was begun is durable; where its entries lie.
     pub fn handle_appended(&mut self, moment: Moment, placements: &[Placement]) {
+        self.log_lacks_room = false;
         let done = self.appending.pop_front().expect("an append completes once and in order");
         // What a later append cuts off is dead already: nobody may find it.
         let overwritten = self.appending.iter().filter_map(|later| later.truncate_after).min();
@@ -288,6 +293,25 @@ impl Shard {
         self.count_room();
     }
 
+    /// An append waits for room on this node's disk; nothing was written of it. Others may have room: one of them leads on,
+    /// if it can be reached. To be told again while it lasts.
+    pub fn handle_log_lacks_room(&mut self, moment: Moment) {
+        self.log_lacks_room = true;
+        self.handle_room(false);
+        let Some(leading) = self.leading.as_ref() else { return };
+        let has_room = |node: NodeId| leading.room.get(&node).copied().unwrap_or(false);
+        let best = self
+            .raft
+            .progress()
+            .filter(|peer| has_room(peer.node) && self.peers.get(&peer.node).is_some_and(|peer| peer.connected))
+            .max_by_key(|peer| peer.matched);
+        if let Some(successor) = best.map(|peer| peer.node) {
+            // Where it is refused, one is under way, or it was too early: the next time will do.
+            let _ = self.raft.transfer(moment.now, Some(successor));
+            self.follow_raft(moment);
+        }
+    }
+
     /// The leader's part: whether the disks of a majority have room. A node that has not said counts as roomy.
     pub(in crate::shard) fn count_room(&mut self) {
         let Some(leading) = self.leading.as_mut() else { return };
@@ -296,8 +320,11 @@ impl Shard {
         self.cluster_room = self.config.membership.tally(has_room) == Tally::Won;
     }
 
-    /// The disk does not answer: lead no longer (E12).
+    /// The disk does not answer: lead no longer (E12), where another node could.
     pub fn handle_disk_stalled(&mut self, moment: Moment) {
+        if self.peers.is_empty() {
+            return;
+        }
         self.raft.step_down(moment.now);
         self.follow_raft(moment);
     }

@@ -21,11 +21,15 @@ const DEADLINE_MARGIN: Nanos = Nanos::from_secs(1);
 impl Shard {
     /// An operation of a client of this node. Per connection, operations are carried out in the order of these calls.
     pub fn handle_operation(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
+        if self.upstream_lost.is_some() && !self.has_pending() {
+            // Nobody waited for a leader until now.
+            self.upstream_lost = Some(moment.now);
+        }
         match operation {
             Operation::Reference { tube, change } => self.note_reference(tube, change),
             Operation::Withdraw { ticket } => self.withdraw(moment, connection, Some(ticket), Withdrawal::Asked),
             operation if is_read(&operation) => self.begin_read(moment, connection, ticket, operation),
-            Operation::Put { .. } if !self.cluster_room => {
+            Operation::Put { .. } if !self.cluster_room || self.log_lacks_room => {
                 self.counters.refused_no_room += 1;
                 self.answer(connection, ticket, Answer::OutOfMemory);
             }
@@ -50,13 +54,15 @@ impl Shard {
         }
     }
 
-    pub(super) fn close_session(&mut self, _moment: Moment, connection: ConnectionId) {
+    pub(super) fn close_session(&mut self, moment: Moment, connection: ConnectionId) {
+        self.begin_progress(moment);
         let encoded = self.sessions.hand_over(connection, 0, Expected::Close, Command::SessionClosed);
         self.deliver(encoded);
     }
 
     /// Numbers a command and gives it to the leader.
-    pub(super) fn hand_over(&mut self, _moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
+    pub(super) fn hand_over(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
+        self.begin_progress(moment);
         if let Some(open) = self.sessions.open(connection) {
             self.deliver(open);
         }
@@ -112,6 +118,7 @@ impl Shard {
 
     /// Registers a RESERVE with the leader.
     pub(super) fn wait(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, tubes: &[Bytes], poll: bool) {
+        self.begin_progress(moment);
         if let Some(open) = self.sessions.open(connection) {
             self.deliver(open);
         }
@@ -279,11 +286,27 @@ impl Shard {
         self.sessions.outstanding_count() > 0 || !self.reads.is_empty() || self.sessions.has_waits()
     }
 
+    /// Before a command is handed over: where none was outstanding, the time to see one applied begins now.
+    fn begin_progress(&mut self, moment: Moment) {
+        if self.sessions.outstanding_count() == 0 {
+            self.last_progress = moment.now;
+        }
+    }
+
+    /// Since when somebody waits and nothing happens: no leader can be reached; or one can, but nothing that was handed to
+    /// it is applied here, as when the disks of a majority take no more.
+    pub(super) fn waits_in_vain_since(&self) -> Option<Nanos> {
+        match self.upstream_lost {
+            Some(lost) => self.has_pending().then_some(lost),
+            None => (self.sessions.outstanding_count() > 0).then_some(self.last_progress),
+        }
+    }
+
     /// With no quorum for too long, nothing honest can be said: a put that was never handed to a leader is sent elsewhere,
     /// everyone else is hung up on.
-    pub(super) fn give_up_waiting_for_a_leader(&mut self, moment: Moment) {
-        let Some(lost) = self.upstream_lost else { return };
-        if moment.now < lost.saturating_add(self.config.no_quorum_timeout) {
+    pub(super) fn give_up_waiting(&mut self, moment: Moment) {
+        let Some(since) = self.waits_in_vain_since() else { return };
+        if moment.now < since.saturating_add(self.config.no_quorum_timeout) {
             return;
         }
         let mut owed: std::collections::BTreeSet<ConnectionId> = self.sessions.pending().into_iter().collect();
@@ -298,7 +321,8 @@ impl Shard {
         for connection in owed {
             self.answer(connection, 0, Answer::Hangup);
         }
-        self.upstream_lost = Some(moment.now);
+        self.upstream_lost = self.upstream_lost.map(|_| moment.now);
+        self.last_progress = moment.now;
     }
 
     pub(super) fn read_body(

@@ -97,7 +97,7 @@ pub struct Picture {
     pub last: Index,
     pub counts: Counts,
     pub peers: Vec<PeerPicture>,
-    /// Everything that is known to be committed is applied.
+    /// Everything that is known to be committed is applied, and nothing keeps this node from learning of more.
     pub is_caught_up: bool,
     /// Waits registered here, while this node leads.
     pub waits: u64,
@@ -149,7 +149,7 @@ impl Shard {
                     progress: self.raft.progress().find(|progress| progress.node == node),
                 })
                 .collect(),
-            is_caught_up: self.applied.index >= self.committed,
+            is_caught_up: self.applied.index >= self.committed && !self.log_lacks_room,
             waits: self.leading.as_ref().map_or(0, |leading| leading.waits.count()),
             sessions: self.sessions.count(),
             outstanding: self.sessions.outstanding_count(),

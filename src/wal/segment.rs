@@ -88,10 +88,12 @@ impl Spares {
         self.ready.insert(number, bytes);
     }
 
-    /// It will be wanted again, under another number.
+    /// It will be wanted again, under another number, and half as long: where there is no room for it, there may be for
+    /// less.
     pub(super) fn handle_failed(&mut self, number: SegmentNumber) {
         let bytes = self.making.remove(&number).expect("a spare is announced once, and was asked for");
-        self.next_bytes = self.next_bytes.min(bytes);
+        let less = (bytes / 2 / BLOCK * BLOCK).max(self.sizes.first_bytes);
+        self.next_bytes = self.next_bytes.min(less);
     }
 
     /// The oldest spare that is ready and at least so long.
@@ -158,7 +160,11 @@ mod tests {
         assert_eq!(spares.take(1), Some((SegmentNumber(6), 16 << 10)));
         assert_eq!(sizes(spares.wanted()), [(7, 32 << 10)]);
         spares.handle_failed(SegmentNumber(7));
-        assert_eq!(sizes(spares.wanted()), [(8, 32 << 10)]);
+        assert_eq!(sizes(spares.wanted()), [(8, 16 << 10)]);
+        spares.handle_failed(SegmentNumber(8));
+        assert_eq!(sizes(spares.wanted()), [(9, 8 << 10)]);
+        spares.handle_failed(SegmentNumber(9));
+        assert_eq!(sizes(spares.wanted()), [(10, 8 << 10)], "never less than the first");
     }
 
     #[test]

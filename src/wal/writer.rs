@@ -1,5 +1,6 @@
 //! Appends to the log: one group commit is one write, durable when it returns. A failed write ends the writer: what the
-//! medium holds is then unknown, and only a recovery in another life may look.
+//! medium holds is then unknown, and only a recovery in another life may look. That a new segment finds no room is no
+//! failed write: no byte of the log was attempted, and the append goes on once there is room.
 //!
 //! It must never write a byte twice, never write into a file of an earlier life, and never let `durable_upto` name an
 //! entry that a cut has killed.
@@ -26,7 +27,8 @@ use super::segment::{SegmentSizes, SpareWanted, Spares};
 use crate::io::{AlignedBuf, Disk, File, OpenMode};
 use crate::types::{ChainHash, Index};
 
-/// A write that failed. Never retried: the node stops.
+/// An append that could not be done. What was attempted is never tried again: the node stops. Only where there was no room
+/// to attempt anything ([`WriteError::is_lack_of_room`]) the append may go on later.
 #[derive(Debug, Error)]
 pub enum WriteError {
     #[error("cannot make the log segment {path}: {source}", path = path.display())]
@@ -40,6 +42,13 @@ pub enum WriteError {
 }
 
 impl WriteError {
+    /// Only room for a new segment is missing; what the log holds is as certain as before.
+    #[must_use]
+    pub fn is_lack_of_room(&self) -> bool {
+        matches!(self, WriteError::Make { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
     /// The file that can no longer be trusted.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {
@@ -121,10 +130,14 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Writes entries behind the log's end, or behind `truncate_after`, where everything above that is dead from now on.
-    /// When this returns, they are durable; where each lies. `commit` is the highest index known to be committed.
+    /// When this returns, they are durable, and `placements` says where each lies. `commit` is the highest index known to
+    /// be committed.
+    ///
+    /// `placements` is empty at first. Where room is missing it holds those that are durable so far, and the same call
+    /// made again goes on behind them.
     ///
     /// # Errors
-    /// Nothing is known then of what is durable, and the node must stop.
+    /// Room is missing ([`WriteError::is_lack_of_room`]); or nothing is known of what is durable, and the node must stop.
     ///
     /// # Panics
     /// If the entries do not follow each other and the entry before them, or there are none to replace what is cut.
@@ -133,20 +146,19 @@ impl<D: Disk> Writer<D> {
         truncate_after: Option<Index>,
         entries: &[Entry],
         commit: Index,
-    ) -> Result<Vec<Placement>, WriteError> {
+        placements: &mut Vec<Placement>,
+    ) -> Result<(), WriteError> {
         self.refuse_after_failure()?;
-        if let Some(after) = truncate_after.filter(|after| *after < self.last) {
+        if let Some(after) = truncate_after.filter(|after| *after < self.last && placements.is_empty()) {
             let first = entries.first().expect("entries come with a cut: they are its reason");
             self.cut(after, first.prev_chain);
         }
-        self.check_that_they_follow(entries);
-        let mut placements = Vec::with_capacity(entries.len());
-        let mut rest = entries;
-        while !rest.is_empty() {
-            let written = self.append_some(rest, commit, &mut placements).await.inspect_err(|_| self.failed = true)?;
-            rest = &rest[written..];
+        self.check_that_they_follow(&entries[placements.len()..]);
+        while placements.len() < entries.len() {
+            let written = self.append_some(&entries[placements.len()..], commit).await;
+            placements.extend(written.inspect_err(|error| self.failed = !error.is_lack_of_room())?);
         }
-        Ok(placements)
+        Ok(())
     }
 
     fn cut(&mut self, after: Index, chain: ChainHash) {
@@ -154,6 +166,8 @@ impl<D: Disk> Writer<D> {
         self.last = after;
         self.last_chain = chain;
         self.active = None;
+        // There is no segment to seal until the next one is begun, and what was written is no longer the log's end.
+        self.unsealed = false;
     }
 
     fn check_that_they_follow(&self, entries: &[Entry]) {
@@ -166,17 +180,19 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Writes as many of the entries as the segment takes, in one write; how many.
-    async fn append_some(
-        &mut self,
-        entries: &[Entry],
-        commit: Index,
-        placements: &mut Vec<Placement>,
-    ) -> Result<usize, WriteError> {
+    /// Writes as many of the entries as the segment takes, in one write; where they lie.
+    async fn append_some(&mut self, entries: &[Entry], commit: Index) -> Result<Vec<Placement>, WriteError> {
         let first_bytes = entries.first().map_or(0, |entry| record_bytes(entry.meta.bytes));
         let mut active = match self.active.take() {
             Some(active) if active.has_room_for(first_bytes) => active,
-            _ => self.begin_segment(first_bytes).await?,
+            full => match self.begin_segment(first_bytes).await {
+                Ok(begun) => begun,
+                Err(error) => {
+                    // Its seal may still be due.
+                    self.active = full;
+                    return Err(error);
+                }
+            },
         };
         let start = active.end;
         let header_bytes = if start == 0 { BLOCK } else { 0 };
@@ -187,7 +203,7 @@ impl<D: Disk> Writer<D> {
             fits
         };
         let entries = &entries[..entries.iter().take_while(fits).count()];
-        let buf = self.lay_out(&active, entries, end - start, commit, placements);
+        let (buf, placements) = self.lay_out(&active, entries, end - start, commit);
         self.write(&active, buf, start).await?;
 
         active.end = end;
@@ -197,18 +213,18 @@ impl<D: Disk> Writer<D> {
         self.last_chain = last.meta.chain;
         self.durable = self.last;
         self.unsealed = true;
-        Ok(entries.len())
+        Ok(placements)
     }
 
-    /// The bytes of one write: the segment's header where it begins one, then records.
+    /// The bytes of one write: the segment's header where it begins one, then records; and where these lie.
     fn lay_out(
         &self,
         active: &Active<D::File>,
         entries: &[Entry],
         bytes: u64,
         commit: Index,
-        placements: &mut Vec<Placement>,
-    ) -> AlignedBuf {
+    ) -> (AlignedBuf, Vec<Placement>) {
+        let mut placements = Vec::with_capacity(entries.len());
         let mut buf = AlignedBuf::zeroed(usize::try_from(bytes).expect("a segment fits in memory"));
         let testimony = Testimony { durable_upto: self.durable, commit };
         let mut at = 0;
@@ -226,7 +242,7 @@ impl<D: Disk> Writer<D> {
             placements.push(Placement { segment: active.number, offset, bytes: entry.meta.bytes });
             at += record_bytes(entry.meta.bytes) as usize;
         }
-        buf
+        (buf, placements)
     }
 
     fn header(&self, active: &Active<D::File>, testimony: Testimony) -> SegmentHeader {

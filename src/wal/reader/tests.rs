@@ -41,7 +41,8 @@ fn written(payloads: &[usize]) -> Bench {
             &LOG,
         ));
     }
-    let placements = block_on(writer.append(None, &entries, Index(0))).unwrap();
+    let mut placements = Vec::new();
+    block_on(writer.append(None, &entries, Index(0), &mut placements)).unwrap();
     Bench { reader: LogReader::new(disk.clone(), dir, LOG), disk, entries, placements }
 }
 

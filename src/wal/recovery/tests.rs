@@ -1,5 +1,6 @@
-//! Crashes at every change of random histories, and damage in every place of a log.
+//! Crashes at every change of random histories, damage in every place of a log, and disks without room.
 
 mod bench;
 mod crashes;
 mod damage;
+mod full;

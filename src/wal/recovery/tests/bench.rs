@@ -91,7 +91,8 @@ impl Bench {
         let after = (keep < self.durable.len()).then_some(Index(keep as u64));
         let commit = Index(keep as u64);
         let writer = &mut self.recovered.writer;
-        let placements = block_on(writer.append(after, &planned[keep..], commit))?;
+        let mut placements = Vec::new();
+        block_on(writer.append(after, &planned[keep..], commit, &mut placements))?;
         assert_eq!(placements.len(), planned.len() - keep);
         self.durable = planned;
         Ok(())
