@@ -118,9 +118,8 @@ fn a_node_whose_directory_was_prepared_anew_is_refused_by_its_peers() {
     let follower = cluster.follower();
     cluster.nodes[follower].connect().put("kept");
     cluster.nodes[follower].kill();
-    let data = cluster.directory.join(format!("data{}", follower + 1));
-    std::fs::remove_dir_all(&data).expect("it is there");
-    assert!(cluster.nodes[follower].command("init").status().expect("the binary runs").success());
+    std::fs::remove_dir_all(&cluster.nodes[follower].data).expect("it is there");
+    cluster.nodes[follower].init();
     cluster.nodes[follower].start();
     let other = (follower + 1) % 3;
     let begun = std::time::Instant::now();

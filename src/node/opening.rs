@@ -39,7 +39,11 @@ pub fn make_directory(data: &Path) -> Result<(), Fatal> {
 
 #[must_use]
 pub fn locked(data: &Path, error: &LockError) -> Fatal {
-    Fatal::Locked { path: data.to_path_buf(), holder: error.to_string() }
+    let path = data.to_path_buf();
+    match error {
+        LockError::Held { holder, .. } => Fatal::Locked { path, holder: format!("process {holder}") },
+        LockError::Io { .. } => Fatal::DirectoryNotWritable { path, why: error.to_string() },
+    }
 }
 
 fn expected(config: &Config) -> Expected {

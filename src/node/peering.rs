@@ -41,11 +41,8 @@ impl PeerSink for EventSink {
             PeerEvent::Message { node, message } => Event::Message { from: node, message },
             PeerEvent::IncomingLost { node, .. } => Event::IncomingLost(node),
             PeerEvent::IncomingUp { node, .. } => Event::IncomingUp(node),
-            PeerEvent::Refused { node, reason } => {
-                let peer = node.map_or_else(|| "an unknown node".to_owned(), |node| format!("node {node}"));
-                tracing::warn!("{peer}: {reason}");
-                return;
-            }
+            // The link has told the operator; the shard has no use for it.
+            PeerEvent::Refused { .. } => return,
         });
     }
 }

@@ -40,6 +40,7 @@ pub fn fresh_directory(name: &str) -> PathBuf {
 pub struct Node {
     pub number: usize,
     pub config: PathBuf,
+    pub data: PathBuf,
     pub clients: SocketAddr,
     pub admin: SocketAddr,
     child: Option<Child>,
@@ -62,6 +63,15 @@ impl Cluster {
     }
 
     pub fn prepare_sharded(name: &str, size: usize, shards: u16, more: &str) -> Cluster {
+        let cluster = Cluster::lay_out(name, size, shards, more);
+        for node in &cluster.nodes {
+            node.init();
+        }
+        cluster
+    }
+
+    /// Configurations, whose data directories are not made yet.
+    pub fn lay_out(name: &str, size: usize, shards: u16, more: &str) -> Cluster {
         let directory = fresh_directory(name);
         let peers: Vec<SocketAddr> = (0..size).map(|_| free_address()).collect();
         let members: Vec<String> = peers.iter().enumerate().map(|(n, peer)| format!("{}: {peer}", n + 1)).collect();
@@ -76,14 +86,10 @@ impl Cluster {
                 members.join(", "),
             );
             fs::write(&config, text).expect("the directory is writable");
-            Node { number, config, clients, admin, child: None }
+            let data = directory.join(format!("data{number}"));
+            Node { number, config, data, clients, admin, child: None }
         });
-        let cluster = Cluster { nodes: nodes.collect(), directory };
-        for node in &cluster.nodes {
-            let prepared = node.command("init").output().expect("the binary runs");
-            assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
-        }
-        cluster
+        Cluster { nodes: nodes.collect(), directory }
     }
 
     pub fn start(name: &str) -> Cluster {
@@ -145,6 +151,12 @@ impl Node {
         command
     }
 
+    /// Prepares the data directory.
+    pub fn init(&self) {
+        let prepared = self.command("init").output().expect("the binary runs");
+        assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
+    }
+
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "node {} runs", self.number);
         let log = fs::OpenOptions::new()
@@ -166,11 +178,15 @@ impl Node {
 
     /// SIGTERM, and what became of it.
     pub fn stop(&mut self) -> ExitStatus {
-        let child = self.child.as_mut().expect("the node runs");
-        // SAFETY: `kill` only takes numbers; the child is not reaped yet, so its id is its own.
-        let sent = unsafe { libc::kill(i32::try_from(child.id()).expect("a process id"), libc::SIGTERM) };
-        assert_eq!(sent, 0);
+        self.signal(libc::SIGTERM);
         self.wait()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let child = self.child.as_ref().expect("the node runs");
+        // SAFETY: `kill` only takes numbers; the child is not reaped yet, so its id is its own.
+        let sent = unsafe { libc::kill(i32::try_from(child.id()).expect("a process id"), signal) };
+        assert_eq!(sent, 0);
     }
 
     /// Waits until the process ends by itself.
@@ -193,12 +209,19 @@ impl Node {
 
     /// `/status`, if the node answers.
     pub fn status(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(&self.ask_admin("/status")?).ok()
+    }
+
+    /// What the admin port answers, if it does.
+    pub fn ask_admin(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(self.admin).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        stream.write_all(b"GET /status HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").ok()?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").as_bytes())
+            .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
     }
 
     /// A connection to this node, once it takes one.
@@ -235,8 +258,12 @@ impl Connection {
     /// The next line, without its end; none if the node closed the connection.
     pub fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        self.reader.read_line(&mut line).expect("an answer in time");
-        line.strip_suffix("\r\n").map(str::to_owned)
+        match self.reader.read_line(&mut line) {
+            Ok(_) => line.strip_suffix("\r\n").map(str::to_owned),
+            // Closed while the node still had something to read.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("no answer in time: {error}"),
+        }
     }
 
     pub fn call(&mut self, command: &str) -> String {
