@@ -31,17 +31,33 @@ const PUBLISH_EVERY: Nanos = Nanos::from_millis(250);
 
 #[derive(Debug)]
 pub enum Event {
-    Operation { connection: ConnectionId, ticket: u64, operation: Operation },
+    Operation {
+        connection: ConnectionId,
+        ticket: u64,
+        operation: Operation,
+    },
     Closed(ConnectionId),
     PeerUp(NodeId),
-    PeerLost { peer: NodeId, refused: bool },
+    PeerLost {
+        peer: NodeId,
+        refused: bool,
+    },
     IncomingUp(NodeId),
     IncomingLost(NodeId),
-    Message { from: NodeId, message: PeerMessage },
+    Message {
+        from: NodeId,
+        message: PeerMessage,
+    },
     VoteSaved(Vote),
     Appended(Vec<Placement>),
-    EntriesRead { read: u64, entries: Result<Vec<Entry>, String> },
-    CommandRead { read: u64, command: Result<Bytes, String> },
+    EntriesRead {
+        read: u64,
+        entries: Result<Vec<Entry>, String>,
+    },
+    CommandRead {
+        read: u64,
+        command: Result<Bytes, String>,
+    },
     Room(bool),
     /// An append waits for room for a new segment.
     LogLacksRoom,

@@ -1,6 +1,7 @@
 //! Three shards in one thread under a seeded schedule: messages and completions at any time, connections that break,
 //! nodes that are killed and come back with what was durable. Clients must see every put happen once.
 
+mod trouble;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -121,7 +121,8 @@ fn garbage_commands_get_the_errors_of_the_protocol_and_the_connection_stays_in_s
     assert_eq!(client.reserve(5), Some((id, "in step".to_owned())));
     // Bytes of any kind, in one go: whatever is answered, the node works on.
     for seed in 1..20_u32 {
-        let garbage: Vec<u8> = (0..3000_u32).map(|n| (n.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+        let garbage: Vec<u8> =
+            (0..3000_u32).map(|n| (n.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 11) as u8).collect();
         let mut stream = TcpStream::connect(cluster.nodes[0].clients).expect("it listens");
         let _ = stream.write_all(&garbage);
         let _ = stream.shutdown(std::net::Shutdown::Write);

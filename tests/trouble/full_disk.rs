@@ -103,11 +103,14 @@ fn a_node_without_room_keeps_nobody_waiting_and_catches_up_when_there_is_room() 
 
         disk.free();
         eventually("it catches up", || {
-            let durable = |n: usize| small.cluster.nodes[n].status().map(|status| status["shards"][0]["durable"].clone());
+            let durable =
+                |n: usize| small.cluster.nodes[n].status().map(|status| status["shards"][0]["durable"].clone());
             durable(full).is_some() && durable(full) == durable(other)
         });
         eventually("it is ready", || node.ask_admin("/readyz").is_some_and(|answer| answer == "ok\n"));
-        eventually("it says that it has room", || node.status().is_some_and(|status| status["shards"][0]["room"] == true));
+        eventually("it says that it has room", || {
+            node.status().is_some_and(|status| status["shards"][0]["room"] == true)
+        });
     }
     // The last one that was full is half of what is left: it must have everything.
     let gone = (last + 1) % 3;
@@ -118,7 +121,8 @@ fn a_node_without_room_keeps_nobody_waiting_and_catches_up_when_there_is_room() 
 
 #[test]
 fn with_no_block_left_on_any_disk_nothing_is_promised_and_nothing_is_lost() {
-    let more = "disk_reserve_bytes: 0\nsegment_bytes_min: 262144\nsegment_bytes_max: 262144\nno_quorum_timeout_ms: 1500\n";
+    let more =
+        "disk_reserve_bytes: 0\nsegment_bytes_min: 262144\nsegment_bytes_max: 262144\nno_quorum_timeout_ms: 1500\n";
     let Some(mut small) = SmallCluster::prepare("none-left", 48, more) else { return };
     small.cluster.start_all();
     let (mut acknowledged, mut unknown) = (BTreeSet::new(), BTreeSet::new());

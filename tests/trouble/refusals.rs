@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use crate::cluster::{BINARY, Cluster, fresh_directory, free_address};
+use crate::cluster::{BINARY, Cluster, free_address, fresh_directory};
 
 struct Refused {
     status: Option<i32>,

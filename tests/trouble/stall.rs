@@ -7,7 +7,10 @@ use crate::{drain, eventually};
 
 #[test]
 fn a_leader_whose_disk_hangs_hands_over_at_once_and_its_process_ends_later() {
-    let Some(mut small) = SmallCluster::prepare("stall", 96, "disk_reserve_bytes: 0\ndisk_stall_exit_ms: 4000\n") else { return };
+    let Some(mut small) = SmallCluster::prepare("stall", 96, "disk_reserve_bytes: 0\ndisk_stall_exit_ms: 4000\n")
+    else {
+        return;
+    };
     small.cluster.start_all();
     let (leader, other) = (small.cluster.leader(), small.cluster.follower());
     let mut acknowledged = BTreeSet::new();

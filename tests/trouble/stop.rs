@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{BINARY, Cluster, Connection, fresh_directory, free_address, id_of};
+use crate::cluster::{BINARY, Cluster, Connection, free_address, fresh_directory, id_of};
 use crate::drain;
 
 /// Pipelines puts of these bodies.

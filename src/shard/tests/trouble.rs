@@ -1,0 +1,108 @@
+//! Disks without room and disks that hang, as the shard meets them: an append that does not complete.
+
+use super::*;
+
+/// Lets time pass in which only these nodes' appends complete.
+fn pass_without_appends(world: &mut World, completing: &[NodeId], time: Nanos) {
+    let end = world.now.saturating_add(time);
+    while world.now < end {
+        for node in world.nodes.clone() {
+            world.complete_vote(node);
+            if completing.contains(&node) {
+                world.complete_append(node);
+            }
+            for peer in world.nodes.clone() {
+                while world.deliver(node, peer) {}
+            }
+        }
+        world.pass_time(Nanos::from_millis(20));
+    }
+}
+
+fn with_timeout(timeout: Nanos) -> World {
+    let mut world = settled(3);
+    for shard in world.shards.values_mut() {
+        shard.config.no_quorum_timeout = timeout;
+    }
+    world
+}
+
+fn others(world: &World, node: NodeId) -> Vec<NodeId> {
+    world.nodes.iter().copied().filter(|&other| other != node).collect()
+}
+
+#[test]
+fn a_leader_that_finds_no_room_hands_over_and_takes_no_put_meanwhile() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    assert_eq!(world.call(leader, FIRST, put("before")), Answer::Inserted { job: JobId(1) });
+    let ticket = world.ask(leader, FIRST, put("waits for the disk"));
+    let moment = world.moment();
+    world.with(leader, |shard| shard.handle_log_lacks_room(moment));
+    let refused = world.ask(leader, SECOND, put("refused"));
+    assert_eq!(world.answer_to(refused), Some(&Answer::OutOfMemory));
+    // Its own disk writes nothing; the two others have a majority.
+    let roomy = others(&world, leader);
+    pass_without_appends(&mut world, &roomy, Nanos::from_secs(2));
+    let next = world.leader().expect("another node leads");
+    assert_ne!(next, leader);
+    assert_eq!(world.answer_to(ticket), Some(&Answer::Inserted { job: JobId(2) }));
+    // Room again: it writes what waited, and takes puts.
+    world.run_dry();
+    assert!(matches!(world.call(leader, SECOND, put("taken")), Answer::Inserted { .. }));
+}
+
+#[test]
+fn nobody_is_handed_over_to_who_has_no_room_either() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    for node in others(&world, leader) {
+        world.with(node, |shard| shard.handle_room(false));
+    }
+    pass_without_appends(&mut world, &[], Nanos::from_millis(200));
+    let moment = world.moment();
+    world.with(leader, |shard| shard.handle_log_lacks_room(moment));
+    pass_without_appends(&mut world, &[], Nanos::from_millis(500));
+    assert_eq!(world.leader(), Some(leader));
+}
+
+#[test]
+fn commands_that_no_majority_writes_are_given_up_in_the_end() {
+    let mut world = with_timeout(Nanos::from_secs(2));
+    let leader = world.leader().expect("it is settled");
+    let follower = others(&world, leader)[0];
+    let idle = world.ask(follower, SECOND, reserve(false));
+    world.run_dry();
+    for node in [leader, follower] {
+        world.ask(node, FIRST, put("never written"));
+    }
+    pass_without_appends(&mut world, &[leader], Nanos::from_millis(1500));
+    assert_eq!(world.asked.values().filter(|asked| !asked.is_empty()).count(), 3, "they wait");
+    pass_without_appends(&mut world, &[leader], Nanos::from_secs(1));
+    assert_eq!(world.leader(), Some(leader), "the leader is heard all the time");
+    assert!(world.asked.values().all(BTreeMap::is_empty), "still waiting: {:?}", world.asked);
+    assert!(world.answer_to(idle).is_none());
+}
+
+#[test]
+fn an_idle_worker_is_not_given_up_while_nothing_is_outstanding() {
+    let mut world = with_timeout(Nanos::from_secs(2));
+    let leader = world.leader().expect("it is settled");
+    world.ask(leader, SECOND, reserve(false));
+    for _ in 0..300 {
+        world.run_dry();
+        world.pass_time(Nanos::from_millis(20));
+    }
+    assert_eq!(world.asked[&(leader, SECOND)].len(), 1);
+    assert!(matches!(world.call(leader, FIRST, put("at last")), Answer::Inserted { .. }));
+}
+
+#[test]
+fn a_single_node_with_a_hanging_disk_has_nobody_to_hand_over_to() {
+    let mut world = settled(1);
+    let moment = world.moment();
+    let term = world.shards[&NodeId(1)].raft.term();
+    world.with(NodeId(1), |shard| shard.handle_disk_stalled(moment));
+    assert!(world.shards[&NodeId(1)].leads());
+    assert_eq!(world.shards[&NodeId(1)].raft.term(), term);
+}
