@@ -148,7 +148,6 @@ fn with_no_block_left_on_any_disk_nothing_is_promised_and_nothing_is_lost() {
         done += 1;
         assert!(done < 5000, "a full disk takes no end of commands");
     }
-    assert!(done > 0);
     // A start needs a few blocks. Without them it is refused, in words.
     let follower = small.cluster.follower();
     small.cluster.nodes[follower].kill();

@@ -30,6 +30,11 @@ fn answers(connection: &mut Connection, bodies: &[String]) -> BTreeSet<String> {
     acknowledged
 }
 
+/// A blocked reserve was told that its wait is over, or hung up on.
+fn is_over(waiting: &mut Connection) -> bool {
+    waiting.line().is_none_or(|line| line == "TIMED_OUT")
+}
+
 fn bodies(producer: usize) -> Vec<String> {
     (0..300).map(|n| format!("producer {producer} job {n}")).collect()
 }
@@ -63,7 +68,7 @@ fn a_member_stops_in_time_under_load_and_a_restart_finds_everything() {
             acknowledged.extend(answers(connection, bodies));
             sent.extend(bodies.iter().cloned());
         }
-        assert_eq!(waiting.line(), None);
+        assert!(is_over(&mut waiting));
         assert_eq!(holder.line(), None);
 
         cluster.nodes[place].start();
@@ -73,6 +78,26 @@ fn a_member_stops_in_time_under_load_and_a_restart_finds_everything() {
         assert!(acknowledged.is_subset(&found), "lost: {:?}", acknowledged.difference(&found).collect::<Vec<_>>());
         assert!(found.is_subset(&sent));
     }
+}
+
+#[test]
+fn a_member_without_a_quorum_stops_in_time_too() {
+    let mut cluster = Cluster::prepare_with("stop-alone", "stop_timeout_ms: 2000\n");
+    cluster.start_all();
+    let (leader, last) = (cluster.leader(), cluster.follower());
+    cluster.nodes[last].connect().put("kept");
+    for other in (0..3).filter(|&n| n != last) {
+        cluster.nodes[other].kill();
+    }
+    let mut producer = cluster.nodes[last].connect();
+    send_puts(&mut producer, &bodies(0));
+    let ended = cluster.nodes[last].stop();
+    assert!(ended.success(), "{ended}: {}", cluster.nodes[last].log());
+    assert_eq!(answers(&mut producer, &bodies(0)).len(), 0, "nobody could have committed one");
+    cluster.nodes[leader].start();
+    cluster.nodes[last].start();
+    cluster.leader();
+    assert!(drain(&mut cluster.nodes[last].connect()).contains("kept"));
 }
 
 #[test]
@@ -100,8 +125,7 @@ fn a_single_node_stops_in_time_under_load_and_a_restart_finds_everything() {
     assert_eq!(sent, 0);
     assert!(child.wait().expect("a child can be waited for").success());
     let acknowledged = answers(&mut producer, &bodies);
-    // Told that its wait is over, or hung up on.
-    assert!(waiting.line().is_none_or(|line| line == "TIMED_OUT"));
+    assert!(is_over(&mut waiting));
 
     let mut child = start();
     let mut worker = Connection::open(address);
