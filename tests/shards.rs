@@ -391,7 +391,7 @@ fn a_cluster_with_shards_agrees_on_a_leader_of_each_and_refuses_a_wiped_member_o
     }
     let wiped = cluster.follower();
     cluster.nodes[wiped].kill();
-    fs::remove_dir_all(cluster.directory.join(format!("data{}", wiped + 1))).expect("it is there");
+    fs::remove_dir_all(&cluster.nodes[wiped].data).expect("it is there");
     assert!(cluster.nodes[wiped].command("init").status().expect("the binary runs").success());
     cluster.nodes[wiped].start();
     let other = (wiped + 1) % 3;
