@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -281,10 +282,24 @@ impl Cluster {
         if index.0 == 0 {
             return;
         }
-        let holds = |member: &&Member| self.medium_log(member).is_ok_and(|log| log.chain_at(index) == Some(chain));
-        let count = self.members.iter().filter(holds).count();
-        if count < self.majority() {
-            self.oracle.break_with(format!("entry {index} is known committed and durable on only {count} disks"));
+        let mut holders = 0;
+        let mut told = String::new();
+        for member in &self.members {
+            match self.medium_log(member) {
+                Ok(log) if log.faulty == 0 => {
+                    holders += usize::from(log.chain_at(index) == Some(chain));
+                    let _ = write!(told, "; node {} holds {} entries", member.node, log.entries.len());
+                }
+                // Nothing in these runs damages what was durable, so each disk must be one that a node starts on.
+                Ok(log) => {
+                    let what = format!("node {}: {} durable entries are damaged", member.node, log.faulty);
+                    return self.oracle.break_with(what);
+                }
+                Err(error) => return self.oracle.break_with(format!("node {} could not start: {error}", member.node)),
+            }
+        }
+        if holders < self.majority() {
+            self.oracle.break_with(format!("entry {index} is committed and durable on {holders} disks{told}"));
         }
     }
 }

@@ -77,11 +77,12 @@ impl SimDisk {
         }
     }
 
-    /// A disk of its own with what is durable here and nothing else, without delays: the truth that oracles compare claims with.
+    /// A disk of its own with what is durable here and nothing else, without delays and faults: the truth that oracles compare claims with.
     #[must_use]
     pub fn durable_image(&self) -> SimDisk {
         let image = self.fork();
         image.world.borrow_mut().unsynced.clear();
+        image.set_faults(Faults::default());
         SimDisk { latency: None, ..image.crash(Crash::Power(SectorOdds::OLD)) }
     }
 
