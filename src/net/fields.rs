@@ -11,6 +11,9 @@ use crate::wal::entry::EntryError;
 /// The longest name of a tube, as the protocols of clients know it.
 pub const TUBE_NAME_BYTES_MAX: usize = 200;
 
+/// No shard gets so far in terms or indices; a message that says so is wrong, and what reads it may count on.
+const NUMBER_MAX: u64 = 1 << 53;
+
 /// Why a payload with a good checksum is not a message. Either side has a bug, or they speak different protocols.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -107,11 +110,18 @@ impl Fields {
     }
 
     pub fn term(&mut self) -> Result<Term, DecodeError> {
-        self.u64().map(Term)
+        self.below_max("term").map(Term)
     }
 
     pub fn index(&mut self) -> Result<Index, DecodeError> {
-        self.u64().map(Index)
+        self.below_max("index").map(Index)
+    }
+
+    fn below_max(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        match self.u64()? {
+            value if value < NUMBER_MAX => Ok(value),
+            value => Err(DecodeError::Unknown { what, value }),
+        }
     }
 
     pub fn position(&mut self) -> Result<LogPosition, DecodeError> {

@@ -18,7 +18,12 @@ fn payload(message: &PeerMessage) -> Bytes {
 }
 
 fn position() -> impl Strategy<Value = LogPosition> {
-    (any::<u64>(), any::<u64>()).prop_map(|(term, index)| LogPosition::new(Term(term), Index(index)))
+    (number(), number()).prop_map(|(term, index)| LogPosition::new(Term(term), Index(index)))
+}
+
+/// Of a term or an index.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0..10u64, 0..1u64 << 53, Just((1 << 53) - 1)]
 }
 
 fn session() -> impl Strategy<Value = SessionId> {
@@ -95,7 +100,7 @@ fn bodies() -> impl Strategy<Value = Body> {
         any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
         (position(), any::<bool>()).prop_map(|(last, transfer)| Body::VoteRequest { last, transfer }),
         any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
-        (any::<u64>(), any::<u64>())
+        (number(), any::<u64>())
             .prop_map(|(matched, round)| Body::AppendAccepted { matched: Index(matched), round }),
         (position(), position(), any::<u64>()).prop_map(|(prev, hint, round)| Body::AppendRejected {
             prev,
@@ -107,7 +112,7 @@ fn bodies() -> impl Strategy<Value = Body> {
 }
 
 fn others() -> impl Strategy<Value = PeerMessage> {
-    (any::<u64>(), bodies(), times(), any::<bool>()).prop_map(|(term, body, times, room)| {
+    (number(), bodies(), times(), any::<bool>()).prop_map(|(term, body, times, room)| {
         PeerMessage::Raft(RaftMessage { message: Message { term: Term(term), body }, entries: vec![], times, room })
     })
 }
@@ -138,7 +143,7 @@ fn references() -> impl Strategy<Value = Vec<ReferenceDelta>> {
 }
 
 fn messages() -> impl Strategy<Value = PeerMessage> {
-    let term = || any::<u64>().prop_map(Term);
+    let term = || number().prop_map(Term);
     let numbered = || (term(), session(), any::<u64>(), any::<u64>());
     prop_oneof![
         4 => appends(),
@@ -152,11 +157,11 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
         1 => numbered().prop_map(|(term, session, seq, registration)| {
             PeerMessage::Withdraw { term, session, seq, registration }
         }),
-        1 => (numbered(), any::<u64>()).prop_map(|((term, session, seq, registration), applied)| {
+        1 => (numbered(), number()).prop_map(|((term, session, seq, registration), applied)| {
             PeerMessage::WaitEnded { term, session, seq, registration, applied: Index(applied) }
         }),
         1 => (term(), any::<u64>(), about()).prop_map(|(term, read, about)| PeerMessage::Read { term, read, about }),
-        1 => (term(), any::<u64>(), any::<u64>(), soft()).prop_map(|(term, read, index, soft)| {
+        1 => (term(), any::<u64>(), number(), soft()).prop_map(|(term, read, index, soft)| {
             PeerMessage::ReadAnswer { term, read, index: Index(index), soft }
         }),
         1 => (term(), any::<bool>(), references())
@@ -290,4 +295,17 @@ fn entries_and_commands_are_neither_copied_out_nor_in() {
     let within = payload.as_ptr_range();
     let Ok(PeerMessage::Commands { commands, .. }) = decode(payload, &LOG) else { panic!("whole") };
     assert!(within.contains(&commands[0].as_ptr()));
+}
+
+#[test]
+fn a_term_or_index_that_no_shard_reaches_is_no_message() {
+    for value in [1 << 53, u64::MAX] {
+        let vote = Body::VoteRequest { last: LogPosition::new(Term(1), Index(value)), transfer: false };
+        for (term, body) in [(value, Body::TimeoutNow), (1, vote)] {
+            let message = Message { term: Term(term), body };
+            let message = RaftMessage { message, entries: vec![], times: Times::default(), room: true };
+            let error = decode(payload(&PeerMessage::Raft(message)), &LOG).expect_err("too large");
+            assert!(matches!(error, DecodeError::Unknown { .. }), "{error}");
+        }
+    }
 }
