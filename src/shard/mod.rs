@@ -231,7 +231,9 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self, moment: Moment) -> Nanos {
         let mut deadline = self.raft.next_deadline();
-        if self.leading.as_ref().is_some_and(|leading| !leading.has_tick()) {
+        // Nothing is proposed by a state that is not the present one: what brings it up to date comes as an event.
+        let is_caught_up = self.applied.index >= self.committed;
+        if is_caught_up && self.leading.as_ref().is_some_and(|leading| !leading.has_tick()) {
             deadline = deadline.min(self.next_tick(moment));
         }
         if let Some(since) = self.waits_in_vain_since() {
