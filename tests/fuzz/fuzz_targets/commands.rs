@@ -7,7 +7,7 @@ use beaver_raft::job::Machine;
 use beaver_raft::job::codec::{Commands, body_hash, encode, encode_tubes};
 use beaver_raft::job::command::{Applied, Batch, Class, Command, Numbered, Origin, TubeList};
 use beaver_raft::shard::leading::is_forwardable;
-use beaver_raft::types::{BootEpoch, Index, JobId, Nanos, NodeId, SessionId, Term, Times};
+use beaver_raft::types::{BootEpoch, JobId, Nanos, NodeId, SessionId, Term, Times};
 use beaver_raft_fuzz::input::Input;
 use libfuzzer_sys::fuzz_target;
 
@@ -64,8 +64,15 @@ fn command(input: &mut Input<'_>, next: &mut [u64; 3]) -> Vec<u8> {
             let boot = BootEpoch(u64::from(input.below(2)));
             let session = SessionId { node: NodeId(1), boot, number: which as u64 };
             let is_open = command == Command::SessionOpen;
-            let seq = if is_open { 0 } else if input.below(8) == 7 { input.number() } else { next[which] };
-            next[which] = if is_open { 1 } else { next[which] + u64::from(!matches!(command, Command::Reserve { .. })) };
+            let seq = if is_open {
+                0
+            } else if input.below(8) == 7 {
+                input.number()
+            } else {
+                next[which]
+            };
+            next[which] =
+                if is_open { 1 } else { next[which] + u64::from(!matches!(command, Command::Reserve { .. })) };
             Origin::Session { session, seq }
         }
     };

@@ -17,7 +17,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let (disk, data) = (SimDisk::new(1, 1 << 20), PathBuf::from("/data"));
-    let expected = Expected { cluster: "c".into(), node: NodeId(2), shards: 1, members: [1, 2, 3].map(NodeId).to_vec() };
+    let expected =
+        Expected { cluster: "c".into(), node: NodeId(2), shards: 1, members: [1, 2, 3].map(NodeId).to_vec() };
     let identity = NodeIdentity::new(&expected, Incarnation(u128::from(input.u64())));
     let peers = BTreeMap::from([(NodeId(1), Incarnation(u128::from(input.u64())))]);
     block_on(disk.create_dir(&data)).expect("an empty disk");

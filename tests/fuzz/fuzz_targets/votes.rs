@@ -24,7 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
     let mut newest = Vote::default();
     let (mut file, _) = block_on(VoteFile::open(&disk, &path, ME)).expect("just made");
     for term in 0..input.below(5) {
-        newest = Vote { term: Term(u64::from(term) + 1), voted_for: Some(NodeId(input.byte())).filter(|node| node.0 > 0) };
+        newest =
+            Vote { term: Term(u64::from(term) + 1), voted_for: Some(NodeId(input.byte())).filter(|node| node.0 > 0) };
         block_on(file.save(newest)).expect("nothing is wrong yet");
     }
     drop(file);
