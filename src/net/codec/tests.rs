@@ -100,8 +100,7 @@ fn bodies() -> impl Strategy<Value = Body> {
         any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
         (position(), any::<bool>()).prop_map(|(last, transfer)| Body::VoteRequest { last, transfer }),
         any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
-        (number(), any::<u64>())
-            .prop_map(|(matched, round)| Body::AppendAccepted { matched: Index(matched), round }),
+        (number(), any::<u64>()).prop_map(|(matched, round)| Body::AppendAccepted { matched: Index(matched), round }),
         (position(), position(), any::<u64>()).prop_map(|(prev, hint, round)| Body::AppendRejected {
             prev,
             hint,
