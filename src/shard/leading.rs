@@ -152,10 +152,11 @@ impl Leading {
         self.waits.withdraw(key, registration)
     }
 
-    /// A node's connection is lost: it will register anew what it still wants.
+    /// A node's connection is lost: it will register anew what it still wants, and report what it references.
     pub fn forget_node(&mut self, node: NodeId) {
         self.queue.retain(|queued| !matches!(queued, Queued::Wait { key, .. } if key.0.node == node));
         self.waits.forget_node(node);
+        self.references.forget_node(node);
     }
 
     /// Queues a RESERVE for this wait, if it is idle.

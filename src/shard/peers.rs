@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::effect::Effect;
 use super::leading::is_forwardable;
 use super::reads::LogRead;
@@ -55,12 +57,23 @@ impl Shard {
         self.find_upstream(moment);
         self.raft.handle_peer_lost(moment.now, peer, refused);
         self.follow_raft(moment);
+        self.drop_unused_tubes();
     }
 
     /// The peer's own connection to this node is gone, and with it what it registered here.
     pub fn handle_incoming_lost(&mut self, peer: NodeId) {
         if let Some(leading) = self.leading.as_mut() {
             leading.forget_node(peer);
+            self.drop_unused_tubes();
+        }
+    }
+
+    /// The leader's part: a node that is gone may have been the last to reference a tube, or the one whose report was missing.
+    fn drop_unused_tubes(&mut self) {
+        let Some(leading) = self.leading.as_ref() else { return };
+        let tubes: Vec<Bytes> = leading.references.tubes().cloned().collect();
+        for tube in tubes {
+            self.drop_tube_if_unused(&tube);
         }
     }
 

@@ -87,6 +87,11 @@ impl References {
         touched.into_iter().filter(|tube| !self.is_referenced(tube)).collect()
     }
 
+    /// What a node referenced is not known any more: it will report anew, or is gone with its connections.
+    pub fn forget_node(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
     /// Whether a node has reported since this leader's term began.
     #[must_use]
     pub fn has_reported(&self, node: NodeId) -> bool {

@@ -223,3 +223,24 @@ fn what_is_handed_over_after_a_leader_was_away_fits_into_frames() {
     let references = &world.shards[&leader].leading.as_ref().expect("it leads").references;
     assert!(references.is_referenced(b"tube-0") && references.is_referenced(b"tube-9999"));
 }
+
+#[test]
+fn what_only_a_dead_node_referenced_is_forgotten() {
+    let mut world = settled(3);
+    let (leader, follower, _) = roles(&world);
+    let name = Bytes::from_static(b"brief");
+    for node in world.nodes.clone() {
+        let tube = if node == follower { name.clone() } else { tube() };
+        let moment = world.moment();
+        let operation = Operation::Reference { tube, change: ReferenceChange::Watch };
+        world.with(node, |shard| shard.handle_operation(moment, FIRST, 0, operation));
+    }
+    let Answer::Inserted { job } = world.call(leader, FIRST, in_tube("brief", 1, "x")) else { panic!("it was put") };
+    world.call(leader, FIRST, Operation::Delete { job });
+    world.run_dry();
+    assert!(world.shards[&leader].machine.has_tube(&name), "a client of the other node watches it");
+    world.kill(follower);
+    world.run_until("it is forgotten", |world| !world.shards[&leader].machine.has_tube(&name));
+    let leading = world.shards[&leader].leading.as_ref().expect("it leads");
+    assert!(!leading.references.is_referenced(&name));
+}
