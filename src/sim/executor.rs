@@ -268,8 +268,7 @@ impl Executor {
             *slot.borrow_mut() = Some(value);
         });
         while result.borrow().is_none() && self.step_until(deadline) {}
-        let value = result.borrow_mut().take();
-        value
+        result.borrow_mut().take()
     }
 
     /// Drops every task and timer. Needed at the end of a run, because tasks hold the executor that holds them.

@@ -4,7 +4,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::ShardStats;
 use crate::api::beanstalkd::front_door::tests::facts;
 use crate::api::beanstalkd::parser::tests::{cut, stream_and_cuts};
 
@@ -116,7 +115,7 @@ fn decide(operation: &Operation) -> Answer {
         Operation::Delete { .. } => Answer::Deleted,
         Operation::Kick { bound, .. } => Answer::Kicked { count: *bound },
         Operation::Pause { .. } => Answer::Paused,
-        Operation::Stats => Answer::ShardStats(Box::new(ShardStats::default())),
+        Operation::Stats => Answer::ShardStats(Box::default()),
         Operation::ListTubes => Answer::Tubes(vec![DEFAULT_TUBE]),
         _ => Answer::NotFound,
     }
