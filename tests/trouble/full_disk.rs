@@ -35,10 +35,11 @@ fn put_until_refused(node: &Node, from: usize, unknown: &mut BTreeSet<String>) -
 
 #[test]
 fn with_all_disks_full_puts_are_refused_and_the_rest_goes_on_until_there_is_room_again() {
-    let more = "disk_reserve_bytes: 12582912\nsegment_bytes_min: 1048576\nsegment_bytes_max: 1048576\n";
-    let Some(mut small) = SmallCluster::prepare("all-full", 60, more) else { return };
+    // The room is looked at once a second: the reserve must outlast that long a flood of puts.
+    let more = "disk_reserve_bytes: 33554432\nsegment_bytes_min: 1048576\nsegment_bytes_max: 1048576\n";
+    let Some(mut small) = SmallCluster::prepare("all-full", 120, more) else { return };
     for disk in &small.disks {
-        disk.take(20 << 20);
+        disk.take(40 << 20);
     }
     small.cluster.start_all();
     let mut acknowledged = put_until_refused(&small.cluster.nodes[0], 0, &mut BTreeSet::new());
@@ -70,7 +71,7 @@ fn with_all_disks_full_puts_are_refused_and_the_rest_goes_on_until_there_is_room
         reply != "OUT_OF_MEMORY" && id_of(&reply, "INSERTED") > 0
     });
     acknowledged.insert("again".to_owned());
-    assert_eq!(drain(&mut small.cluster.nodes[2].connect()), acknowledged);
+    assert_eq!(drain(&mut small.cluster.nodes[2].connect()), acknowledged, "also by the one that has no room yet");
 }
 
 #[test]
