@@ -1,7 +1,9 @@
 //! The node's side of its clients' sessions on one shard: numbers their commands, remembers what is not yet seen applied,
 //! and turns outcomes into answers.
 //!
+//! ```text
 //!     unsent ──(a leader is reachable: numbered)──> outstanding ──(applied here)──> answered
+//! ```
 //!
 //! After a leader change everything outstanding goes to the new leader again, in order; the state machine skips what it
 //! has already applied. So each command happens once, and a failover is a pause.

@@ -1,9 +1,11 @@
 //! The leader's soft register of who waits for a job. Nothing in here is replicated: when the leader changes, the
 //! nodes register their waits anew.
 //!
+//! ```text
 //!     Wait ──> idle ──(a job may be there)──> proposed at index i ──(applied)──> granted: gone
 //!                ^                                   │
 //!                └────────(found nothing)────────────┘        withdrawn: gone, and confirmed once nothing is proposed
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
