@@ -83,7 +83,9 @@ fn write_log(disk: &SimDisk, input: &mut Input<'_>) -> (Vec<Entry>, Vec<EntryMet
             log.push(next_entry(&log, term, &vec![bytes as u8; bytes]));
         }
         ever.extend(metas(&log[keep..]));
-        block_on(recovered.writer.append(cut, &log[keep..], Index(keep as u64))).expect("nothing is wrong yet");
+        let mut placements = Vec::new();
+        let appended = recovered.writer.append(cut, &log[keep..], Index(keep as u64), &mut placements);
+        block_on(appended).expect("nothing is wrong yet");
     }
     (log, ever)
 }

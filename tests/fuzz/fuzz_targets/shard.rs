@@ -271,8 +271,9 @@ impl World {
                 PeerMessage::References { term, whole: input.below(2) == 0, changes }
             }
             _ => {
-                let commands = (0..=input.below(4)).map(|_| Bytes::from(command(input, from)));
-                let commands: Vec<Bytes> = commands.chain((input.below(16) == 0).then(|| tubes)).collect();
+                let count = input.below(4);
+                let mut commands: Vec<Bytes> = (0..=count).map(|_| Bytes::from(command(input, from))).collect();
+                commands.extend((input.below(16) == 0).then_some(tubes));
                 PeerMessage::Commands {
                     term,
                     commands: commands.into_iter().filter(|bytes| !bytes.is_empty()).collect(),
@@ -344,7 +345,9 @@ impl World {
             },
             _ => match input.below(3) {
                 0 => self.with(|shard, _| shard.handle_room(false)),
-                1 => self.with(|shard, moment| drop(shard.transfer_leadership(moment))),
+                1 => self.with(|shard, moment| {
+                    let _ = shard.transfer_leadership(moment);
+                }),
                 _ => self.with(|shard, moment| shard.handle_disk_stalled(moment)),
             },
         }
