@@ -60,9 +60,15 @@ pub struct DirEntry {
     pub bytes: u64,
 }
 
+/// What a file that is made on the bulk path will hold: asked for piece by piece, never on a core thread, until it gives
+/// none. Pieces are of any length.
+pub type Pieces = Box<dyn FnMut() -> io::Result<Option<Vec<u8>>> + Send>;
+
 /// Files of one data directory. Names of operations are those of POSIX; none retries a failed write.
 pub trait Disk: Clone + 'static {
     type File: File;
+    /// The bytes of a file that never changes, at an address that is a multiple of [`BLOCK_BYTES`]. Clones are cheap.
+    type Map: AsRef<[u8]> + Clone + Send + 'static;
 
     fn open(&self, path: &Path, mode: OpenMode) -> impl Future<Output = io::Result<Self::File>>;
     /// Creates the directory and syncs its parent; one that exists already is fine.
@@ -82,6 +88,14 @@ pub trait Disk: Clone + 'static {
     /// Bulk path: creates a file of `bytes` zeros, really written (not only allocated) and durable, directory
     /// synced. `bytes` is a multiple of `BLOCK_BYTES`. Slow and rate-limited by design; never on the core thread.
     fn make_zeroed(&self, path: PathBuf, bytes: u64) -> impl Future<Output = io::Result<()>>;
+    /// Bulk path: creates a file of these pieces, one behind the other and padded with zeros to whole blocks, written
+    /// directly, durable, directory synced; or leaves none. Returns its length. Slow and rate-limited by design, and
+    /// apart from `make_zeroed`: neither waits for the other to end.
+    fn make_filled(&self, path: PathBuf, pieces: Pieces) -> impl Future<Output = io::Result<u64>>;
+    /// Maps a whole file for reading. It must be one of those that are written once and under another name: never
+    /// changed, cut or extended while it may be mapped; unlinking is fine. What the map shows went through the page
+    /// cache, and a sector that cannot be read kills the process: verify the file with direct reads before.
+    fn map(&self, path: &Path) -> impl Future<Output = io::Result<Self::Map>>;
     /// The emergency road to a segment: allocated but unwritten, durable metadata, directory synced.
     fn make_allocated(&self, path: &Path, bytes: u64) -> impl Future<Output = io::Result<()>>;
 }

@@ -8,6 +8,7 @@ pub mod block_on;
 mod content;
 mod faults;
 mod file;
+mod filling;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,11 +17,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::io::{AlignedBuf, BLOCK_BYTES, DirEntry, Disk, File, OpenMode};
+use crate::io::{AlignedBuf, BLOCK_BYTES, DirEntry, Disk, File, OpenMode, Pieces};
 use content::Content;
 pub use content::{SECTOR_BYTES, SectorOdds};
 pub use faults::{Crash, Faults};
@@ -38,8 +40,8 @@ pub enum Operation {
     Sync,
     /// Names, lengths, directories.
     Metadata,
-    /// Zeroing on the bulk path.
-    Zeroing {
+    /// Writing on the bulk path, which is held to a rate.
+    Bulk {
         bytes: u64,
     },
 }
@@ -217,6 +219,7 @@ impl World {
 
 impl Disk for SimDisk {
     type File = SimFile;
+    type Map = SimMap;
 
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
         let file = self.act(|world| match mode {
@@ -332,11 +335,40 @@ impl Disk for SimDisk {
     }
 
     async fn make_zeroed(&self, path: PathBuf, bytes: u64) -> io::Result<()> {
-        self.make(&path, bytes, Operation::Zeroing { bytes }).await
+        self.make(&path, bytes, Operation::Bulk { bytes }).await
+    }
+
+    async fn make_filled(&self, path: PathBuf, pieces: Pieces) -> io::Result<u64> {
+        self.fill(&path, pieces).await
+    }
+
+    async fn map(&self, path: &Path) -> io::Result<SimMap> {
+        self.delay(Operation::Metadata).await;
+        self.act(|world| {
+            let file = world.id(path)?;
+            let content = world.content(file);
+            let bytes = usize::try_from(content.bytes()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            let mut whole = AlignedBuf::zeroed(bytes);
+            content.read(0, &mut whole[..bytes])?;
+            Ok(SimMap { content: Arc::new(whole), bytes })
+        })
     }
 
     async fn make_allocated(&self, path: &Path, bytes: u64) -> io::Result<()> {
         self.make(path, bytes, Operation::Metadata).await
+    }
+}
+
+/// What a file held when it was mapped.
+#[derive(Clone)]
+pub struct SimMap {
+    content: Arc<AlignedBuf>,
+    bytes: usize,
+}
+
+impl AsRef<[u8]> for SimMap {
+    fn as_ref(&self) -> &[u8] {
+        &self.content[..self.bytes]
     }
 }
 

@@ -19,8 +19,8 @@ pub struct DiskSpeed {
     /// How many of a million operations take twenty times as long.
     pub late_ppm: u32,
     pub bytes_per_ms: u64,
-    /// Zeroing spare files is held to a rate by design.
-    pub zeroing_bytes_per_ms: u64,
+    /// Writing on the bulk path is held to a rate by design.
+    pub bulk_bytes_per_ms: u64,
 }
 
 impl Default for DiskSpeed {
@@ -30,7 +30,7 @@ impl Default for DiskSpeed {
             delay_max: Nanos::from_micros(150),
             late_ppm: 0,
             bytes_per_ms: 1_000_000,
-            zeroing_bytes_per_ms: 200_000,
+            bulk_bytes_per_ms: 200_000,
         }
     }
 }
@@ -62,7 +62,7 @@ impl DiskLatency {
     }
 
     pub fn set_speed(&self, speed: DiskSpeed) {
-        assert!(speed.bytes_per_ms > 0 && speed.zeroing_bytes_per_ms > 0, "a disk that moves nothing is a stall");
+        assert!(speed.bytes_per_ms > 0 && speed.bulk_bytes_per_ms > 0, "a disk that moves nothing is a stall");
         self.0.speed.set(speed);
     }
 
@@ -96,7 +96,7 @@ impl DiskLatency {
         };
         let moved = match operation {
             Operation::Read { bytes } | Operation::Write { bytes } => bytes * 1_000_000 / speed.bytes_per_ms,
-            Operation::Zeroing { bytes } => bytes * 1_000_000 / speed.zeroing_bytes_per_ms,
+            Operation::Bulk { bytes } => bytes * 1_000_000 / speed.bulk_bytes_per_ms,
             Operation::Sync | Operation::Metadata => 0,
         };
         delay.saturating_add(Nanos(moved))

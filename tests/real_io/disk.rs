@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use beaver_raft::io::{AlignedBuf, BLOCK_BYTES, DirEntry, Disk, File, OpenMode, Runtime};
+use beaver_raft::io::{AlignedBuf, BLOCK_BYTES, DirEntry, Disk, File, OpenMode, Pieces, Runtime};
 
 use crate::world::{directory, filled, on_core, options};
 use beaver_raft::io::uring::{Durability, block_on_core};
@@ -103,6 +103,39 @@ fn a_small_file_is_replaced_as_a_whole_and_read_up_to_its_limit() {
         assert_eq!(disk.read_small(&path, 6).await.expect("it fits").as_deref(), Some(&b"second"[..]));
         assert_eq!(disk.read_small(&path, 5).await.expect_err("too long").kind(), ErrorKind::InvalidData);
         assert_eq!(disk.list(path.parent().expect("a directory")).await.expect("a directory").len(), 1);
+    });
+}
+
+#[test]
+fn a_file_is_filled_piece_by_piece_and_mapped_as_a_whole() {
+    let dir = directory();
+    let path = dir.path().join("filled");
+    let lengths = [0, 3, 300_000, BLOCK_BYTES];
+    let content: Vec<u8> = lengths.iter().zip(1..).flat_map(|(&bytes, value)| vec![value; bytes]).collect();
+    on_core(|runtime| async move {
+        let disk = runtime.disk();
+        let give = |failing: bool| -> Pieces {
+            let mut pieces = lengths.into_iter().zip(1..);
+            Box::new(move || match pieces.next() {
+                Some((BLOCK_BYTES, _)) if failing => Err(std::io::Error::other("a piece cannot be made")),
+                piece => Ok(piece.map(|(bytes, value)| vec![value; bytes])),
+            })
+        };
+        let error = disk.make_filled(path.clone(), give(true)).await.expect_err("a piece is missing");
+        assert!(error.to_string().contains("a piece cannot be made"), "{error}");
+        assert_eq!(disk.open(&path, OpenMode::Read).await.expect_err("removed").kind(), ErrorKind::NotFound);
+        let bytes = disk.make_filled(path.clone(), give(false)).await.expect("room");
+        assert_eq!(bytes, content.len().next_multiple_of(BLOCK_BYTES) as u64);
+        let again = disk.make_filled(path.clone(), give(false)).await.expect_err("it exists");
+        assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+        let map = disk.map(&path).await.expect("it exists");
+        disk.unlink(&path).await.expect("it exists");
+        let mapped = map.clone();
+        drop(map);
+        let mapped = mapped.as_ref();
+        assert_eq!(mapped.len() as u64, bytes);
+        assert_eq!(mapped[..content.len()], content);
+        assert!(mapped[content.len()..].iter().all(|&byte| byte == 0));
     });
 }
 

@@ -3,14 +3,22 @@
 //! It must never hold a core thread, never spin, and never write faster than it is told to.
 
 mod device;
+mod filling;
+mod rate;
+mod whole;
 mod zeroing;
 
+use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, Shares};
 use tokio::sync::{mpsc, oneshot};
+
+use self::rate::Rate;
+use super::Pieces;
 
 /// Memory that glommio registers with its rings: a few chunks. Its default of 10 MiB is more than the 8 MiB that
 /// many systems let a process lock.
@@ -19,7 +27,7 @@ const IO_MEMORY_BYTES: usize = 512 * 1024;
 /// How the bulk path treats the machine.
 #[derive(Debug, Clone, Copy)]
 pub struct BulkOptions {
-    /// Zeros written per second, on average over some tens of milliseconds.
+    /// Bytes written per second by all its work together, on average over some tens of milliseconds.
     pub bytes_per_second: u64,
 }
 
@@ -29,16 +37,23 @@ impl Default for BulkOptions {
     }
 }
 
-struct MakeZeroed {
+/// A file to be made, and who waits for it.
+struct Request<Content, Made> {
     path: PathBuf,
-    bytes: u64,
-    done: oneshot::Sender<io::Result<()>>,
+    content: Content,
+    done: oneshot::Sender<io::Result<Made>>,
 }
 
-/// A handle on the bulk thread; the thread ends when the last handle is dropped and its queue is empty.
+/// Files to be made of so many zeros.
+type Zeroed = Request<u64, ()>;
+/// Files to be made of these pieces; answered with the length.
+type Filled = Request<Pieces, u64>;
+
+/// A handle on the bulk thread; the thread ends when the last handle is dropped and its queues are empty.
 #[derive(Clone)]
 pub struct Bulk {
-    requests: mpsc::UnboundedSender<MakeZeroed>,
+    zeroed: mpsc::UnboundedSender<Zeroed>,
+    filled: mpsc::UnboundedSender<Filled>,
 }
 
 impl Bulk {
@@ -48,7 +63,8 @@ impl Bulk {
     ///
     /// The thread or its rings cannot be made.
     pub fn start(options: BulkOptions) -> io::Result<Bulk> {
-        let (requests, queue) = mpsc::unbounded_channel();
+        let (zeroed, to_zero) = mpsc::unbounded_channel();
+        let (filled, to_fill) = mpsc::unbounded_channel();
         // The executor is made on its own thread, so whether it could be made is heard from there.
         let (ready, started) = std::sync::mpsc::channel();
         let thread = LocalExecutorBuilder::new(Placement::Unbound)
@@ -59,13 +75,13 @@ impl Bulk {
             .spawn(move || async move {
                 // The one who started it waits for this.
                 let _ = ready.send(());
-                serve(queue, options).await;
+                serve(to_zero, to_fill, options).await;
             })
             .map_err(into_io)?;
         if started.recv().is_err() {
             thread.join().map_err(into_io)?;
         }
-        Ok(Bulk { requests })
+        Ok(Bulk { zeroed, filled })
     }
 
     /// Creates a file of `bytes` zeros, written and durable, and syncs its directory. What is left of one that could
@@ -75,24 +91,65 @@ impl Bulk {
     ///
     /// The file exists, or the disk is full or faulty.
     pub async fn make_zeroed(&self, path: PathBuf, bytes: u64) -> io::Result<()> {
-        let (done, answer) = oneshot::channel();
-        let gone = || io::Error::other("the bulk thread has ended");
-        self.requests.send(MakeZeroed { path, bytes, done }).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        ask(&self.zeroed, path, bytes).await
+    }
+
+    /// Creates a file of these pieces, padded to whole blocks, written and durable, and syncs its directory. What is left
+    /// of one that could not be completed is removed. Returns its length.
+    ///
+    /// # Errors
+    ///
+    /// The file exists, a piece could not be made, or the disk is full or faulty.
+    pub async fn make_filled(&self, path: PathBuf, pieces: Pieces) -> io::Result<u64> {
+        ask(&self.filled, path, pieces).await
     }
 }
 
-async fn serve(mut queue: mpsc::UnboundedReceiver<MakeZeroed>, options: BulkOptions) {
-    let background = glommio::executor().create_task_queue(Shares::Static(10), Latency::NotImportant, "zeroing");
-    // One file at a time: two would only take turns at the same rate.
-    while let Some(request) = queue.recv().await {
-        let MakeZeroed { path, bytes, done } = request;
-        let work =
-            glommio::spawn_local_into(async move { zeroing::make_zeroed(&path, bytes, options).await }, background)
-                .expect("the task queue was made above and lives as long as the executor");
-        // Nobody waits any more: the file is made all the same, and the one who comes next finds it.
-        let _ = done.send(work.await);
-    }
+async fn ask<Content, Made>(
+    queue: &mpsc::UnboundedSender<Request<Content, Made>>,
+    path: PathBuf,
+    content: Content,
+) -> io::Result<Made> {
+    let (done, answer) = oneshot::channel();
+    let gone = || io::Error::other("the bulk thread has ended");
+    queue.send(Request { path, content, done }).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
+}
+
+/// Spare segments are waited for by the log: they take turns with the other files, and never wait for one to end.
+async fn serve(
+    to_zero: mpsc::UnboundedReceiver<Zeroed>,
+    to_fill: mpsc::UnboundedReceiver<Filled>,
+    options: BulkOptions,
+) {
+    let rate = Arc::new(Rate::new(options.bytes_per_second));
+    let (zeroing_rate, filling_rate) = (Arc::clone(&rate), rate);
+    let zeroing = in_turn("zeroing", 20, to_zero, async move |path: &Path, bytes| {
+        zeroing::make_zeroed(path, bytes, Arc::clone(&zeroing_rate)).await
+    });
+    let filling = in_turn("filling", 10, to_fill, async move |path: &Path, pieces| {
+        filling::make_filled(path, pieces, Arc::clone(&filling_rate)).await
+    });
+    zeroing.await;
+    filling.await;
+}
+
+/// Serves a queue beside the others. One file at a time: two would only take turns at the same rate.
+fn in_turn<Content: 'static, Made: 'static>(
+    name: &'static str,
+    shares: usize,
+    mut queue: mpsc::UnboundedReceiver<Request<Content, Made>>,
+    make: impl AsyncFn(&Path, Content) -> io::Result<Made> + 'static,
+) -> impl Future<Output = ()> {
+    let background = glommio::executor().create_task_queue(Shares::Static(shares), Latency::NotImportant, name);
+    let serving = async move {
+        while let Some(Request { path, content, done }) = queue.recv().await {
+            // Nobody waits any more: the file is made all the same, and the one who comes next finds it.
+            let _ = done.send(make(&path, content).await);
+        }
+    };
+    glommio::spawn_local_into(serving, background)
+        .expect("the task queue was made above and lives as long as the executor")
 }
 
 fn into_io(error: GlommioError<()>) -> io::Error {

@@ -10,8 +10,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::file::{Durability, UringFile};
+use super::map::FileMap;
 use crate::io::bulk::Bulk;
-use crate::io::{BLOCK_BYTES, DirEntry, Disk, OpenMode};
+use crate::io::{BLOCK_BYTES, DirEntry, Disk, OpenMode, Pieces};
 
 #[derive(Clone)]
 pub struct UringDisk {
@@ -34,6 +35,7 @@ impl UringDisk {
 
 impl Disk for UringDisk {
     type File = UringFile;
+    type Map = FileMap;
 
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<UringFile> {
         let writes = mode != OpenMode::Read;
@@ -94,6 +96,14 @@ impl Disk for UringDisk {
     async fn make_zeroed(&self, path: PathBuf, bytes: u64) -> io::Result<()> {
         assert!(bytes.is_multiple_of(BLOCK_BYTES as u64), "files are whole blocks long");
         self.bulk.make_zeroed(path, bytes).await
+    }
+
+    async fn make_filled(&self, path: PathBuf, pieces: Pieces) -> io::Result<u64> {
+        self.bulk.make_filled(path, pieces).await
+    }
+
+    async fn map(&self, path: &Path) -> io::Result<FileMap> {
+        beside(path, FileMap::of).await
     }
 
     async fn make_allocated(&self, path: &Path, bytes: u64) -> io::Result<()> {

@@ -5,6 +5,7 @@
 mod core;
 mod disk;
 mod file;
+mod map;
 mod op;
 mod stream;
 mod wire;
@@ -22,6 +23,7 @@ pub use self::core::{CoreOptions, CoreThread, block_on_core, start_core_thread};
 pub use disk::UringDisk;
 pub(in crate::io) use disk::{FILE_MODE, allocate, sync_directory};
 pub use file::{Durability, UringFile};
+pub use map::FileMap;
 pub use stream::{UringReader, UringWriter};
 pub use wire::{UringListener, UringWire};
 

@@ -12,7 +12,9 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 
-use crate::io::{AlignedBuf, DirEntry, Disk, File, Listener, OpenMode, Reader, Runtime, Wire, WireOptions, Writer};
+use crate::io::{
+    AlignedBuf, DirEntry, Disk, File, Listener, OpenMode, Pieces, Reader, Runtime, Wire, WireOptions, Writer,
+};
 use crate::types::Nanos;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -406,6 +408,7 @@ impl File for NoDisk {
 
 impl Disk for NoDisk {
     type File = NoDisk;
+    type Map = Vec<u8>;
 
     async fn open(&self, _path: &Path, _mode: OpenMode) -> io::Result<NoDisk> {
         unreachable!()
@@ -435,6 +438,12 @@ impl Disk for NoDisk {
         unreachable!()
     }
     async fn make_zeroed(&self, _path: PathBuf, _bytes: u64) -> io::Result<()> {
+        unreachable!()
+    }
+    async fn make_filled(&self, _path: PathBuf, _pieces: Pieces) -> io::Result<u64> {
+        unreachable!()
+    }
+    async fn map(&self, _path: &Path) -> io::Result<Vec<u8>> {
         unreachable!()
     }
     async fn make_allocated(&self, _path: &Path, _bytes: u64) -> io::Result<()> {

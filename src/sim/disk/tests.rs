@@ -156,3 +156,52 @@ fn the_same_seed_crashes_the_same_way() {
     assert_eq!(image(3), image(3));
     assert_ne!(image(3), image(4));
 }
+
+/// Three pieces that are not cut where the disk writes.
+fn pieces() -> Pieces {
+    let mut pieces = [vec![1; 5], vec![2; 200_000], vec![3; 100]].into_iter();
+    Box::new(move || Ok(pieces.next()))
+}
+
+#[test]
+fn a_filled_file_is_mapped_as_it_was_given_and_durable_when_it_is_done() {
+    let disk = SimDisk::new(1, ROOM);
+    let path = PathBuf::from("/filled");
+    let bytes = block_on(disk.make_filled(path.clone(), pieces())).unwrap();
+    assert_eq!(bytes, 200_105_u64.next_multiple_of(BLOCK_BYTES as u64));
+    let disk = disk.crash(Crash::Power(SectorOdds::OLD));
+    let map = block_on(disk.map(&path)).unwrap();
+    assert_eq!(map.as_ref().len() as u64, bytes);
+    assert!(map.as_ref()[..5].iter().all(|&byte| byte == 1) && map.as_ref()[5..200_005].iter().all(|&byte| byte == 2));
+    assert!(map.as_ref()[200_105..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn a_file_that_could_not_be_filled_is_not_there() {
+    for failing in 0..3 {
+        let disk = SimDisk::new(1, if failing == 0 { 150_000 } else { ROOM });
+        if failing == 1 {
+            disk.set_faults(Faults { sync_error: 1.0, ..Faults::default() });
+        }
+        let mut given = pieces();
+        let pieces: Pieces = Box::new(move || match given()? {
+            Some(piece) if failing == 2 && piece.len() == 100 => Err(io::Error::other("no such piece")),
+            piece => Ok(piece),
+        });
+        block_on(disk.make_filled("/filled".into(), pieces)).unwrap_err();
+        assert_eq!(disk.files(), []);
+    }
+}
+
+#[test]
+fn a_crash_while_a_file_is_filled_leaves_none_or_a_part_of_it() {
+    let mut lengths = BTreeSet::new();
+    for changes in 1..=6 {
+        let disk = SimDisk::new(1, ROOM);
+        disk.stop_at(changes);
+        let filled = block_on(disk.make_filled("/filled".into(), pieces()));
+        assert_eq!(filled.is_ok(), changes == 6, "one creation, two writes, a sync and a sync of the directory");
+        lengths.extend(disk.crash(Crash::Process).files().first().map(|file| file.1));
+    }
+    assert!(lengths.len() > 2, "{lengths:?}");
+}
