@@ -27,7 +27,8 @@ cargo +nightly fuzz build --fuzz-dir . -s none
 failed=()
 for target in "${targets[@]}"; do
     echo "== $target for $seconds s"
-    mkdir -p "found/$target"
+    # What a run finds goes into the first directory; the second is what every run begins with.
+    mkdir -p "found/$target" "seeds/$target"
     cargo +nightly fuzz run --fuzz-dir . -s none "$target" "found/$target" "seeds/$target" -- \
         -max_total_time="$seconds" -max_len=2048 -timeout=20 -rss_limit_mb=2000 -print_final_stats=0 -verbosity=0 ||
         failed+=("$target")

@@ -186,7 +186,7 @@ impl World {
                         position,
                         prev_chain: chain,
                         kind: if payload.is_empty() { EntryKind::NoOp } else { EntryKind::Commands },
-                        times: Times { lease: Nanos(self.now.0 + input.number()), wall: Nanos(self.now.0) },
+                        times: Times { lease: self.now.saturating_add(Nanos(input.number())), wall: self.now },
                         first_job: if lies { JobId(input.number() % (1 << 50)) } else { next_job },
                         job_count: if lies { u32::from(input.byte()) } else { job_count },
                         payload: &payload,
@@ -225,7 +225,7 @@ impl World {
                 body
             }
         };
-        let times = Times { lease: Nanos(self.now.0 + input.number()), wall: Nanos(self.now.0) };
+        let times = Times { lease: self.now.saturating_add(Nanos(input.number())), wall: self.now };
         PeerMessage::Raft(RaftMessage {
             message: Message { term: Term(term), body },
             entries,
