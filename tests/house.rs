@@ -10,7 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("raft", &["types"]),
     ("job", &["types"]),
     ("io", &["types"]),
-    ("wal", &["types", "raft", "io"]),
+    ("wal", &["types", "raft", "job", "io"]),
     ("api", &["types", "job", "io"]),
     ("net", &["types", "raft", "io", "wal", "api", "job"]),
     ("shard", &["types", "raft", "job", "wal", "net", "api"]),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::fate::Fate;
 use super::front::{Front, Mailboxes, ShardAnswers};
 use super::host::{Event, Host, StallLimits, TurnWatch};
+use super::keeping::keep_files;
 use super::listeners::Listeners;
 use super::log_writer::{Spares, make_spares, write_log, write_votes};
 use super::observer::StatusObserver;
@@ -202,6 +203,7 @@ fn start_shard<R: Runtime>(
         events,
         log_work: Queue::default(),
         votes: Queue::default(),
+        to_keep: Queue::default(),
         links,
         reader: opened.reader,
         answers: Rc::new(answers),
@@ -222,6 +224,7 @@ fn start_shard<R: Runtime>(
     rt.spawn(make_spares(Rc::clone(&host), Rc::clone(&spares)));
     rt.spawn(write_log(Rc::clone(&host), opened.writer, spares, metrics.clone()));
     rt.spawn(write_votes(Rc::clone(&host), opened.vote_file, metrics));
+    rt.spawn(keep_files(Rc::clone(&host), opened.keeper));
     rt.spawn(Rc::clone(&host).run(opened.shard));
     host
 }

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use crate::fatal::Fatal;
 use crate::io::startup::StartupError;
 use crate::wal::directory::DirectoryError;
+use crate::wal::keeper::KeepError;
 use crate::wal::recovery::RecoveryError;
 use crate::wal::vote::VoteError;
 use crate::wal::writer::WriteError;
@@ -108,6 +109,16 @@ impl From<DirectoryError> for Fatal {
             | DirectoryError::Damaged { path, .. } => Fatal::WrongIdentity { path, why },
             DirectoryError::Io { path, source } => Fatal::DirectoryNotWritable { path, why: source.to_string() },
             DirectoryError::Vote(error) => error.into(),
+        }
+    }
+}
+
+impl From<KeepError> for Fatal {
+    fn from(error: KeepError) -> Fatal {
+        let why = error.to_string();
+        match error {
+            KeepError::Io { path, .. } => Fatal::ReadFailed { path, why },
+            KeepError::Rows { .. } => Fatal::FaultyLog(why),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::fate::Fate;
+use super::keeping::Keep;
 use super::queue::Queue;
 use crate::api::{Answer, Operation};
 use crate::fatal::Fatal;
@@ -22,7 +23,9 @@ use crate::raft::message::Vote;
 use crate::shard::effect::{Append, ConnectionId, Effect, Stop};
 use crate::shard::{Moment, Shard};
 use crate::types::{Nanos, NodeId};
+use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::Entry;
+use crate::wal::footer::Footer;
 use crate::wal::index::Placement;
 use crate::wal::reader::LogReader;
 
@@ -58,6 +61,7 @@ pub enum Event {
         read: u64,
         command: Result<Bytes, String>,
     },
+    RowsMapped(Rc<Footer>),
     Room(bool),
     /// An append waits for room for a new segment.
     LogLacksRoom,
@@ -102,6 +106,7 @@ pub struct Host<R: Runtime> {
     pub events: Rc<Queue<Event>>,
     pub log_work: Queue<Append>,
     pub votes: Queue<Vote>,
+    pub to_keep: Queue<Keep>,
     pub links: BTreeMap<NodeId, Outbox>,
     pub reader: LogReader<R::Disk>,
     pub answers: Rc<dyn Answers>,
@@ -209,6 +214,7 @@ impl<R: Runtime> Host<R> {
             Event::Appended(placements) => shard.handle_appended(moment, &placements),
             Event::EntriesRead { read, entries } => shard.handle_entries_read(moment, read, entries),
             Event::CommandRead { read, command } => shard.handle_command_read(read, command),
+            Event::RowsMapped(footer) => shard.handle_rows_mapped(footer),
             Event::Room(has_room) => shard.handle_room(has_room),
             Event::LogLacksRoom => shard.handle_log_lacks_room(moment),
             Event::TransferLeadership => {
@@ -262,14 +268,16 @@ impl<R: Runtime> Host<R> {
                     host.events.push(Event::EntriesRead { read, entries });
                 });
             }
-            Effect::ReadCommand { read, placement, offset, bytes } => {
+            Effect::ReadCommand { read, at } => {
                 let host = Rc::clone(self);
                 self.rt.spawn(async move {
+                    let EnqueueAt::Log { placement, offset, bytes } = at;
                     let command = host.reader.read_payload(&placement, offset, bytes).await;
                     let command = command.map_err(|error| error.to_string());
                     host.events.push(Event::CommandRead { read, command });
                 });
             }
+            Effect::WriteRows { subject, rows } => self.to_keep.push(Keep::Rows { subject, rows }),
             Effect::Stop(why) => self.fate.seal(fatal(&why)),
         }
     }

@@ -7,13 +7,14 @@ use crate::fatal::Fatal;
 use crate::io::lock::LockError;
 use crate::io::{Disk, Runtime};
 use crate::raft::{self, Log, Membership};
-use crate::shard::rows::Rows;
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
 use crate::types::{Incarnation, Index, Nanos, ShardId, Times};
 use crate::wal::directory::{self, DirectoryError, Expected, NodeIdentity, Opened, segments_dir, vote_path};
 use crate::wal::entry::LogIdentity;
+use crate::wal::keeper::Keeper;
 use crate::wal::reader::LogReader;
 use crate::wal::recovery::{LogPlace, recover};
+use crate::wal::rows::Rows;
 use crate::wal::segment::SegmentSizes;
 use crate::wal::vote::VoteFile;
 use crate::wal::writer::Writer;
@@ -24,6 +25,7 @@ pub struct OpenedShard<D: Disk> {
     pub writer: Writer<D>,
     pub vote_file: VoteFile<D>,
     pub reader: LogReader<D>,
+    pub keeper: Keeper<D>,
     pub entries: usize,
     pub committed: Index,
 }
@@ -125,11 +127,12 @@ pub async fn open_shard<R: Runtime>(
     let committed = recovered.committed;
     let shard = Shard::new(
         shard_config(config, opened, identity, rt.random()),
-        Recovered { vote, log, index: recovered.index, rows, committed, last_times },
+        Recovered { vote, log, pieces: Vec::new(), index: recovered.index, rows, committed, last_times },
         moment,
     );
+    let keeper = Keeper::open(rt.disk().clone(), segments.clone(), identity).await?;
     let reader = LogReader::new(rt.disk().clone(), segments, identity);
-    Ok(OpenedShard { shard, writer: recovered.writer, vote_file, reader, entries, committed })
+    Ok(OpenedShard { shard, writer: recovered.writer, vote_file, reader, keeper, entries, committed })
 }
 
 fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -> ShardConfig {

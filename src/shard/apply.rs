@@ -24,6 +24,7 @@ impl Shard {
         }
         self.reads.handle_applied(self.applied.index);
         self.answer_reads(moment);
+        self.close_segment();
         self.evict();
     }
 
@@ -31,7 +32,7 @@ impl Shard {
         if std::mem::replace(&mut self.reading_back, true) {
             return;
         }
-        let placements = self.index.range(first, self.committed, READ_BACK_BYTES);
+        let placements = self.catalog.range(first, self.committed, READ_BACK_BYTES);
         assert!(!placements.is_empty(), "a committed entry that is not in the cache is durable");
         let read = self.next_read_number(super::reads::LogRead::Apply);
         self.effects.push_back(Effect::ReadEntries { read, placements });

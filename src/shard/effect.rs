@@ -7,7 +7,9 @@ use crate::api::Answer;
 use crate::net::message::PeerMessage;
 use crate::raft::message::{StopReason, Token, Vote};
 use crate::types::{Index, LogPosition, NodeId};
+use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::Entry;
+use crate::wal::footer::{FooterDraft, Subject};
 use crate::wal::index::Placement;
 
 /// A client connection of this node, unique while the process lives.
@@ -34,12 +36,16 @@ pub enum Effect {
         read: u64,
         placements: Vec<Placement>,
     },
-    /// Read part of an entry's payload, then `handle_command_read`.
+    /// Read a job's ENQ, then `handle_command_read`.
     ReadCommand {
         read: u64,
-        placement: Placement,
-        offset: u32,
-        bytes: u32,
+        at: EnqueueAt,
+    },
+    /// Write the rows of a segment to a file beside it and map them, then `handle_rows_mapped`. One at a time; where it
+    /// cannot be done now, later.
+    WriteRows {
+        subject: Subject,
+        rows: FooterDraft,
     },
     /// The node must stop.
     Stop(Stop),

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::references::References;
-use super::rows::Rows;
 use super::waits::{Ended, WaitKey, Waits};
 use crate::job::codec::{self, Commands};
 use crate::job::command::{Class, Command, Numbered, Origin, TubeList};
 use crate::net::message::ReadAbout;
 use crate::types::{Index, JobId, NodeId, Term};
+use crate::wal::catalog::Catalog;
 
 /// A read whose index the leader is confirming.
 #[derive(Debug)]
@@ -220,7 +220,7 @@ impl Leading {
     /// Takes commands for the next entry: as many as gathered, up to `payload_bytes_max` (but at least one). Behind an
     /// ENQ that makes a job ready, the RESERVE of a worker that waits for it goes into the same entry.
     #[must_use]
-    pub fn form(&mut self, rows: &Rows, payload_bytes_max: usize) -> Formed {
+    pub fn form(&mut self, catalog: &Catalog, payload_bytes_max: usize) -> Formed {
         let mut formed = Formed {
             payload: Vec::new(),
             job_count: 0,
@@ -239,7 +239,7 @@ impl Leading {
                 break;
             }
             match self.queue.pop_front().expect("just seen") {
-                Queued::Command(encoded) => self.write(&encoded, rows, &mut formed),
+                Queued::Command(encoded) => self.write(&encoded, catalog, &mut formed),
                 Queued::Reserve(key, encoded) => {
                     formed.payload.extend_from_slice(&encoded);
                     formed.waits.push(key);
@@ -254,7 +254,7 @@ impl Leading {
         formed
     }
 
-    fn write(&mut self, encoded: &[u8], rows: &Rows, formed: &mut Formed) {
+    fn write(&mut self, encoded: &[u8], catalog: &Catalog, formed: &mut Formed) {
         let located = Commands::new(encoded).next().expect("a queued command was checked").expect("and is readable");
         let Numbered { origin, command } = located.numbered;
         match command {
@@ -270,11 +270,11 @@ impl Leading {
             }
             // A job that waits as a bit is found by its class, which never changes: the log has it.
             Command::Delete { job, class: None } => {
-                let class = Some(class_of(job, rows));
+                let class = Some(class_of(job, catalog));
                 codec::encode(&Numbered { origin, command: Command::Delete { job, class } }, &mut formed.payload);
             }
             Command::ReserveJob { job, class: None } => {
-                let class = Some(class_of(job, rows));
+                let class = Some(class_of(job, catalog));
                 codec::encode(&Numbered { origin, command: Command::ReserveJob { job, class } }, &mut formed.payload);
             }
             Command::Pause { tube, duration_s, referenced: false } => {
@@ -333,8 +333,8 @@ impl Leading {
     }
 }
 
-fn class_of(job: JobId, rows: &Rows) -> Class<'_> {
-    rows.get(job).map_or(Class::OF_NO_JOB, |found| found.class)
+fn class_of(job: JobId, catalog: &Catalog) -> Class<'_> {
+    catalog.find(job).map_or(Class::OF_NO_JOB, |found| found.class)
 }
 
 fn encode_reserve((session, seq): WaitKey, tubes: &[u8]) -> Vec<u8> {

@@ -9,12 +9,13 @@
 //! ```
 //!
 //! Chapters, in reading order: `effect` (what comes out), `gate` (what must be durable before what leaves), `cache` and
-//! `rows` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`, `references` (the
+//! `closing` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`, `references` (the
 //! side of the leader), `operations` (what clients ask), `peers` (what other nodes say), `apply` (what is committed).
 
 pub mod apply;
 pub mod cache;
 pub mod clock;
+pub mod closing;
 pub mod effect;
 pub mod gate;
 pub mod leading;
@@ -22,7 +23,6 @@ pub mod operations;
 pub mod peers;
 pub mod reads;
 pub mod references;
-pub mod rows;
 pub mod sessions;
 pub mod status;
 pub mod waits;
@@ -39,7 +39,6 @@ use self::leading::Leading;
 use self::peers::Peer;
 use self::reads::{BodyReads, Reads};
 use self::references::NodeReferences;
-use self::rows::{RowError, Rows};
 use self::sessions::Sessions;
 use crate::api::Answer;
 use crate::job::Machine;
@@ -49,8 +48,10 @@ use crate::raft::message::{self, EntryMeta, Token, Vote};
 use crate::raft::quorum::Tally;
 use crate::raft::{Log, Raft};
 use crate::types::{BootEpoch, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
+use crate::wal::catalog::{Catalog, Piece};
 use crate::wal::entry::{Draft, Entry, EntryKind, LogIdentity};
-use crate::wal::index::{LogIndex, Placement};
+use crate::wal::index::{LogIndex, Placement, SegmentNumber};
+use crate::wal::rows::{RowError, Rows};
 
 /// The two readings of this node's clocks that come with every event.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +85,8 @@ pub struct ShardConfig {
 pub struct Recovered {
     pub vote: Vote,
     pub log: Log,
+    /// What has its rows in files: everything below the base of `index`.
+    pub pieces: Vec<Piece>,
     pub index: LogIndex,
     pub rows: Rows,
     /// The highest index that the log itself knows to be committed.
@@ -92,7 +95,7 @@ pub struct Recovered {
 }
 
 /// Invariants: applied <= committed <= last; every entry above `applied`, and every one that is not durable, is in the
-/// cache or can be read back by `index`.
+/// cache or can be read back by `catalog`.
 #[derive(Debug)]
 pub struct Shard {
     config: ShardConfig,
@@ -101,8 +104,9 @@ pub struct Shard {
     gate: Gate,
     clock: LogClock,
     cache: EntryCache,
-    index: LogIndex,
-    rows: Rows,
+    catalog: Catalog,
+    /// The segment whose rows are on their way to a file.
+    closing: Option<SegmentNumber>,
     sessions: Sessions,
     reads: Reads,
     bodies: BodyReads,
@@ -188,8 +192,8 @@ impl Shard {
             gate: Gate::new(durable, recovered.vote),
             clock: LogClock::new(moment.now, recovered.last_times),
             cache: EntryCache::new(config.cache_bytes_max),
-            index: recovered.index,
-            rows: recovered.rows,
+            catalog: Catalog::new(recovered.pieces, recovered.index, recovered.rows),
+            closing: None,
             sessions: Sessions::new(config.node, config.boot),
             reads: Reads::default(),
             bodies: BodyReads::default(),
@@ -274,7 +278,7 @@ impl Shard {
         let is_dead = |index: Index| overwritten.is_some_and(|after| index > after);
         for ((meta, first_job, job_count), placement) in done.metas.iter().zip(placements) {
             if !is_dead(meta.position.index) {
-                self.index.push(meta.position.index, *placement, *first_job, *job_count);
+                self.catalog.push_place(meta.position.index, *placement, *first_job, *job_count);
             }
         }
         let durable = Token {
@@ -286,6 +290,7 @@ impl Shard {
         }
         self.raft.handle_appended(moment.now, done.token);
         self.follow_raft(moment);
+        self.close_segment();
         self.evict();
     }
 
@@ -411,7 +416,7 @@ impl Shard {
             let found = position.index.0.checked_sub(first.0).and_then(|place| self.arriving.get(place as usize));
             let entry = found.expect("Raft stores only what just arrived, which is contiguous").clone();
             assert_eq!(entry.meta, *meta, "Raft stores what arrived unchanged");
-            if let Err(error) = self.rows.push(&entry) {
+            if let Err(error) = self.catalog.push_rows(&entry) {
                 return self.stop_unreadable(position, &error);
             }
             self.counters.entries_appended += 1;
@@ -433,8 +438,7 @@ impl Shard {
         self.gate.lower_durable(Token { term, index: after });
         self.cache.truncate_after(after);
         let next_job = self.index_next_job(after);
-        self.rows.truncate(next_job);
-        self.index.truncate_after(after);
+        self.catalog.truncate_after(after, next_job);
     }
 
     /// The id that follows the last job at or below an index.
@@ -442,7 +446,7 @@ impl Shard {
         if let Some(entry) = self.cache.get(after) {
             return JobId(entry.first_job.0 + u64::from(entry.job_count));
         }
-        self.index.next_job_after(after)
+        self.catalog.next_job_after(after)
     }
 
     fn evict(&mut self) {
@@ -475,7 +479,7 @@ impl Shard {
     fn form_entries(&mut self, moment: Moment) {
         while self.appending.is_empty() && self.raft.takes_entries() {
             let Some(leading) = self.leading.as_mut().filter(|leading| leading.has_commands()) else { return };
-            let formed = leading.form(&self.rows, self.config.entry_bytes_target);
+            let formed = leading.form(&self.catalog, self.config.entry_bytes_target);
             let index = self.propose(moment, EntryKind::Commands, &formed.payload, formed.job_count);
             if let Some(leading) = self.leading.as_mut() {
                 leading.handle_proposed(index, formed.ticks, formed.waits, formed.drops);
@@ -496,7 +500,7 @@ impl Shard {
             prev_chain: self.raft.last_chain(),
             kind,
             times: self.clock.stamp(moment.now, moment.wall),
-            first_job: self.rows.next_job(),
+            first_job: self.catalog.next_job(),
             job_count,
             payload,
         };

@@ -201,7 +201,7 @@ impl Shard {
     fn read_entries_for(&mut self, to: NodeId, message: Message) {
         let Body::Append { entries, .. } = &message.body else { return };
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
-        let placements = self.index.range(first.position.index, last.position.index, u64::MAX);
+        let placements = self.catalog.range(first.position.index, last.position.index, u64::MAX);
         if placements.len() != entries.len() {
             // Cut off meanwhile: Raft probes anew.
             return;

@@ -275,7 +275,7 @@ impl Shard {
             }
             Operation::StatsJob { job } => {
                 let view = self.view(job, times);
-                let file = self.index.entry_of_job(job).map_or(0, |(_, placement)| placement.segment.0.into());
+                let file = self.catalog.find(job).and_then(|found| found.at).map_or(0, |(_, at)| at.file().0.into());
                 view.map_or(Answer::NotFound, |view| Answer::JobStats { view: Box::new(view), file })
             }
             Operation::StatsTube { tube } => self.tube_stats(&tube, &soft, times),
@@ -310,7 +310,7 @@ impl Shard {
             Soft::Tubes(tubes) => tubes.len() as u64,
             Soft::Nothing | Soft::Tube { .. } => counts.tubes,
         };
-        let (oldest, newest) = self.index.segments().map_or((0, 0), |(first, last)| (first.0, last.0));
+        let (oldest, newest) = self.catalog.segments().map_or((0, 0), |(first, last)| (first.0, last.0));
         ShardStats {
             counts,
             tubes,
@@ -325,7 +325,7 @@ impl Shard {
     }
 
     fn view(&self, job: JobId, times: crate::types::Times) -> Option<crate::job::view::JobView> {
-        let found = self.rows.get(job)?;
+        let found = self.catalog.find(job)?;
         self.machine.job_view(job, &Enqueued { class: found.class, wall: found.enqueued_wall }, times)
     }
 
@@ -338,22 +338,22 @@ impl Shard {
 
     /// The body of a job that is live in the applied state: from a recent entry, else from the log.
     pub(super) fn find_body(&mut self, _moment: Moment, read: BodyRead) {
-        let Some(found) = self.rows.get(read.job) else {
+        let Some(found) = self.catalog.find(read.job) else {
             return self.stop(Stop::UnreadableLog { why: format!("no row for live job {}", read.job) });
         };
-        let (offset, bytes) = (found.offset, found.bytes);
+        let (offset, bytes, at) = (found.offset, found.bytes, found.at);
         if let Some(entry) = self.cache.entry_of_job(read.job) {
             let command = entry.payload_bytes().slice(offset as usize..(offset + bytes) as usize);
             let position = entry.meta.position;
             return self.hand_out(read, position, command);
         }
-        let Some((index, placement)) = self.index.entry_of_job(read.job) else {
+        let Some((index, at)) = at else {
             return self.stop(Stop::UnreadableLog { why: format!("no entry for live job {}", read.job) });
         };
         let position = LogPosition::new(Term::ZERO, index);
         self.counters.body_reads += 1;
         let number = self.next_read_number(LogRead::Body { read, position });
-        self.effects.push_back(Effect::ReadCommand { read: number, placement, offset, bytes });
+        self.effects.push_back(Effect::ReadCommand { read: number, at });
     }
 
     /// Part of an entry's payload was read back.

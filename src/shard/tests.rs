@@ -5,6 +5,7 @@ mod trouble;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
@@ -14,7 +15,9 @@ use super::effect::{Append, ConnectionId, Effect};
 use super::*;
 use crate::api::{Answer, Operation};
 use crate::types::{BootEpoch, ClusterId, JobId};
+use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::origin_chain;
+use crate::wal::footer::Footer;
 use crate::wal::index::SegmentNumber;
 
 const IDENTITY: LogIdentity = LogIdentity { cluster: ClusterId(7), shard: ShardId(0) };
@@ -32,7 +35,8 @@ struct TestDisk {
 impl TestDisk {
     fn placement(index: Index, entry: &Entry) -> Placement {
         let bytes = u32::try_from(entry.shared.len()).expect("small");
-        Placement { segment: SegmentNumber(1), offset: (index.0 - 1) * 4096, bytes }
+        // Segments are short, so that their rows leave memory all the time.
+        Placement { segment: SegmentNumber(1 + index.0 as u32 / 6), offset: (index.0 - 1) * 4096, bytes }
     }
 
     fn complete(&mut self, append: Append) -> Vec<Placement> {
@@ -62,6 +66,7 @@ struct World {
     answers: Vec<(NodeId, ConnectionId, u64, Operation, Answer)>,
     next_ticket: u64,
     nodes: Vec<NodeId>,
+    segments_closed: u64,
 }
 
 impl World {
@@ -78,6 +83,7 @@ impl World {
             answers: Vec::new(),
             next_ticket: 1,
             nodes: nodes.clone(),
+            segments_closed: 0,
         };
         for node in nodes {
             world.start(node);
@@ -116,7 +122,8 @@ impl World {
             no_quorum_timeout: Nanos::from_secs(3600),
             seed: self.rng.next_u64(),
         };
-        let recovered = Recovered { vote: disk.vote, log, index, rows, committed: disk.committed, last_times };
+        let recovered =
+            Recovered { vote: disk.vote, log, pieces: Vec::new(), index, rows, committed: disk.committed, last_times };
         let shard = Shard::new(config, recovered, self.moment());
         self.shards.insert(node, shard);
         for peer in self.nodes.clone() {
@@ -206,10 +213,15 @@ impl World {
                 let entries = Ok(entries.collect());
                 self.shards.get_mut(&node).expect("it asked").handle_entries_read(moment, read, entries);
             }
-            Effect::ReadCommand { read, placement, offset, bytes } => {
+            Effect::ReadCommand { read, at: EnqueueAt::Log { placement, offset, bytes } } => {
                 let payload = disk.entries[(placement.offset / 4096) as usize].payload_bytes();
                 let command = payload.slice(offset as usize..(offset + bytes) as usize);
                 self.shards.get_mut(&node).expect("it asked").handle_command_read(read, Ok(command));
+            }
+            Effect::WriteRows { subject, rows } => {
+                let rows = Footer::open(rows.finish(&subject, &IDENTITY).into(), &IDENTITY).expect("rows just made");
+                self.segments_closed += 1;
+                self.shards.get_mut(&node).expect("it asked").handle_rows_mapped(Rc::new(rows));
             }
             Effect::Stop(why) => panic!("node {node} stops: {why}"),
         }
@@ -642,6 +654,7 @@ fn check(world: &mut World, ledger: &Ledger) {
         applied.iter().all(|position| *position == applied[0])
     });
     world.check_states();
+    assert!(world.segments_closed > 0, "rows leave memory in every run");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Where in the log's files each entry lies, by its index and by the jobs in it. In memory, 24 bytes an entry; it never
-//! holds a place that is not durable, and never reads one.
+//! Where in the log's newest segments each entry lies, by its index and by the jobs in it. In memory, 24 bytes an entry; it
+//! never holds a place that is not durable, and never reads one.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -26,6 +26,14 @@ pub struct Placement {
     pub offset: u64,
     /// Length of the shared part; see [`super::format::record_bytes`] for what it takes on disk.
     pub bytes: u32,
+}
+
+/// A segment that is written no more, as far as its entries are at the front of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrontSegment {
+    pub number: SegmentNumber,
+    /// Of its entries.
+    pub last: Index,
 }
 
 /// One entry, packed.
@@ -132,6 +140,38 @@ impl LogIndex {
         self.located(index.min(self.last())).map_or(self.base_next_job, Located::next_job)
     }
 
+    /// The entry right below the first one here.
+    #[must_use]
+    pub fn base(&self) -> Index {
+        self.base
+    }
+
+    /// The segment with the oldest entry here, and its entries; none unless a later segment follows.
+    #[must_use]
+    pub fn front_segment(&self) -> Option<FrontSegment> {
+        let (oldest, newest) = self.segments()?;
+        if oldest == newest {
+            return None;
+        }
+        let count = self.entries.partition_point(|entry| entry.segment == oldest);
+        Some(FrontSegment { number: oldest, last: Index(self.base.0 + count as u64) })
+    }
+
+    /// The entries up to `last`: index, place, first job and how many.
+    pub fn entries_up_to(&self, last: Index) -> impl Iterator<Item = (Index, Placement, JobId, u32)> {
+        let entries = (self.base.0 + 1..=last.0).map(Index).zip(&self.entries);
+        entries.map(|(index, entry)| (index, entry.placement(), entry.first_job, entry.job_count))
+    }
+
+    /// Forgets the entries up to `last`, which is the base from now on.
+    pub fn drop_up_to(&mut self, last: Index) {
+        let next_job = self.next_job_after(last);
+        let gone = usize::try_from(last.0.saturating_sub(self.base.0)).unwrap_or(usize::MAX).min(self.entries.len());
+        self.entries.drain(..gone);
+        self.base = Index(self.base.0 + gone as u64);
+        self.base_next_job = next_job;
+    }
+
     /// The segments with the oldest and the newest entry.
     #[must_use]
     pub fn segments(&self) -> Option<(SegmentNumber, SegmentNumber)> {
@@ -203,6 +243,24 @@ mod tests {
         assert_eq!(index.range(Index(2), Index(4), 1), [place(2)]);
         assert_eq!(index.range(Index(4), Index(9), u64::MAX), [place(4), place(5)]);
         assert_eq!(index.range(Index(6), Index(9), u64::MAX), []);
+    }
+
+    #[test]
+    fn what_left_the_front_is_not_found_and_the_rest_is() {
+        let mut index = sample();
+        assert_eq!(index.front_segment(), None, "it may still grow");
+        let elsewhere = Placement { segment: SegmentNumber(2), ..place(1) };
+        index.push(Index(6), elsewhere, JobId(5), 1);
+        assert_eq!(index.front_segment(), Some(FrontSegment { number: SegmentNumber(1), last: Index(5) }));
+        assert_eq!(
+            index.entries_up_to(Index(2)).collect::<Vec<_>>(),
+            [(Index(1), place(1), JobId(1), 0), (Index(2), place(2), JobId(1), 3),]
+        );
+        index.drop_up_to(Index(5));
+        assert_eq!((index.base(), index.last(), index.front_segment()), (Index(5), Index(6), None));
+        assert_eq!((index.get(Index(5)), index.get(Index(6))), (None, Some(elsewhere)));
+        assert_eq!((index.entry_of_job(JobId(4)), index.next_job_after(Index(5))), (None, JobId(5)));
+        assert_eq!(index.entry_of_job(JobId(5)), Some((Index(6), elsewhere)));
     }
 
     #[test]

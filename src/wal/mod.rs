@@ -4,6 +4,9 @@
 pub mod entry;
 pub mod format;
 pub mod index;
+pub mod rows;
+pub mod footer;
+pub mod catalog;
 pub mod segment;
 pub mod writer;
 
@@ -11,5 +14,6 @@ pub mod decision;
 pub mod recovery;
 
 pub mod directory;
+pub mod keeper;
 pub mod reader;
 pub mod vote;

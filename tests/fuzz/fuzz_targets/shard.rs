@@ -3,6 +3,7 @@
 #![no_main]
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use beaver_raft::api::Operation;
 use beaver_raft::job::codec::{body_hash, encode, encode_tubes};
@@ -13,11 +14,13 @@ use beaver_raft::net::message::{PeerMessage, RaftMessage, ReadAbout, ReferenceDe
 use beaver_raft::raft::message::{Body, Message, Vote};
 use beaver_raft::raft::{Config, Log, Membership};
 use beaver_raft::shard::effect::{Append, ConnectionId, Effect};
-use beaver_raft::shard::rows::Rows;
 use beaver_raft::shard::{Moment, Recovered, Shard, ShardConfig};
 use beaver_raft::types::*;
+use beaver_raft::wal::catalog::EnqueueAt;
 use beaver_raft::wal::entry::{Draft, Entry, EntryKind, LogIdentity, origin_chain};
+use beaver_raft::wal::footer::Footer;
 use beaver_raft::wal::index::{LogIndex, Placement, SegmentNumber};
+use beaver_raft::wal::rows::Rows;
 use beaver_raft_fuzz::input::Input;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
@@ -57,6 +60,7 @@ impl World {
         let recovered = Recovered {
             vote: Vote::default(),
             log: Log::new(LogPosition::ORIGIN, origin_chain(&LOG)),
+            pieces: Vec::new(),
             index: LogIndex::default(),
             rows: Rows::default(),
             committed: Index::ZERO,
@@ -119,11 +123,16 @@ impl World {
                 let found = found.collect();
                 self.shard.handle_entries_read(moment, read, found);
             }
-            Effect::ReadCommand { read, placement, offset, bytes } => {
+            Effect::ReadCommand { read, at: EnqueueAt::Log { placement, offset, bytes } } => {
                 let found = self.entry_at(&placement).ok_or_else(|| "cut off".to_owned());
                 let command =
                     found.map(|entry| entry.payload_bytes().slice(offset as usize..(offset + bytes) as usize));
                 self.shard.handle_command_read(read, command);
+            }
+            Effect::WriteRows { subject, rows } => {
+                let rows = rows.finish(&subject, &LOG);
+                let rows = Footer::open(rows.into(), &LOG).expect("rows just made");
+                self.shard.handle_rows_mapped(Rc::new(rows));
             }
             Effect::Stop(_) => self.stopped = true,
         }
@@ -136,7 +145,7 @@ impl World {
     fn complete_append(&mut self) {
         let Some(append) = self.appends.pop_front() else { return };
         let place = |entry: &Entry| Placement {
-            segment: SegmentNumber(1),
+            segment: SegmentNumber(1 + entry.meta.position.index.0 as u32 / 4),
             offset: (entry.meta.position.index.0 - 1) * 4096,
             bytes: entry.shared.len() as u32,
         };

@@ -1,12 +1,15 @@
-//! Index rows: where in the log each job's ENQ stands and which class it has. A pure function of the log, never of the
-//! replicated state; kept in memory for every segment.
+//! Index rows of the log's newest segments, in memory: where each job's ENQ stands and which class it has. A pure function of
+//! the log, never of the replicated state. Those of segments that are written no more go to footers.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::job::codec::Commands;
 use crate::job::command::{Class, Command};
-use crate::types::{JobId, Nanos};
-use crate::wal::entry::{Entry, EntryKind};
+use crate::types::{Index, JobId, Nanos};
+
+use super::entry::{Entry, EntryKind};
+use super::footer::FooterDraft;
+use super::index::Placement;
 
 /// Where one job's ENQ stands. 12 bytes.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +27,7 @@ struct Batch {
     wall: Nanos,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct OwnedClass {
     tube: Box<[u8]>,
     priority: u32,
@@ -40,6 +43,9 @@ pub struct Found<'a> {
     pub bytes: u32,
     pub enqueued_wall: Nanos,
 }
+
+/// A dictionary of classes that has grown to this, and to twice what the rows need, is made anew.
+const CLASSES_MIN: usize = 1024;
 
 /// Invariant: job ids are dense over the log, so the row of job n stands at `n - first`.
 #[derive(Debug, Default)]
@@ -61,6 +67,12 @@ pub enum RowError {
 }
 
 impl Rows {
+    /// Rows of a log whose next job is this one.
+    #[must_use]
+    pub fn new(next_job: JobId) -> Rows {
+        Rows { first: next_job.0, ..Rows::default() }
+    }
+
     /// The id that the next ENQ of the log will have.
     #[must_use]
     pub fn next_job(&self) -> JobId {
@@ -141,6 +153,72 @@ impl Rows {
         while self.batches.back().is_some_and(|batch| batch.first >= next.0) {
             self.batches.pop_back();
         }
+    }
+
+    /// The rows of these entries (index, place, first job and how many), which hold jobs of this part of the log only.
+    ///
+    /// # Panics
+    /// If the jobs are not here.
+    #[must_use]
+    pub fn draft(&self, base: Index, entries: impl Iterator<Item = (Index, Placement, JobId, u32)>) -> FooterDraft {
+        let mut draft: Option<FooterDraft> = None;
+        for (index, placement, first_job, job_count) in entries {
+            let draft = draft.get_or_insert_with(|| FooterDraft::new(base, first_job));
+            let wall = if job_count == 0 { Nanos::ZERO } else { self.expect(first_job).enqueued_wall };
+            draft.push_entry(index, Some(placement), wall);
+            for job in (first_job.0..first_job.0 + u64::from(job_count)).map(JobId) {
+                let found = self.expect(job);
+                draft.push_job(job, found.class, found.offset, found.bytes);
+            }
+        }
+        draft.unwrap_or_else(|| FooterDraft::new(base, self.next_job()))
+    }
+
+    fn expect(&self, job: JobId) -> Found<'_> {
+        self.get(job).expect("the rows of entries in memory are in memory")
+    }
+
+    /// Forgets the jobs below `first`: they have rows elsewhere.
+    pub fn drop_below(&mut self, first: JobId) {
+        let gone = first.0.saturating_sub(self.first.max(1));
+        let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(self.rows.len());
+        self.rows.drain(..gone);
+        self.first = self.first.max(1) + gone as u64;
+        while self.batches.get(1).is_some_and(|next| next.first <= self.first) {
+            self.batches.pop_front();
+        }
+        if self.rows.is_empty() {
+            self.batches.clear();
+        }
+        if self.classes.len() >= CLASSES_MIN {
+            self.renumber_classes();
+        }
+    }
+
+    /// Forgets classes that no row has any more, where they are at least half.
+    fn renumber_classes(&mut self) {
+        let mut numbers = vec![None; self.classes.len()];
+        let mut kept = 0;
+        for row in &self.rows {
+            if numbers[row.class as usize].is_none() {
+                numbers[row.class as usize] = Some(kept);
+                kept += 1;
+            }
+        }
+        if kept as usize * 2 > self.classes.len() {
+            return;
+        }
+        let mut classes = vec![OwnedClass::default(); kept as usize];
+        for (class, number) in std::mem::take(&mut self.classes).into_iter().zip(&numbers) {
+            if let Some(number) = *number {
+                classes[number as usize] = class;
+            }
+        }
+        for row in &mut self.rows {
+            row.class = numbers[row.class as usize].expect("each row's class was numbered");
+        }
+        self.class_numbers = classes.iter().cloned().zip(0..).collect();
+        self.classes = classes;
     }
 
     #[must_use]

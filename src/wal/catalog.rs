@@ -1,0 +1,223 @@
+//! Where every entry lies, and every job's ENQ: in memory for the log's newest segments, in mapped rows for all others.
+//! Serves bodies, stats and the leader's look-ups of classes; it must never be asked by apply.
+//!
+//! ```text
+//!   store 1..400 | segment 401..950 | store 951..1200 | segments in memory 1201..
+//!   `----------- pieces, ascending and apart ------'   `- index and rows
+//! ```
+
+use std::rc::Rc;
+
+use super::entry::Entry;
+use super::footer::{Footer, FooterDraft, Row, Subject};
+use super::index::{LogIndex, Placement, SegmentNumber};
+use super::rows::{RowError, Rows};
+use crate::job::command::Class;
+use crate::types::{ChainHash, Index, JobId, Nanos};
+
+/// Which file holds the ENQs that the rows of a piece are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PieceName {
+    Log(SegmentNumber),
+}
+
+/// A file that is written no more, with its rows.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    pub name: PieceName,
+    pub footer: Rc<Footer>,
+}
+
+/// Where a job's ENQ stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnqueueAt {
+    /// `offset`: from the start of the entry's payload.
+    Log { placement: Placement, offset: u32, bytes: u32 },
+}
+
+impl EnqueueAt {
+    /// The number of the file.
+    #[must_use]
+    pub fn file(&self) -> SegmentNumber {
+        match self {
+            EnqueueAt::Log { placement, .. } => placement.segment,
+        }
+    }
+}
+
+/// What is known of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found<'a> {
+    pub class: Class<'a>,
+    pub enqueued_wall: Nanos,
+    /// Of the command within its entry's payload, where that is in memory still.
+    pub offset: u32,
+    pub bytes: u32,
+    /// And the index of its entry; none while that is not yet durable.
+    pub at: Option<(Index, EnqueueAt)>,
+}
+
+/// Invariants: the ranges of the pieces' jobs are apart and ascend; entries and jobs that are in memory follow those of
+/// all pieces.
+#[derive(Debug)]
+pub struct Catalog {
+    pieces: Vec<Piece>,
+    index: LogIndex,
+    rows: Rows,
+}
+
+impl Catalog {
+    #[must_use]
+    pub fn new(mut pieces: Vec<Piece>, index: LogIndex, rows: Rows) -> Catalog {
+        pieces.sort_by_key(order);
+        Catalog { pieces, index, rows }
+    }
+
+    /// The id that the next ENQ of the log will have.
+    #[must_use]
+    pub fn next_job(&self) -> JobId {
+        self.rows.next_job()
+    }
+
+    /// Takes up the rows of an entry that follows all before it.
+    ///
+    /// # Errors
+    /// As for [`Rows::push`].
+    pub fn push_rows(&mut self, entry: &Entry) -> Result<(), RowError> {
+        self.rows.push(entry)
+    }
+
+    /// An entry whose rows are here is durable in this place.
+    pub fn push_place(&mut self, index: Index, placement: Placement, first_job: JobId, job_count: u32) {
+        self.index.push(index, placement, first_job, job_count);
+    }
+
+    /// Forgets the entries above `after`, which is committed or later, and the jobs from `next_job` on.
+    pub fn truncate_after(&mut self, after: Index, next_job: JobId) {
+        assert!(after >= self.index.base(), "what has its rows in a file is committed");
+        self.rows.truncate(next_job);
+        self.index.truncate_after(after);
+    }
+
+    /// The id that follows the last job at or below an index that is not in a piece.
+    #[must_use]
+    pub fn next_job_after(&self, index: Index) -> JobId {
+        self.index.next_job_after(index)
+    }
+
+    #[must_use]
+    pub fn find(&self, job: JobId) -> Option<Found<'_>> {
+        if let Some(row) = self.rows.get(job) {
+            let (offset, bytes) = (row.offset, row.bytes);
+            let at = self.index.entry_of_job(job);
+            let at = at.map(|(index, placement)| (index, EnqueueAt::Log { placement, offset, bytes }));
+            return Some(Found { class: row.class, enqueued_wall: row.enqueued_wall, offset, bytes, at });
+        }
+        let (name, Row { class, offset, bytes, wall, index, placement, .. }) = self.find_in_pieces(job)?;
+        let at = match name {
+            PieceName::Log(_) => EnqueueAt::Log { placement, offset, bytes },
+        };
+        Some(Found { class, enqueued_wall: wall, offset, bytes, at: Some((index, at)) })
+    }
+
+    fn find_in_pieces(&self, job: JobId) -> Option<(PieceName, Row<'_>)> {
+        let behind = self.pieces.partition_point(|piece| piece.footer.first_job() <= job);
+        // A segment without jobs names the first job of the one behind it.
+        let piece = self.pieces[..behind].iter().rev().find(|piece| piece.footer.jobs() > 0)?;
+        Some((piece.name, piece.footer.find(job)?))
+    }
+
+    /// Where an entry of the log lies.
+    #[must_use]
+    pub fn placement(&self, index: Index) -> Option<Placement> {
+        self.index.get(index).or_else(|| {
+            // Whoever asks is interested in the newest of them.
+            let mut logs = self.pieces.iter().rev().filter(|piece| matches!(piece.name, PieceName::Log(_)));
+            logs.find(|piece| piece.footer.subject().base < index)?.footer.placement(index)
+        })
+    }
+
+    /// The places of the entries from `first` to `last`, both included, as long as they are known here and their shared
+    /// parts together do not exceed `bytes_max`; but at least one, if the first is known.
+    #[must_use]
+    pub fn range(&self, first: Index, last: Index, bytes_max: u64) -> Vec<Placement> {
+        let mut bytes = 0;
+        let mut places = Vec::new();
+        for index in (first.0..=last.0).map(Index) {
+            let Some(placement) = self.placement(index) else { break };
+            bytes += u64::from(placement.bytes);
+            if bytes > bytes_max && !places.is_empty() {
+                break;
+            }
+            places.push(placement);
+        }
+        places
+    }
+
+    /// The segments of the log with the oldest and the newest entry.
+    #[must_use]
+    pub fn segments(&self) -> Option<(SegmentNumber, SegmentNumber)> {
+        let oldest = self.pieces.first().map(|piece| piece.footer.number());
+        match (oldest, self.index.segments()) {
+            (Some(oldest), Some((_, newest))) => Some((oldest, newest)),
+            (None, segments) => segments,
+            (Some(oldest), None) => Some((oldest, oldest)),
+        }
+    }
+
+    /// The oldest segment whose rows are in memory, if it is written no more and all its entries are at or below
+    /// `committed`, so that none can be cut off.
+    #[must_use]
+    pub fn closable(&self, committed: Index) -> Option<(SegmentNumber, Index)> {
+        let front = self.index.front_segment().filter(|front| front.last <= committed)?;
+        Some((front.number, front.last))
+    }
+
+    /// What there is to write of that segment's rows.
+    #[must_use]
+    pub fn draft(&self, number: SegmentNumber, last: Index, base_chain: ChainHash) -> (Subject, FooterDraft) {
+        let base = self.index.base();
+        let next_job = self.index.next_job_after(last);
+        let draft = self.rows.draft(base, self.index.entries_up_to(last));
+        (Subject { number, base, base_chain, last, next_job }, draft)
+    }
+
+    /// The entry right below the first one in memory.
+    #[must_use]
+    pub fn base(&self) -> Index {
+        self.index.base()
+    }
+
+    /// The rows of the oldest segment in memory are mapped from now on.
+    ///
+    /// # Panics
+    /// If they are of another part of the log.
+    pub fn close(&mut self, footer: Rc<Footer>) {
+        let subject = footer.subject();
+        assert_eq!(subject.base, self.index.base(), "segments are closed in order");
+        self.index.drop_up_to(subject.last);
+        self.rows.drop_below(subject.next_job);
+        self.insert(Piece { name: PieceName::Log(subject.number), footer });
+    }
+
+    /// Some pieces were given up, and others took over what lives of them.
+    pub fn replace(&mut self, removed: &[PieceName], added: Vec<Piece>) {
+        self.pieces.retain(|piece| !removed.contains(&piece.name));
+        added.into_iter().for_each(|piece| self.insert(piece));
+    }
+
+    fn insert(&mut self, piece: Piece) {
+        let at = self.pieces.partition_point(|other| order(other) <= order(&piece));
+        self.pieces.insert(at, piece);
+        debug_assert!(self.pieces.windows(2).all(|pair| pair[0].footer.next_job() <= pair[1].footer.first_job()));
+    }
+
+    #[must_use]
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+}
+
+fn order(piece: &Piece) -> (JobId, Index) {
+    (piece.footer.first_job(), piece.footer.subject().base)
+}
