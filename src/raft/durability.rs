@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::raft::message::Token;
-use crate::types::Index;
+use crate::types::{Index, Term};
 
 /// Appends are begun and completed in order, so a completed one completes all before it. Tokens ascend strictly:
 /// within a term a log only grows behind its one possible cut, and a later term is a larger token.
@@ -14,6 +14,8 @@ use crate::types::Index;
 pub(super) struct Durability {
     durable: Index,
     pending: VecDeque<PendingAppend>,
+    /// Of the append that was begun last, in this life.
+    newest: Token,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,7 +28,12 @@ struct PendingAppend {
 impl Durability {
     /// At a start everything that recovery found is durable.
     pub(super) fn new(durable: Index) -> Durability {
-        Durability { durable, pending: VecDeque::new() }
+        Durability { durable, pending: VecDeque::new(), newest: Token::default() }
+    }
+
+    /// Whether a cut behind `kept` in `term` would take back what the leader of this very term brought, which none does.
+    pub(super) fn is_taken_back(&self, kept: Index, term: Term) -> bool {
+        self.newest.term == term && kept < self.newest.index
     }
 
     pub(super) fn durable(&self) -> Index {
@@ -42,9 +49,8 @@ impl Durability {
     }
 
     pub(super) fn begin(&mut self, token: Token) {
-        if let Some(newest) = self.pending.back() {
-            assert!(token > newest.token, "tokens ascend");
-        }
+        assert!(token > self.newest, "tokens ascend");
+        self.newest = token;
         self.pending.push_back(PendingAppend { token, proves: token.index });
     }
 
@@ -82,7 +88,6 @@ impl Durability {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Term;
 
     fn token(term: u64, index: u64) -> Token {
         Token { term: Term(term), index: Index(index) }

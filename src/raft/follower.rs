@@ -109,6 +109,13 @@ fn take_over(state: &mut State, mut entries: Vec<EntryMeta>) -> Result<(), StopR
     if replaces && kept < state.committed {
         return Err(StopReason::CommittedConflict { position: first_new.position, commit: state.committed });
     }
+    if let Some(ours) = state.log.get(first_new.position.index)
+        && state.durability.is_taken_back(kept, state.term())
+    {
+        // A leader's log only grows while it leads: it sent both, or one was sent in its name.
+        let (position, ours) = (ours.position, ours.chain);
+        return Err(StopReason::ChainConflict { position, ours, theirs: first_new.chain });
+    }
     entries.drain(..known);
     state.append(replaces.then_some(kept), entries);
     Ok(())

@@ -278,6 +278,17 @@ fn two_different_entries_at_one_position_stop_the_node() {
 }
 
 #[test]
+fn a_leader_that_takes_back_what_it_brought_in_the_same_term_stops_the_node() {
+    let mut cluster = Cluster::new(3);
+    let brought = entries(&[1, 3, 3], 0);
+    cluster.inject(1, 2, append(3, LogPosition::ORIGIN, &brought, 0));
+    let other = entry(at(2, 2), brought[0].chain, 9);
+    cluster.inject(1, 2, append(3, at(1, 1), &[other], 0));
+    let reason = StopReason::ChainConflict { position: at(3, 2), ours: brought[1].chain, theirs: other.chain };
+    assert_eq!(cluster.members[&2].stopped, Some(reason));
+}
+
+#[test]
 fn a_leader_that_would_overwrite_what_is_committed_stops_the_node() {
     for prev in [1, 2] {
         let mut cluster = Cluster::new(3);
