@@ -16,11 +16,12 @@
 //!   cli, config, metrics, status, fatal: the edge
 //! ```
 //!
-//! Pure rooms (`raft`, `job`, `wal`, `net`, `api`, `shard`) decide without I/O, threads, clock or chance: time, entropy and
+//! Pure rooms (`raft`, `job`, `wal`, `snapshot`, `net`, `api`, `shard`) decide without I/O, threads, clock or chance: time, entropy and
 //! completions are inputs, so the simulator runs what ships. Driver rooms (`io`, `node`) do, and decide nothing about the
 //! protocol. `tests/house.rs` holds the house to this.
 //!
-//! Read in this order: `types`; `raft` (how a log is agreed on), `job` (what the log means), `wal` (how it lies on disk), `shard`
+//! Read in this order: `types`; `raft` (how a log is agreed on), `job` (what the log means), `wal` (how it lies on disk), `snapshot`
+//! (how the state is kept beside it), `shard`
 //! (how the three are one thing, with clients on one side and peers on the other); then `net` and `api` (what is said on
 //! wires), `io` and `node` (how it runs).
 
@@ -29,6 +30,7 @@ pub mod types;
 pub mod raft;
 pub mod job;
 pub mod wal;
+pub mod snapshot;
 pub mod net;
 pub mod api;
 pub mod shard;

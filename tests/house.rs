@@ -11,17 +11,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("job", &["types"]),
     ("io", &["types"]),
     ("wal", &["types", "raft", "job", "io"]),
+    ("snapshot", &["types", "raft", "job", "wal", "io"]),
     ("api", &["types", "job", "io"]),
     ("net", &["types", "raft", "io", "wal", "api", "job"]),
-    ("shard", &["types", "raft", "job", "wal", "net", "api"]),
+    ("shard", &["types", "raft", "job", "wal", "snapshot", "net", "api"]),
     ("config", &["types"]),
     ("metrics", &["types"]),
     ("status", &["types", "config", "metrics"]),
-    ("node", &["types", "raft", "job", "io", "wal", "api", "net", "shard", "config", "metrics", "status", "fatal"]),
+    (
+        "node",
+        &[
+            "types", "raft", "job", "io", "wal", "snapshot", "api", "net", "shard", "config", "metrics", "status",
+            "fatal",
+        ],
+    ),
 ];
 
 /// Rooms that decide, or do only through the traits of `io`.
-const PURE: &[&str] = &["types", "raft", "job", "wal", "net", "api", "shard"];
+const PURE: &[&str] = &["types", "raft", "job", "wal", "snapshot", "net", "api", "shard"];
 
 /// What such a room never names.
 const OUTSIDE_WORLD: &[&str] = &[

@@ -13,7 +13,7 @@ const FEW_MAX: usize = 32;
 const MANY_MIN: usize = 8;
 
 /// A set of jobs, never empty: a class without jobs has no set.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct JobSet {
     /// The smallest id, kept beside the ids because every reservation asks for it.
     first: JobId,
@@ -22,7 +22,7 @@ pub(super) struct JobSet {
 }
 
 /// More than one id, `first` included.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Ids {
     /// Ascending.
     Few(Vec<JobId>),
@@ -102,6 +102,49 @@ impl Ids {
 impl JobSet {
     pub(super) fn of(job: JobId) -> JobSet {
         JobSet { first: job, ids: None }
+    }
+
+    /// None of no ids.
+    pub(super) fn from_ascending(ids: impl ExactSizeIterator<Item = JobId>) -> Option<JobSet> {
+        if ids.len() > FEW_MAX {
+            return JobSet::from_bitmap(ids.map(|job| job.0).collect());
+        }
+        let ids: Vec<JobId> = ids.collect();
+        let first = *ids.first()?;
+        Some(JobSet { first, ids: (ids.len() > 1).then(|| Box::new(Ids::Few(ids))) })
+    }
+
+    /// None of an empty bitmap.
+    pub(super) fn from_bitmap(bits: RoaringTreemap) -> Option<JobSet> {
+        let count = usize::try_from(bits.len()).ok()?;
+        if count <= MANY_MIN {
+            let ids: Vec<JobId> = bits.iter().map(JobId).collect();
+            return JobSet::from_ascending(ids.into_iter());
+        }
+        let first = JobId(bits.min()?);
+        Some(JobSet { first, ids: Some(Box::new(Ids::Many { bits, count })) })
+    }
+
+    /// The ids as a bitmap, whatever form they had.
+    pub(super) fn into_bitmap(self) -> RoaringTreemap {
+        match self.ids.map(|ids| *ids) {
+            None => RoaringTreemap::from_iter([self.first.0]),
+            Some(Ids::Few(ids)) => ids.iter().map(|id| id.0).collect(),
+            Some(Ids::Many { bits, .. }) => bits,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.as_ref().map_or(1, |ids| ids.len())
+    }
+
+    pub(super) fn last(&self) -> JobId {
+        let last = match self.ids.as_deref() {
+            None => None,
+            Some(Ids::Few(ids)) => ids.last().copied(),
+            Some(Ids::Many { bits, .. }) => bits.max().map(JobId),
+        };
+        last.unwrap_or(self.first)
     }
 
     pub(super) fn first(&self) -> JobId {

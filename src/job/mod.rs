@@ -20,7 +20,8 @@
 //! job has a `record` in memory. Bodies are never here, they stay in the log.
 //!
 //! To read: `command` and `view` (what goes in and comes out), `codec` (its bytes), `machine` (what the state is),
-//! `apply` (what an entry does to it), `transition` (the two moves all changes are made of), then the parts.
+//! `apply` (what an entry does to it), `transition` (the two moves all changes are made of), then the parts; at last
+//! `capture`, `image`, `restore` and `recount` (how it is kept and comes back).
 
 pub mod codec;
 pub mod command;
@@ -32,6 +33,11 @@ mod apply;
 mod execute;
 mod expiry;
 mod transition;
+
+mod capture;
+mod image;
+mod recount;
+mod restore;
 
 mod digest;
 mod fingerprint;
@@ -46,7 +52,11 @@ mod tube;
 mod tube_name;
 
 pub use apply::ApplyError;
+pub use capture::Capture;
 pub use expiry::{Due, TRANSITIONS_PER_ENTRY_MAX};
 pub use fingerprint::Fingerprint;
+pub use image::{ArchivedImage, Image};
 pub use machine::Machine;
 pub use queries::Enqueued;
+pub use recount::{RecountError, recount};
+pub use restore::RestoreError;

@@ -52,6 +52,25 @@ pub(super) struct Ready {
 }
 
 impl Ready {
+    /// Sets as they once were, ascending by class.
+    pub(super) fn restore(sets: Vec<(ClassKey, JobSet)>) -> Ready {
+        let mut ready = Ready::default();
+        for (class, set) in &sets {
+            let count = set.len() as u64;
+            ready.count += count;
+            ready.urgent += if class.priority < URGENT_PRIORITY { count } else { 0 };
+        }
+        ready.firsts = sets.iter().map(|(class, set)| (class.priority, set.first(), *class)).collect();
+        ready.sets = sets.into_iter().collect();
+        ready
+    }
+
+    /// A ready job that has a record, as it once was; whether it was absent.
+    pub(super) fn restore_record(&mut self, priority: u32, job: JobId) -> bool {
+        self.add(priority);
+        self.differing.insert((priority, job))
+    }
+
     pub(super) fn count(&self) -> u64 {
         self.count
     }
@@ -122,6 +141,11 @@ impl Ready {
     pub(super) fn remove_record(&mut self, priority: u32, job: JobId) {
         assert!(self.differing.remove(&(priority, job)), "a ready record is in its tube's order");
         self.subtract(priority);
+    }
+
+    /// The set of each class, ascending.
+    pub(super) fn sets(&self) -> impl Iterator<Item = (ClassKey, &JobSet)> {
+        self.sets.iter().map(|(&class, set)| (class, set))
     }
 
     /// All jobs that are bits, with their class.

@@ -89,6 +89,20 @@ impl Sessions {
         assert!(earlier.is_none_or(|boot| boot.open.is_empty()), "a boot ends after its sessions");
     }
 
+    /// A node's boot as it once was; none if it is known already.
+    pub(super) fn restore_boot(&mut self, node: NodeId, epoch: BootEpoch, highest: Option<u64>) -> Option<()> {
+        let before = self.nodes.insert(node, Boot { epoch, highest, open: BTreeMap::new() });
+        before.is_none().then_some(())
+    }
+
+    /// An open session of a node's present boot as it once was, without its reservations; none if it cannot have been.
+    pub(super) fn restore_session(&mut self, node: NodeId, number: u64, last_seq: u64) -> Option<()> {
+        let boot = self.nodes.get_mut(&node).filter(|boot| boot.highest.is_some_and(|highest| number <= highest))?;
+        let before = boot.open.insert(number, Session { last_seq, reserved: BTreeSet::new() });
+        self.open += 1;
+        before.is_none().then_some(())
+    }
+
     /// The present boot of each node, with the highest session number that it opened.
     pub(super) fn boots(&self) -> impl Iterator<Item = (NodeId, BootEpoch, Option<u64>)> {
         self.nodes.iter().map(|(&node, boot)| (node, boot.epoch, boot.highest))

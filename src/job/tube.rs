@@ -48,7 +48,7 @@ pub(super) struct Pause {
 }
 
 impl Tube {
-    fn new(id: TubeId, name: Bytes) -> Tube {
+    pub(super) fn new(id: TubeId, name: Bytes) -> Tube {
         Tube {
             id,
             seed: TubeSeed::of(&name),
@@ -96,6 +96,16 @@ impl Tubes {
         tubes
     }
 
+    /// Tubes as they once were, in order of creation; none if they never were so.
+    pub(super) fn restore(next: TubeId, tubes: Vec<Tube>) -> Option<Tubes> {
+        let is_ordered = tubes.is_sorted_by(|one, next| one.id < next.id) && tubes.last()?.id < next;
+        let has_default = tubes.first().is_some_and(|first| first.id == DEFAULT_ID && first.name == DEFAULT);
+        let count = tubes.len();
+        let names: BTreeMap<Bytes, TubeId> = tubes.iter().map(|tube| (tube.name.clone(), tube.id)).collect();
+        let tubes = tubes.into_iter().map(|tube| (tube.id, Box::new(tube))).collect();
+        (is_ordered && has_default && names.len() == count).then_some(Tubes { next, names, tubes })
+    }
+
     /// The id of the tube that is created next.
     pub(super) fn next_id(&self) -> TubeId {
         self.next
@@ -116,6 +126,10 @@ impl Tubes {
 
     pub(super) fn get(&self, id: TubeId) -> Option<&Tube> {
         self.tubes.get(&id).map(Box::as_ref)
+    }
+
+    pub(super) fn get_mut(&mut self, id: TubeId) -> Option<&mut Tube> {
+        self.tubes.get_mut(&id).map(Box::as_mut)
     }
 
     pub(super) fn named(&self, name: &[u8]) -> Option<&Tube> {

@@ -9,3 +9,4 @@ mod hints;
 mod protocol;
 mod random;
 mod sessions;
+mod snapshots;

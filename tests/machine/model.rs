@@ -37,7 +37,7 @@ pub struct Tube {
     pub pauses: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Model {
     pub jobs: Vec<Job>,
     pub tubes: Vec<Tube>,
