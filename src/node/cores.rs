@@ -48,12 +48,11 @@ pub struct Shared {
 /// The first reason of any of them, where they did not stop because they were told to.
 pub fn run_cores(shared: &Shared, bulk: Bulk) -> Result<(), Fatal> {
     let cores = usize::from(shared.config.core_count());
-    let share_ports = cores > 1;
     await_ports(&shared.config)?;
-    if share_ports {
+    if cores > 1 {
         tracing::info!("{} shards on {cores} core threads", shared.config.shards);
     }
-    let options = CoreOptions { share_ports, ..CoreOptions::new(bulk) };
+    let options = CoreOptions { threads: cores, ..CoreOptions::new(bulk) };
     let together = Arc::new(Together::new(cores));
     let mut threads = Vec::new();
     let (left, leaves) = mpsc::channel();

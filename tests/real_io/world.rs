@@ -57,8 +57,9 @@ fn a_panic_in_a_task_takes_the_core_down() {
 }
 
 #[test]
-fn a_core_thread_is_pinned_and_returns_what_its_main_future_returns() {
-    let thread = beaver_raft::io::uring::start_core_thread(1, "core-1", options(), |_| async {
+fn one_of_many_core_threads_has_one_processor_and_returns_what_its_main_future_returns() {
+    let options = beaver_raft::io::uring::CoreOptions { threads: 4096, ..options() };
+    let thread = beaver_raft::io::uring::start_core_thread(1, "core-1", options, |_| async {
         // The file is the kernel's own word on where this thread may run.
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("Linux has it");
         let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list")).expect("Linux has it");

@@ -1,4 +1,4 @@
-//! A core thread: pinned, with one ring, running one main future and the tasks that it spawns.
+//! A core thread: kept to its share of the processors, with one ring, running one main future and the tasks that it spawns.
 //!
 //! It must never outlive a panic of one of its tasks: a shard is whole or the process is down.
 
@@ -25,22 +25,22 @@ const RING_ENTRIES: u32 = 1024;
 pub struct CoreOptions {
     pub bulk: Bulk,
     pub durability: Durability,
-    /// Several core threads listen on the same TCP port for clients. Where this is off, a second listener on a port is
-    /// an error.
-    pub share_ports: bool,
+    /// How many core threads the process has. They divide the processors among them, and where there are several they
+    /// listen on the same TCP port for clients; with one, a second listener on a port is an error.
+    pub threads: usize,
 }
 
 impl CoreOptions {
     #[must_use]
     pub fn new(bulk: Bulk) -> CoreOptions {
-        CoreOptions { bulk, durability: Durability::default(), share_ports: false }
+        CoreOptions { bulk, durability: Durability::default(), threads: 1 }
     }
 }
 
 pub type CoreThread<T> = JoinHandle<io::Result<T>>;
 
-/// Starts a thread pinned to the `core`-th of the processors that this process may use (modulo their number) and runs
-/// the future that `main` makes there, to its end; what is spawned beside it ends with it.
+/// Starts the `core`-th of the core threads on its share of the processors that this process may use, and runs the future
+/// that `main` makes there, to its end; what is spawned beside it ends with it.
 ///
 /// # Errors
 ///
@@ -57,7 +57,7 @@ where
     F::Output: Send + 'static,
 {
     thread::Builder::new().name(name.to_owned()).spawn(move || {
-        pin_to_core(core)?;
+        keep_to_share(core, options.threads)?;
         block_on_core(&options, main)
     })
 }
@@ -121,7 +121,16 @@ fn too_little_memory(error: io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, text)
 }
 
-fn pin_to_core(core: usize) -> io::Result<()> {
+/// The processors of the `core`-th of `threads` core threads: an equal share, at least one. The workers of its ring inherit
+/// it, and need room beside the thread: on a single processor a sync waits until the thread has nothing more to do.
+fn share(core: usize, threads: usize, processors: &[usize]) -> Vec<usize> {
+    if threads >= processors.len() {
+        return vec![processors[core % processors.len()]];
+    }
+    processors.iter().skip(core % threads).step_by(threads).copied().collect()
+}
+
+fn keep_to_share(core: usize, threads: usize) -> io::Result<()> {
     let set_bytes = size_of::<libc::cpu_set_t>();
     // SAFETY: a set of zeros is an empty one.
     let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -133,13 +142,14 @@ fn pin_to_core(core: usize) -> io::Result<()> {
         // SAFETY: the number is below CPU_SETSIZE.
         .filter(|&processor| unsafe { libc::CPU_ISSET(processor, &allowed) })
         .collect();
-    let chosen = processors[core % processors.len()];
     // SAFETY: as above.
-    let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `chosen` is below CPU_SETSIZE.
-    unsafe { libc::CPU_SET(chosen, &mut one) };
-    // SAFETY: `one` is a valid set of `set_bytes` bytes.
-    if unsafe { libc::sched_setaffinity(0, set_bytes, &raw const one) } != 0 {
+    let mut kept: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for processor in share(core, threads, &processors) {
+        // SAFETY: `processor` is below CPU_SETSIZE.
+        unsafe { libc::CPU_SET(processor, &mut kept) };
+    }
+    // SAFETY: `kept` is a valid set of `set_bytes` bytes.
+    if unsafe { libc::sched_setaffinity(0, set_bytes, &raw const kept) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
@@ -192,6 +202,22 @@ impl Panics {
         }
         if !state.main.as_ref().is_some_and(|main| main.will_wake(context.waker())) {
             state.main = Some(context.waker().clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn core_threads_divide_the_processors_and_none_is_without() {
+        let processors = [2, 3, 5, 7];
+        assert_eq!(share(0, 1, &processors), processors);
+        assert_eq!((share(0, 2, &processors), share(1, 2, &processors)), (vec![2, 5], vec![3, 7]));
+        assert_eq!(share(1, 3, &processors), [3]);
+        for core in 0..6 {
+            assert_eq!(share(core, 6, &processors), [processors[core % 4]]);
         }
     }
 }

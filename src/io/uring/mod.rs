@@ -48,7 +48,7 @@ impl UringRuntime {
     fn new(options: &CoreOptions, panics: Panics) -> io::Result<UringRuntime> {
         let random = RefCell::new(StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?);
         let disk = UringDisk::new(options.bulk.clone(), options.durability);
-        let wire = UringWire::new(options.share_ports);
+        let wire = UringWire::new(options.threads > 1);
         Ok(UringRuntime { world: Rc::new(World { disk, wire, random, panics }) })
     }
 }
