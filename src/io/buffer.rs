@@ -7,10 +7,13 @@ use std::slice;
 
 use super::BLOCK_BYTES;
 
-/// Owned, zero-filled at birth, fixed in length, aligned to [`BLOCK_BYTES`].
+/// Owned, zero-filled at birth, whole blocks long, aligned to [`BLOCK_BYTES`].
+///
+/// Invariant: `bytes <= capacity`, and all of the capacity is initialised.
 pub struct AlignedBuf {
     start: NonNull<u8>,
     bytes: usize,
+    capacity: usize,
 }
 
 impl AlignedBuf {
@@ -22,7 +25,26 @@ impl AlignedBuf {
         // SAFETY: the layout's size is at least one block, so not zero.
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        AlignedBuf { start, bytes }
+        AlignedBuf { start, bytes, capacity: bytes }
+    }
+
+    /// A buffer of so many zeros, in the memory of this one where it has room: fresh memory costs a page fault for each of
+    /// its pages.
+    #[must_use]
+    pub fn zeroed_again(mut self, bytes: usize) -> AlignedBuf {
+        let bytes = bytes.max(1).next_multiple_of(BLOCK_BYTES);
+        if bytes > self.capacity {
+            return AlignedBuf::zeroed(bytes);
+        }
+        self.bytes = bytes;
+        self.fill(0);
+        self
+    }
+
+    /// How many bytes it can hold without other memory.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -33,7 +55,7 @@ impl AlignedBuf {
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with this very layout, and freed only here.
-        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.bytes)) }
+        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) }
     }
 }
 
@@ -61,6 +83,19 @@ unsafe impl Sync for AlignedBuf {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_buffer_that_is_used_again_is_zero_and_keeps_its_memory_where_it_fits() {
+        let mut first = AlignedBuf::zeroed(3 * BLOCK_BYTES);
+        first.fill(7);
+        let address = first.as_ptr();
+        let shorter = first.zeroed_again(BLOCK_BYTES + 1);
+        assert_eq!((shorter.as_ptr(), shorter.len(), shorter.capacity()), (address, 2 * BLOCK_BYTES, 3 * BLOCK_BYTES));
+        let whole = shorter.zeroed_again(3 * BLOCK_BYTES);
+        assert_eq!(whole.as_ptr(), address);
+        assert!(whole.iter().all(|&byte| byte == 0), "what the first use left behind is gone");
+        assert_eq!(whole.zeroed_again(4 * BLOCK_BYTES).len(), 4 * BLOCK_BYTES);
+    }
 
     #[test]
     fn a_buffer_is_aligned_zeroed_and_whole_blocks_long() {

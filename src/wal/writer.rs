@@ -27,6 +27,9 @@ use super::segment::{SegmentSizes, SpareWanted, Spares};
 use crate::io::{AlignedBuf, Disk, File, OpenMode};
 use crate::types::{ChainHash, Index};
 
+/// A larger buffer than this is not kept for the next write.
+const KEPT_BUFFER_BYTES_MAX: usize = 4 << 20;
+
 /// An append that could not be done. What was attempted is never tried again: the node stops. Only where there was no room
 /// to attempt anything ([`WriteError::is_lack_of_room`]) the append may go on later.
 #[derive(Debug, Error)]
@@ -103,6 +106,8 @@ pub struct Writer<D: Disk> {
     unsealed: bool,
     segments_begun: u32,
     failed: bool,
+    /// Of the last write, for the next one.
+    buffer: Option<AlignedBuf>,
 }
 
 impl<D: Disk> Writer<D> {
@@ -120,6 +125,7 @@ impl<D: Disk> Writer<D> {
             unsealed: false,
             segments_begun: start.segments_begun,
             failed: false,
+            buffer: None,
         }
     }
 
@@ -203,7 +209,8 @@ impl<D: Disk> Writer<D> {
             fits
         };
         let entries = &entries[..entries.iter().take_while(fits).count()];
-        let (buf, placements) = self.lay_out(&active, entries, end - start, commit);
+        let buf = self.take_buffer(end - start);
+        let (buf, placements) = self.lay_out(&active, entries, buf, commit);
         self.write(&active, buf, start).await?;
 
         active.end = end;
@@ -221,11 +228,10 @@ impl<D: Disk> Writer<D> {
         &self,
         active: &Active<D::File>,
         entries: &[Entry],
-        bytes: u64,
+        mut buf: AlignedBuf,
         commit: Index,
     ) -> (AlignedBuf, Vec<Placement>) {
         let mut placements = Vec::with_capacity(entries.len());
-        let mut buf = AlignedBuf::zeroed(usize::try_from(bytes).expect("a segment fits in memory"));
         let testimony = Testimony { durable_upto: self.durable, commit };
         let mut at = 0;
         if active.end == 0 {
@@ -294,7 +300,7 @@ impl<D: Disk> Writer<D> {
         let mut active = self.active.take().expect("entries were written, so a segment is being filled");
         assert!(active.end + BLOCK <= active.bytes, "the last block is kept for a seal");
         let testimony = Testimony { durable_upto: self.durable, commit };
-        let mut buf = AlignedBuf::zeroed(BLOCK as usize);
+        let mut buf = self.take_buffer(BLOCK);
         Record { kind: RecordKind::Seal, testimony }.encode(active.place(active.end), &mut buf);
         self.write(&active, buf, active.end).await.inspect_err(|_| self.failed = true)?;
         active.end += BLOCK;
@@ -303,11 +309,21 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    async fn write(&self, active: &Active<D::File>, buf: AlignedBuf, offset: u64) -> Result<(), WriteError> {
+    /// Zeros for the next write.
+    fn take_buffer(&mut self, bytes: u64) -> AlignedBuf {
+        let bytes = usize::try_from(bytes).expect("a segment fits in memory");
+        match self.buffer.take() {
+            Some(buffer) => buffer.zeroed_again(bytes),
+            None => AlignedBuf::zeroed(bytes),
+        }
+    }
+
+    async fn write(&mut self, active: &Active<D::File>, buf: AlignedBuf, offset: u64) -> Result<(), WriteError> {
         assert!(offset >= active.end, "no byte is written twice");
         let bytes = buf.len() as u64;
         assert!(offset + bytes <= active.bytes, "a write stays inside its segment");
-        let (result, _) = active.file.write_at(buf, offset).await;
+        let (result, buf) = active.file.write_at(buf, offset).await;
+        self.buffer = Some(buf).filter(|buf| buf.capacity() <= KEPT_BUFFER_BYTES_MAX);
         let path = || self.spares.path(active.number);
         result.map_err(|source| WriteError::Write { path: path(), offset, bytes, source })
     }
