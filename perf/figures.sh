@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # Measures a cluster of three on this machine beside the ceiling of its hardware, in one run, with the project's load
-# generator (peerbench, a program of its own that speaks the beanstalkd protocol). Prints the tables.
+# generator (peerbench, a program of its own that speaks the beanstalkd protocol). Prints the tables, or writes them into
+# docs/figures.md:
 #
-#   perf/figures.sh --peerbench PROGRAM [--out DIR] [--secs N] [--runs N] [--failovers N] [--quick]
+#   perf/figures.sh --peerbench PROGRAM [--page docs/figures.md] [--out DIR] [--secs N] [--runs N] [--failovers N] [--quick]
 #
-# DIR (default: a new one under /var/tmp) holds the data of the nodes: it must be on a real disk.
+# DIR (default: a new one under /var/tmp) holds the data of the nodes: it must be on a real disk. With the defaults it takes
+# about 15 minutes; --quick leaves out the rarer shapes and the failovers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out='' secs=5 runs=3 failovers=20 peerbench='' quick=''
+out='' secs=5 runs=3 failovers=20 peerbench='' quick='' page=''
 while [ $# -gt 0 ]; do
     case $1 in
         --peerbench) peerbench=$2; shift ;;
         --out) out=$2; shift ;;
         --secs) secs=$2; shift ;;
         --runs) runs=$2; shift ;;
+        --page) page=$2; shift ;;
         --failovers) failovers=$2; shift ;;
         --quick) quick=1 ;;
         *) echo "unknown option $1, see the head of $0" >&2; exit 2 ;;
@@ -37,6 +40,10 @@ stop_all() {
     wait
 }
 trap stop_all EXIT
+
+load() { cut -d' ' -f1 /proc/loadavg; }
+fact() { echo "$@" >>"$out/facts"; }
+fact load_begin "$(load)"
 
 whole() { # all three are up to date
     local id
@@ -90,7 +97,7 @@ cpu() { # clock ticks that the three nodes have used
 
 before=$(cpu)
 sleep 20
-echo "idle: three nodes at rest used $(($(cpu) - before)) clock ticks (of $(getconf CLK_TCK) a second) of processor time in 20 s"
+fact idle $(($(cpu) - before)) 20 "$(getconf CLK_TCK)"
 
 bench() { "$peerbench" --out "$out/results.jsonl" --secs "$secs" --warmup 1 "$@"; }
 ours=(--label beaver-raft --durability "3 nodes, Raft, write + fdatasync on a majority before ack"
@@ -108,6 +115,9 @@ if [ -z "$quick" ]; then
     bench "${limit[@]}" limit --dir "$out/limit" --shapes 8x1,256x1
     bench "${ours[@]}" put-throughput --shapes 1x1,8x1,256x1
     bench "${ours[@]}" --runs "$failovers" failover --after 2 --restart-cmd "$out/rejoin \$KILLED"
+    fact transfer_ms "$(perf/transfer.py --dir "$out" --binary "$binary" --times "$failovers" | tr '\n' ' ')"
 fi
 rm -rf "$out/limit"
+fact load_end "$(load)"
 "$peerbench" report "$out/results.jsonl"
+perf/page.py "$out" ${page:+"$page"}
