@@ -8,7 +8,7 @@ use crate::io::lock::LockError;
 use crate::io::{Disk, Runtime};
 use crate::raft::{self, Log, Membership};
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
-use crate::types::{Incarnation, Index, Nanos, ShardId, Times};
+use crate::types::{Incarnation, Index, Nanos, NodeId, ShardId, Times};
 use crate::wal::directory::{self, DirectoryError, Expected, NodeIdentity, Opened, segments_dir, vote_path};
 use crate::wal::entry::LogIdentity;
 use crate::wal::keeper::Keeper;
@@ -155,6 +155,13 @@ fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -
         entry_bytes_target: tunables.entry_bytes_max as usize,
         cache_bytes_max: usize::try_from(tunables.recent_bytes_max).unwrap_or(usize::MAX),
         no_quorum_timeout: Nanos::from_millis(tunables.no_quorum_timeout_ms),
+        preferred_leader: preferred_leader(config, log.shard),
         seed,
     }
+}
+
+/// Shards take turns over the members. A single shard leads from wherever it was elected: to move it would gain nothing.
+fn preferred_leader(config: &Config, shard: ShardId) -> Option<NodeId> {
+    let turn = usize::from(shard.0) % config.members.len().max(1);
+    config.members.keys().nth(turn).copied().filter(|_| config.shards > 1)
 }

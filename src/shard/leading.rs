@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::placement::Placement;
 use super::references::References;
 use super::waits::{Ended, WaitKey, Waits};
 use crate::job::codec::{self, Commands};
@@ -98,6 +99,7 @@ pub struct Leading {
     drops_proposed: VecDeque<(Index, Vec<Bytes>)>,
     /// Which voters last reported room on their disks.
     pub room: BTreeMap<NodeId, bool>,
+    pub placement: Placement,
 }
 
 impl Leading {
@@ -118,6 +120,7 @@ impl Leading {
             drops_queued: BTreeSet::new(),
             drops_proposed: VecDeque::new(),
             room: BTreeMap::new(),
+            placement: Placement::default(),
         }
     }
 

@@ -10,7 +10,8 @@
 //!
 //! Chapters, in reading order: `effect` (what comes out), `gate` (what must be durable before what leaves), `cache` and
 //! `closing` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`, `references` (the
-//! side of the leader), `operations` (what clients ask), `peers` (what other nodes say), `apply` (what is committed).
+//! side of the leader), `placement` (which node that should be), `operations` (what clients ask), `peers` (what other nodes
+//! say), `apply` (what is committed).
 
 pub mod apply;
 pub mod cache;
@@ -21,6 +22,7 @@ pub mod gate;
 pub mod leading;
 pub mod operations;
 pub mod peers;
+pub mod placement;
 pub mod reads;
 pub mod references;
 pub mod sessions;
@@ -76,6 +78,8 @@ pub struct ShardConfig {
     pub cache_bytes_max: usize,
     /// Operations wait this long for a leader; then their connections are closed.
     pub no_quorum_timeout: Nanos,
+    /// Where this shard's leader belongs; none where whoever was elected may stay.
+    pub preferred_leader: Option<NodeId>,
     /// For Raft's randomised timeouts.
     pub seed: u64,
 }
@@ -243,6 +247,9 @@ impl Shard {
         if let Some(since) = self.waits_in_vain_since() {
             deadline = deadline.min(since.saturating_add(self.config.no_quorum_timeout));
         }
+        if let Some(look) = self.next_placement_look(moment) {
+            deadline = deadline.min(look);
+        }
         deadline.min(self.next_deadline_soon(moment))
     }
 
@@ -252,6 +259,7 @@ impl Shard {
         self.propose_tick(moment);
         self.give_up_waiting(moment);
         self.watch_deadlines(moment);
+        self.mind_placement(moment);
     }
 
     /// Everything that one turn of events gathered goes on its way. Call after each batch of events, before taking

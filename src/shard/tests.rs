@@ -1,6 +1,7 @@
 //! Three shards in one thread under a seeded schedule: messages and completions at any time, connections that break,
 //! nodes that are killed and come back with what was durable. Clients must see every put happen once.
 
+mod placement;
 mod trouble;
 mod waiting;
 
@@ -67,6 +68,7 @@ struct World {
     next_ticket: u64,
     nodes: Vec<NodeId>,
     segments_closed: u64,
+    preferred_leader: Option<NodeId>,
 }
 
 impl World {
@@ -84,6 +86,7 @@ impl World {
             next_ticket: 1,
             nodes: nodes.clone(),
             segments_closed: 0,
+            preferred_leader: None,
         };
         for node in nodes {
             world.start(node);
@@ -120,6 +123,7 @@ impl World {
             entry_bytes_target: 400,
             cache_bytes_max: 2000,
             no_quorum_timeout: Nanos::from_secs(3600),
+            preferred_leader: self.preferred_leader,
             seed: self.rng.next_u64(),
         };
         let recovered =

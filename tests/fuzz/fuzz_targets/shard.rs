@@ -55,6 +55,7 @@ impl World {
             entry_bytes_target: 400,
             cache_bytes_max: 1000,
             no_quorum_timeout: Nanos::from_secs(5),
+            preferred_leader: None,
             seed: 1,
         };
         let recovered = Recovered {
