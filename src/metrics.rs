@@ -130,6 +130,8 @@ metrics! {
         write_seconds: Histogram = "log_write_seconds", "Time of a durable write to the log (write and fsync)";
         vote_write_seconds: Histogram = "vote_write_seconds", "Time of a durable write of term and vote";
         commit_seconds: Histogram = "commit_seconds", "Time from the proposal of an entry by this leader to its commit";
+        faulty_entries: Gauge = "faulty_entries", "Entries of the log that were durable here, are damaged, and are looked for at the other nodes";
+        repaired_entries: Counter = "repaired_entries", "Damaged entries of the log that were written again from a copy of another node";
         body_reads: Counter = "body_reads", "Bodies that were read from the log's files, not from memory";
     }
     /// What is said between this node and one peer, for one shard.

@@ -80,6 +80,12 @@ pub struct ShardStatus {
     pub waits: u64,
     pub segments: u64,
     pub log_bytes: u64,
+    /// Entries that were durable here and are damaged; the shard does not serve here until they are repaired.
+    pub faulty: u64,
+    /// Damaged entries that were written again from a copy of another node, by this process.
+    pub repaired: u64,
+    /// What a repair waits for, and what each other node says.
+    pub repair: Option<String>,
     /// How far each other member is; only the leader knows.
     pub peers: Vec<PeerStatus>,
     /// Why the shard no longer runs, if so.
@@ -152,6 +158,10 @@ impl ShardStatus {
         if let Some(why) = self.not_alive() {
             return Some(why);
         }
+        if self.faulty > 0 {
+            let waits = self.repair.as_ref().map_or(String::new(), |text| format!(": {text}"));
+            return Some(format!("repairing, {} damaged entries{waits}", self.faulty));
+        }
         if self.role == RoleName::Recovering {
             return Some(match self.recovery_bytes {
                 0 => "recovering".to_owned(),
@@ -179,6 +189,7 @@ impl ShardStatus {
         metrics.last_index.set(gauge_value(self.last_index));
         metrics.committed_index.set(gauge_value(self.committed));
         metrics.applied_index.set(gauge_value(self.applied));
+        metrics.faulty_entries.set(gauge_value(self.faulty));
         metrics.segments.set(gauge_value(self.segments));
         metrics.log_bytes.set(gauge_value(self.log_bytes));
     }
@@ -305,6 +316,10 @@ mod tests {
         assert_eq!(report(vec![serving()]).ready(), Ok(()));
         let recovering = ShardStatus { recovery_bytes: 200, recovered_bytes: 50, ..ShardStatus::default() };
         assert_eq!(report(vec![recovering]).ready(), Err(vec!["shard 0: recovering, 25 % of the log read".to_owned()]));
+        let why = "entry 7 is damaged here; node 2: not connected".to_owned();
+        let damaged = ShardStatus { faulty: 3, repair: Some(why.clone()), ..ShardStatus::default() };
+        let says = format!("shard 0: repairing, 3 damaged entries: {why}");
+        assert_eq!(report(vec![damaged]).ready(), Err(vec![says]));
         let leaderless = ShardStatus { leader: None, shard: 3, ..serving() };
         assert_eq!(report(vec![serving(), leaderless]).ready(), Err(vec!["shard 3: no leader known".to_owned()]));
         let behind = ShardStatus { caught_up: false, applied: 3, committed: 9, ..serving() };

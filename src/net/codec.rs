@@ -8,6 +8,7 @@
 
 mod raft;
 mod read;
+mod repair;
 mod session;
 
 use bytes::{BufMut, Bytes};
@@ -25,6 +26,8 @@ const WAIT_ENDED: u8 = 5;
 const READ: u8 = 6;
 const READ_ANSWER: u8 = 7;
 const REFERENCES: u8 = 8;
+const FETCH: u8 = 9;
+const FETCHED: u8 = 10;
 
 /// Writes a message into a frame.
 pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
@@ -69,6 +72,15 @@ pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
             fields.put_u8(REFERENCES);
             session::encode_references(*term, *whole, changes, fields);
         }
+        PeerMessage::Fetch(fetch) => {
+            let fields = frame.fields();
+            fields.put_u8(FETCH);
+            repair::encode_fetch(fetch, fields);
+        }
+        PeerMessage::Fetched(fetched) => {
+            frame.fields().put_u8(FETCHED);
+            repair::encode_fetched(fetched, frame);
+        }
     }
 }
 
@@ -96,6 +108,8 @@ pub fn decode(payload: Bytes, log: &LogIdentity) -> Result<PeerMessage, DecodeEr
         READ => read::decode_read(&mut fields)?,
         READ_ANSWER => read::decode_answer(&mut fields)?,
         REFERENCES => session::decode_references(&mut fields)?,
+        FETCH => PeerMessage::Fetch(repair::decode_fetch(&mut fields)?),
+        FETCHED => PeerMessage::Fetched(repair::decode_fetched(&mut fields, log)?),
         other => return Err(DecodeError::Unknown { what: "kind of message", value: other.into() }),
     };
     fields.end()?;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::raft::message::Message;
-use crate::types::{Index, SessionId, Term, Times};
+use crate::types::{ChainHash, Index, SessionId, Term, Times};
 use crate::wal::entry::Entry;
 
 #[derive(Debug, Clone)]
@@ -57,6 +57,40 @@ pub enum PeerMessage {
         whole: bool,
         changes: Vec<ReferenceDelta>,
     },
+    Fetch(Fetch),
+    Fetched(Fetched),
+}
+
+/// Asks for a copy of an entry that is damaged at the sender, and of those before it down to `first`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fetch {
+    pub first: Index,
+    pub last: Index,
+    /// Which entry it was. Where not even that can be read any more, only a leader can tell.
+    pub chain: Option<ChainHash>,
+}
+
+/// The answer to a [`Fetch`] of this entry.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    pub last: Index,
+    pub chain: Option<ChainHash>,
+    /// The term that the sender leads: then its log holds whatever was committed before, and what is not in it never was.
+    pub leads: Option<Term>,
+    pub held: Held,
+}
+
+/// What a node holds of an entry that it is asked for.
+#[derive(Debug, Clone)]
+pub enum Held {
+    /// The entry, behind as many of those before it as one message takes; contiguous and chained.
+    Entries(Vec<Entry>),
+    /// It may be damaged here too. That says nothing of whether it was ever here.
+    Faulty,
+    /// The log here holds another entry in its place, or ends before it.
+    Absent,
+    /// The log here begins behind it, or which entry is meant is not known.
+    Unknown,
 }
 
 #[derive(Debug, Clone)]

@@ -11,8 +11,9 @@ use super::host::{Event, Host, StallLimits, TurnWatch};
 use super::keeping::keep_files;
 use super::listeners::Listeners;
 use super::log_writer::{Spares, make_spares, write_log, write_votes};
+use super::mending::Mending;
 use super::observer::StatusObserver;
-use super::opening::{OpenedShard, open_node, open_shard};
+use super::opening::{OpenedShard, Opening, log_reader, open_node, open_shard};
 use super::peering::{EventSink, IncarnationGate, Links, PeerAcceptor, accept_peers, dial_peers, serve_peers};
 use super::place::{Crossing, Home, Place};
 use super::queue::Queue;
@@ -25,7 +26,8 @@ use crate::io::{Disk, Runtime, Wire};
 use crate::metrics::Metrics;
 use crate::net::link::PeerSink;
 use crate::status::Board;
-use crate::types::Nanos;
+use crate::types::{Nanos, ShardId};
+use crate::wal::reader::LogReader;
 
 /// How often the free space is looked at.
 const ROOM_EVERY: Nanos = Nanos::from_secs(1);
@@ -122,22 +124,27 @@ async fn start_shards<R: Runtime>(
     let mut hosts = Vec::new();
     let mut sinks: Vec<Rc<dyn PeerSink>> = Vec::new();
     for shard in place.own_shards(setup.config.shards) {
-        let recovered = open_shard(rt, &setup.config, &opened.directory, shard).await?;
-        let elapsed = rt.now().saturating_sub(begun);
-        setup.metrics.node.recovery_seconds.observe(elapsed.duration().as_secs_f64());
-        tracing::info!(
-            %shard,
-            "log recovered in {} ms: {} entries, {} of them known to be committed",
-            elapsed.0 / 1_000_000,
-            recovered.entries,
-            recovered.committed
-        );
+        let opening = open_shard(rt, &setup.config, &opened.directory, shard, None).await?;
         let events = Rc::new(Queue::default());
         let sink: Rc<dyn PeerSink> = Rc::new(EventSink { events: Rc::clone(&events) });
         let links = dial_peers(rt, setup, &opened, shard, &gate, &sink);
         sinks.push(sink);
         let answers = ShardAnswers { shard, mailboxes: Rc::clone(&mailboxes), place: Rc::clone(place) };
-        hosts.push(start_shard(rt, setup, recovered, events, links, answers, fate));
+        let reader = log_reader(rt, &setup.config, &opened.directory, shard);
+        let host = make_host(rt, setup, reader, events, links, answers, fate);
+        match opening {
+            Opening::Ready(recovered) => run_shard(&host, setup, shard, *recovered, begun),
+            Opening::Faulty(faulty) => {
+                let mending = Mending::new(&host, setup, &opened.directory, shard);
+                let (host, setup) = (Rc::clone(&host), setup.clone());
+                rt.spawn(async move {
+                    if let Some(recovered) = mending.run(*faulty).await {
+                        run_shard(&host, &setup, shard, recovered, begun);
+                    }
+                });
+            }
+        }
+        hosts.push(host);
     }
     let acceptor = accept_peers(rt, setup, &opened, place, &gate, sinks);
     Ok(Started { hosts, mailboxes, acceptor })
@@ -179,10 +186,10 @@ async fn share_fate<W: Wire>(place: Rc<Place<W>>, fate: Rc<Fate>) {
     fate.finish();
 }
 
-fn start_shard<R: Runtime>(
+fn make_host<R: Runtime>(
     rt: &R,
     setup: &Setup,
-    mut opened: OpenedShard<R::Disk>,
+    reader: LogReader<R::Disk>,
     events: Rc<Queue<Event>>,
     links: Links,
     answers: ShardAnswers<R::Wire>,
@@ -194,18 +201,18 @@ fn start_shard<R: Runtime>(
     let observer = StatusObserver {
         shard,
         board: Arc::clone(&setup.board),
-        metrics: metrics.clone(),
+        metrics,
         peers: links.keys().map(|&peer| (peer, setup.metrics.peer(shard, peer))).collect(),
         shown: RefCell::default(),
     };
-    let host = Rc::new(Host {
+    Rc::new(Host {
         rt: rt.clone(),
         events,
         log_work: Queue::default(),
         votes: Queue::default(),
         to_keep: Queue::default(),
         links,
-        reader: opened.reader,
+        reader,
         answers: Rc::new(answers),
         observer: Rc::new(observer),
         watch: setup.watch.clone(),
@@ -218,15 +225,35 @@ fn start_shard<R: Runtime>(
         log_lacks_room: Cell::default(),
         log_extent: Cell::default(),
         leads: Cell::default(),
-    });
+    })
+}
+
+/// A shard whose log is whole: from now on it takes part.
+fn run_shard<R: Runtime>(
+    host: &Rc<Host<R>>,
+    setup: &Setup,
+    shard: ShardId,
+    mut opened: OpenedShard<R::Disk>,
+    begun: Nanos,
+) {
+    let rt = &host.rt;
+    let elapsed = rt.now().saturating_sub(begun);
+    setup.metrics.node.recovery_seconds.observe(elapsed.duration().as_secs_f64());
+    tracing::info!(
+        %shard,
+        "log recovered in {} ms: {} entries, {} of them known to be committed",
+        elapsed.0 / 1_000_000,
+        opened.entries,
+        opened.committed
+    );
+    let metrics = setup.metrics.shard(shard);
     let spares = Rc::new(Spares::default());
     spares.want(opened.writer.spares_wanted());
-    rt.spawn(make_spares(Rc::clone(&host), Rc::clone(&spares)));
-    rt.spawn(write_log(Rc::clone(&host), opened.writer, spares, metrics.clone()));
-    rt.spawn(write_votes(Rc::clone(&host), opened.vote_file, metrics));
-    rt.spawn(keep_files(Rc::clone(&host), opened.keeper));
-    rt.spawn(Rc::clone(&host).run(opened.shard));
-    host
+    rt.spawn(make_spares(Rc::clone(host), Rc::clone(&spares)));
+    rt.spawn(write_log(Rc::clone(host), opened.writer, spares, metrics.clone()));
+    rt.spawn(write_votes(Rc::clone(host), opened.vote_file, metrics));
+    rt.spawn(keep_files(Rc::clone(host), opened.keeper));
+    rt.spawn(Rc::clone(host).run(opened.shard));
 }
 
 /// Tells every shard of the thread whether there is room for more jobs. `tells`: this thread tells the operator, too.

@@ -9,6 +9,7 @@ use crate::io::startup::StartupError;
 use crate::wal::directory::DirectoryError;
 use crate::wal::keeper::KeepError;
 use crate::wal::recovery::RecoveryError;
+use crate::wal::rewrite::RewriteError;
 use crate::wal::vote::VoteError;
 use crate::wal::writer::WriteError;
 
@@ -63,6 +64,16 @@ impl Fate {
 impl From<WriteError> for Fatal {
     fn from(error: WriteError) -> Fatal {
         Fatal::WriteFailed { path: error.path().to_path_buf(), why: error.to_string() }
+    }
+}
+
+impl From<RewriteError> for Fatal {
+    fn from(error: RewriteError) -> Fatal {
+        let why = error.to_string();
+        match error {
+            RewriteError::Read(error) => Fatal::ReadFailed { path: error.path, why },
+            RewriteError::Write { path, .. } => Fatal::WriteFailed { path, why },
+        }
     }
 }
 

@@ -204,9 +204,7 @@ impl<R: Runtime> Host<R> {
             // It dials, so it is there: dial it at once.
             Event::IncomingUp(peer) => {
                 shard.handle_incoming_up(peer);
-                if let Some(link) = self.links.get(&peer) {
-                    link.nudge();
-                }
+                self.nudge(peer);
             }
             Event::IncomingLost(peer) => shard.handle_incoming_lost(peer),
             Event::Message { from, message } => shard.handle_message(moment, from, message),
@@ -236,11 +234,12 @@ impl<R: Runtime> Host<R> {
         }
     }
 
-    /// What Raft sends may be lost; what sessions hand over must not be, on a connection that goes on: it is broken off,
+    /// What Raft sends and what is fetched may be lost; what sessions hand over must not be, on a connection that goes on: it is broken off,
     /// and everything is handed over again on the next one.
     fn handle_unsent(&self, to: NodeId, message: &PeerMessage, error: PushError) {
         match (error, message) {
-            (PushError::Down, _) | (PushError::Full, PeerMessage::Raft(_)) => {}
+            (PushError::Down, _)
+            | (PushError::Full, PeerMessage::Raft(_) | PeerMessage::Fetch(_) | PeerMessage::Fetched(_)) => {}
             (PushError::Full, _) => {
                 tracing::warn!("too much waits for node {to}: the connection is made anew");
                 self.links[&to].break_off();
@@ -249,17 +248,25 @@ impl<R: Runtime> Host<R> {
         }
     }
 
+    pub fn send(&self, to: NodeId, message: &PeerMessage) {
+        if let Some(link) = self.links.get(&to)
+            && let Err(error) = link.push(message)
+        {
+            self.handle_unsent(to, message, error);
+        }
+    }
+
+    pub fn nudge(&self, peer: NodeId) {
+        if let Some(link) = self.links.get(&peer) {
+            link.nudge();
+        }
+    }
+
     fn carry_out(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::SaveVote(vote) => self.votes.push(vote),
             Effect::Append(append) => self.log_work.push(append),
-            Effect::Send { to, message } => {
-                if let Some(link) = self.links.get(&to)
-                    && let Err(error) = link.push(&message)
-                {
-                    self.handle_unsent(to, &message, error);
-                }
-            }
+            Effect::Send { to, message } => self.send(to, &message),
             Effect::Answer { connection, ticket, answer } => self.answers.answer(connection, ticket, answer),
             Effect::ReadEntries { read, placements } => {
                 let host = Rc::clone(self);

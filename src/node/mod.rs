@@ -1,7 +1,8 @@
 //! Drives the shards of one node: threads, listeners, directories, signals, the end. It decides nothing about the protocol.
 //!
 //! Reading order: `core` (one core thread from its start to its end), `opening` (directories and recovery), `host` (one
-//! shard), `log_writer` and `keeping` (its disk), `listeners`, `peering` and `front` (its wires), `observer` and `admin` (what it shows),
+//! shard), `log_writer` and `keeping` (its disk), `mending` (a shard whose log is damaged), `listeners`, `peering` and `front`
+//! (its wires), `observer` and `admin` (what it shows),
 //! `fate` and `stopping` (how it ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
 //! speak), `together` (what they share), `cores` (their start and end).
 
@@ -14,6 +15,7 @@ pub mod host;
 pub mod keeping;
 pub mod listeners;
 pub mod log_writer;
+pub mod mending;
 pub mod observer;
 pub mod opening;
 pub mod peering;

@@ -122,6 +122,7 @@ impl StatusObserver {
             },
             sessions: counts.sessions,
             waits: picture.waits,
+            repaired: self.metrics.repaired_entries.get(),
             segments: disk.segments,
             log_bytes: disk.log_bytes,
             peers: peers.collect(),

@@ -8,9 +8,10 @@ use crate::io::lock::LockError;
 use crate::io::{Disk, Runtime};
 use crate::raft::{self, Log, Membership};
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
-use crate::types::{Incarnation, Index, Nanos, NodeId, ShardId, Times};
+use crate::types::{Incarnation, Index, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::directory::{self, DirectoryError, Expected, NodeIdentity, Opened, segments_dir, vote_path};
 use crate::wal::entry::LogIdentity;
+use crate::wal::inventory::Inventory;
 use crate::wal::keeper::Keeper;
 use crate::wal::reader::LogReader;
 use crate::wal::recovery::{LogPlace, recover};
@@ -19,12 +20,27 @@ use crate::wal::segment::SegmentSizes;
 use crate::wal::vote::VoteFile;
 use crate::wal::writer::Writer;
 
+/// What the files of a shard give.
+pub enum Opening<D: Disk> {
+    Ready(Box<OpenedShard<D>>),
+    /// Entries of its log were durable and are damaged; peers may have copies.
+    Faulty(Box<FaultyShard>),
+}
+
+/// A shard that cannot run yet.
+pub struct FaultyShard {
+    pub inventory: Inventory,
+    /// The last term that it durably knew.
+    pub term: Term,
+    /// In the operator's words.
+    pub why: String,
+}
+
 /// A shard that can run, with the files it writes to.
 pub struct OpenedShard<D: Disk> {
     pub shard: Shard,
     pub writer: Writer<D>,
     pub vote_file: VoteFile<D>,
-    pub reader: LogReader<D>,
     pub keeper: Keeper<D>,
     pub entries: usize,
     pub committed: Index,
@@ -82,27 +98,35 @@ pub async fn open_node<R: Runtime>(rt: &R, config: &Config) -> Result<Opened, Fa
     }
 }
 
-/// Recovers one shard from its files.
+/// Reads of a shard's log.
+#[must_use]
+pub fn log_reader<R: Runtime>(rt: &R, config: &Config, opened: &Opened, shard: ShardId) -> LogReader<R::Disk> {
+    LogReader::new(rt.disk().clone(), segments_dir(&config.data, shard), opened.identity.log(shard))
+}
+
+/// Recovers one shard from its files. `given_up`: from this entry on a majority has shown that it was never committed; where
+/// it is the first that is damaged, the log ends before it.
 ///
 /// # Errors
-/// The log or the vote can't be trusted, or the disk fails.
+/// The log or the vote can't be trusted, or the disk fails; or the log is damaged and there are no peers.
 pub async fn open_shard<R: Runtime>(
     rt: &R,
     config: &Config,
     opened: &Opened,
     shard: ShardId,
-) -> Result<OpenedShard<R::Disk>, Fatal> {
+    given_up: Option<Index>,
+) -> Result<Opening<R::Disk>, Fatal> {
     let segments = segments_dir(&config.data, shard);
     let vote_path = vote_path(&config.data, shard);
     let (vote_file, vote) = VoteFile::open(rt.disk(), &vote_path, opened.identity.vote(shard)).await?;
     let identity = opened.identity.log(shard);
     let tunables = &config.tunables;
     let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
-    let place = LogPlace::whole(segments.clone(), identity, sizes);
+    let place = LogPlace::whole(segments, identity, sizes);
     let mut rows = Rows::default();
     let mut last_times = Times::default();
     let mut unreadable = None;
-    let recovered = recover(rt.disk(), &place, |entry, _| {
+    let mut recovered = recover(rt.disk(), &place, |entry, _| {
         last_times = entry.times;
         if unreadable.is_none()
             && let Err(error) = rows.push(entry)
@@ -110,8 +134,19 @@ pub async fn open_shard<R: Runtime>(
             unreadable = Some(format!("shard {shard}, entry {}: {error}", entry.meta.position));
         }
     })
-    .await?
-    .require_whole()?;
+    .await?;
+    if config.members.len() == 1 {
+        recovered = recovered.require_whole()?;
+    }
+    match recovered.faulty.first() {
+        None => {}
+        Some(first) if Some(first.index) == given_up => recovered = recovered.give_up_faulty(),
+        Some(_) => {
+            let (inventory, term) = (recovered.inventory(), vote.term);
+            let why = recovered.require_whole().err().map(|error| error.to_string()).unwrap_or_default();
+            return Ok(Opening::Faulty(Box::new(FaultyShard { inventory, term, why })));
+        }
+    }
     if let Some(why) = unreadable {
         return Err(Fatal::FaultyLog(why));
     }
@@ -130,9 +165,8 @@ pub async fn open_shard<R: Runtime>(
         Recovered { vote, log, pieces: Vec::new(), index: recovered.index, rows, committed, last_times },
         moment,
     );
-    let keeper = Keeper::open(rt.disk().clone(), segments.clone(), identity).await?;
-    let reader = LogReader::new(rt.disk().clone(), segments, identity);
-    Ok(OpenedShard { shard, writer: recovered.writer, vote_file, reader, keeper, entries, committed })
+    let keeper = Keeper::open(rt.disk().clone(), place.dir, identity).await?;
+    Ok(Opening::Ready(Box::new(OpenedShard { shard, writer: recovered.writer, vote_file, keeper, entries, committed })))
 }
 
 fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -> ShardConfig {

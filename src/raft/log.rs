@@ -128,6 +128,21 @@ impl Log {
         self.entries.iter().skip(start).take(count).copied().collect()
     }
 
+    /// From which entry on, but not before `first`, the entries up to `last` are no longer than `bytes_max` together; at
+    /// least `last` itself.
+    #[must_use]
+    pub fn first_of_run(&self, first: Index, last: Index, bytes_max: u64) -> Index {
+        let (mut bytes, mut run) = (0, last);
+        for index in (first.0.max(self.floor.index.0 + 1)..=last.0).rev().map(Index) {
+            bytes += self.get(index).map_or(u64::MAX / 2, |meta| u64::from(meta.bytes));
+            if bytes > bytes_max && index < last {
+                break;
+            }
+            run = index;
+        }
+        run
+    }
+
     /// The last position at or before `bound.index` whose term is at most `bound.term`: where this log and one
     /// that holds `bound` could still agree. Skips a whole term of conflicts at once (Raft 5.3, last paragraph).
     #[must_use]

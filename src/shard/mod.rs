@@ -11,7 +11,7 @@
 //! Chapters, in reading order: `effect` (what comes out), `gate` (what must be durable before what leaves), `cache` and
 //! `closing` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`, `references` (the
 //! side of the leader), `placement` (which node that should be), `operations` (what clients ask), `peers` (what other nodes
-//! say), `apply` (what is committed).
+//! say), `apply` (what is committed); `repair` (a shard whose log is damaged, before it takes part).
 
 pub mod apply;
 pub mod cache;
@@ -25,6 +25,7 @@ pub mod peers;
 pub mod placement;
 pub mod reads;
 pub mod references;
+pub mod repair;
 pub mod sessions;
 pub mod status;
 pub mod waits;

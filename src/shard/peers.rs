@@ -9,11 +9,12 @@ use super::effect::Effect;
 use super::leading::is_forwardable;
 use super::reads::LogRead;
 use super::references;
+use super::repair::FETCHED_BYTES_MAX;
 use super::sessions::LocalWait;
 use super::waits::Ended;
 use super::{EndedWait, Moment, Shard};
 use crate::job::command::TubeList;
-use crate::net::message::{PeerMessage, RaftMessage, ReferenceDelta};
+use crate::net::message::{Fetch, Fetched, Held, PeerMessage, RaftMessage, ReferenceDelta};
 use crate::raft::message::{Body, Message};
 use crate::types::{Index, NodeId, Term};
 use crate::wal::entry::Entry;
@@ -142,7 +143,45 @@ impl Shard {
                     self.handle_references(from, whole, &changes);
                 }
             }
+            PeerMessage::Fetch(fetch) => self.handle_fetch(from, fetch),
+            // This shard's log is whole; it was meant for the repair before it.
+            PeerMessage::Fetched(_) => {}
         }
+    }
+
+    /// A peer looks for a copy of an entry that is damaged there.
+    fn handle_fetch(&mut self, from: NodeId, fetch: Fetch) {
+        let log = self.raft.log();
+        let held = match (log.chain_at(fetch.last), fetch.chain) {
+            (None, _) if fetch.last > log.last().index => Held::Absent,
+            (Some(own), Some(wanted)) if own != wanted => Held::Absent,
+            (Some(_), None) if !self.raft.is_leader() => Held::Unknown,
+            // The floor is not an entry any more.
+            (Some(_), _) if fetch.last > log.floor().index => return self.give_copies(from, fetch),
+            _ => Held::Unknown,
+        };
+        self.answer_fetch(from, fetch, held);
+    }
+
+    fn give_copies(&mut self, to: NodeId, fetch: Fetch) {
+        let first = self.raft.log().first_of_run(fetch.first, fetch.last, FETCHED_BYTES_MAX);
+        let cached = (first.0..=fetch.last.0).map(|index| self.cache.get(Index(index)).cloned());
+        if let Some(entries) = cached.collect::<Option<Vec<Entry>>>() {
+            return self.answer_fetch(to, fetch, Held::Entries(entries));
+        }
+        let placements = self.catalog.range(first, fetch.last, u64::MAX);
+        if placements.len() as u64 != fetch.last.0 - first.0 + 1 {
+            // Partly in memory only, on the way to the disk: what is on the disk will do.
+            return self.answer_fetch(to, fetch, Held::Unknown);
+        }
+        let read = self.next_read_number(LogRead::Copies { to, fetch });
+        self.effects.push_back(Effect::ReadEntries { read, placements });
+    }
+
+    pub(super) fn answer_fetch(&mut self, to: NodeId, fetch: Fetch, held: Held) {
+        let leads = self.raft.is_leader().then(|| self.raft.term());
+        let Fetch { last, chain, .. } = fetch;
+        self.send(to, PeerMessage::Fetched(Fetched { last, chain, leads, held }));
     }
 
     fn leads_in(&self, term: Term) -> bool {

@@ -10,7 +10,7 @@ use crate::api::{Answer, Operation, ShardStats, TubeReferences};
 use crate::job::Enqueued;
 use crate::job::codec::{self, Commands};
 use crate::job::command::Command;
-use crate::net::message::{PeerMessage, ReadAbout, Soft};
+use crate::net::message::{Fetch, Held, PeerMessage, ReadAbout, Soft};
 use crate::types::{Index, JobId, LogPosition, NodeId, Term};
 use crate::wal::entry::Entry;
 
@@ -115,6 +115,11 @@ pub enum LogRead {
     /// Entries that a lagging peer lacks.
     Replicate {
         to: NodeId,
+    },
+    /// Entries that are damaged at a peer.
+    Copies {
+        to: NodeId,
+        fetch: Fetch,
     },
     Body {
         read: BodyRead,
@@ -371,6 +376,13 @@ impl Shard {
         match (entries, read) {
             (Ok(entries), LogRead::Apply) => self.handle_read_back(moment, &entries),
             (Ok(entries), LogRead::Replicate { to }) => self.handle_replicated(moment, to, entries),
+            // They may have been cut off meanwhile: then they are not what this node holds.
+            (Ok(entries), LogRead::Copies { to, fetch }) => {
+                let is_held =
+                    entries.last().is_some_and(|last| self.raft.log().chain_at(fetch.last) == Some(last.meta.chain));
+                let held = if is_held { Held::Entries(entries) } else { Held::Unknown };
+                self.answer_fetch(to, fetch, held);
+            }
             (Ok(_), LogRead::Body { .. }) => unreachable!("bodies are read by command"),
             (Err(why), _) => self.stop(Stop::UnreadableLog { why }),
         }

@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::node::core::{Setup, StopRequest, run_node};
 use crate::node::host::TurnWatch;
 use crate::node::opening;
-use crate::status::Board;
+use crate::status::{Board, StatusReport};
 use crate::types::{Nanos, NodeId, ShardId};
 use crate::wal::directory::cluster_id;
 use crate::wal::entry::LogIdentity;
@@ -55,6 +55,8 @@ pub struct Member {
     /// Why the process ended by itself, with the exit status; 0 is a clean end.
     ended: Rc<RefCell<Option<(u8, String)>>>,
     starts: Cell<u64>,
+    /// What its present process shows of itself.
+    shown: RefCell<Option<(Arc<Board>, Arc<Metrics>)>>,
 }
 
 pub struct Cluster {
@@ -69,11 +71,21 @@ impl Cluster {
     /// Prepares the directories of all nodes; starts none.
     #[must_use]
     pub fn new(executor: &Executor, network: &Network, config: ClusterConfig) -> Cluster {
+        let random = executor.fork_random();
+        let disks = (0..config.nodes).map(|_| SimDisk::new(random.next(), config.disk_bytes)).collect();
+        let cluster = Cluster::on(executor, network, config, disks);
+        cluster.members.iter().for_each(|member| cluster.prepare(member));
+        cluster
+    }
+
+    /// A cluster whose nodes have run before, on these disks.
+    #[must_use]
+    pub fn on(executor: &Executor, network: &Network, config: ClusterConfig, disks: Vec<SimDisk>) -> Cluster {
         let oracle = GroupOracle::new(executor);
         let random = executor.fork_random();
-        let members = (1..=config.nodes).map(|number| {
+        let members = (1..=config.nodes).zip(disks).map(|(number, disk)| {
             let latency = DiskLatency::new(executor);
-            let disk = SimDisk::new(random.next(), config.disk_bytes).with_latency(Rc::new(latency.clone()));
+            let disk = disk.with_latency(Rc::new(latency.clone()));
             Member {
                 node: NodeId(number),
                 host: network.add_host(&host_name(NodeId(number))),
@@ -84,12 +96,11 @@ impl Cluster {
                 stop: RefCell::default(),
                 ended: Rc::default(),
                 starts: Cell::new(0),
+                shown: RefCell::default(),
             }
         });
         let members = members.collect();
-        let cluster = Cluster { executor: executor.clone(), network: network.clone(), config, members, oracle };
-        cluster.members.iter().for_each(|member| cluster.prepare(member));
-        cluster
+        Cluster { executor: executor.clone(), network: network.clone(), config, members, oracle }
     }
 
     #[must_use]
@@ -177,8 +188,10 @@ impl Cluster {
         *member.stop.borrow_mut() = Rc::clone(&stop);
         self.executor.tell(format_args!("node {} starts", member.node));
         let metrics = Arc::new(Metrics::new());
+        let board = Arc::new(Board::new(&config, &metrics));
+        *member.shown.borrow_mut() = Some((Arc::clone(&board), Arc::clone(&metrics)));
         let setup = Setup {
-            board: Arc::new(Board::new(&config, &metrics)),
+            board,
             door: Arc::new(front_door(&config, &runtime, member)),
             metrics,
             config,
@@ -313,6 +326,14 @@ impl Member {
     #[must_use]
     pub fn starts(&self) -> u64 {
         self.starts.get()
+    }
+
+    /// What it shows at `/status`, and at `/metrics`.
+    #[must_use]
+    pub fn status(&self) -> Option<(StatusReport, String)> {
+        let shown = self.shown.borrow();
+        let (board, metrics) = shown.as_ref()?;
+        Some((board.report(metrics), metrics.text()))
     }
 
     /// Why its process ended by itself.

@@ -30,3 +30,6 @@ pub mod workload;
 
 pub mod faults;
 pub mod run;
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,8 @@
 //! The **placement header** is this node's own. It says which place it was written for (segment, epoch and offset, which also
 //! seed its checksum), how long the shared part is, what this node knew to be durable in this log when it wrote it
 //! (`durable_upto`, never above a cut that followed), and up to where it knew the log committed. A **seal** is a placement
-//! header without a shared part, written when the log falls idle, so that the last entry has a witness too.
+//! header without a shared part, written when the log falls idle, so that the last entry has a witness too: of its
+//! durability, and, with its chain hash, of which entry it was.
 //!
 //! A segment is written by one life of the process only: after a restart the next append begins a new file. So a write
 //! that hung in a dying device cannot land on what was written later.
@@ -224,7 +225,10 @@ pub enum RecordKind {
         /// Proven to be at most [`ENTRY_BYTES_MAX`].
         shared_bytes: u32,
     },
-    Seal,
+    Seal {
+        /// The chain hash of the entry at `durable_upto`.
+        last_chain: Option<ChainHash>,
+    },
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -237,7 +241,8 @@ struct PlacementBytes {
     durable_upto: U64,
     commit: U64,
     shared_bytes: U32,
-    zero: [u8; 16],
+    /// Of a seal; else, and where it is not known, zero.
+    last_chain: U128,
     crc: U32,
 }
 
@@ -258,9 +263,9 @@ impl Record {
     /// # Panics
     /// If `block` is shorter than the header.
     pub fn encode(&self, place: Place, block: &mut [u8]) {
-        let (magic, shared_bytes) = match self.kind {
-            RecordKind::Entry { shared_bytes } => (ENTRY_MAGIC, shared_bytes),
-            RecordKind::Seal => (SEAL_MAGIC, 0),
+        let (magic, shared_bytes, last_chain) = match self.kind {
+            RecordKind::Entry { shared_bytes } => (ENTRY_MAGIC, shared_bytes, 0),
+            RecordKind::Seal { last_chain } => (SEAL_MAGIC, 0, last_chain.unwrap_or_default().0),
         };
         let mut bytes = PlacementBytes {
             magic: U32::new(magic),
@@ -270,7 +275,7 @@ impl Record {
             durable_upto: U64::new(self.testimony.durable_upto.0),
             commit: U64::new(self.testimony.commit.0),
             shared_bytes: U32::new(shared_bytes),
-            zero: [0; 16],
+            last_chain: U128::new(last_chain),
             crc: U32::ZERO,
         };
         bytes.crc = U32::new(bytes.checksum(place));
@@ -281,9 +286,10 @@ impl Record {
     #[must_use]
     pub fn read(block: &[u8], place: Place) -> Option<Record> {
         let (bytes, rest) = PlacementBytes::ref_from_prefix(block).ok()?;
+        let last_chain = Some(ChainHash(bytes.last_chain.get())).filter(|chain| *chain != ChainHash::default());
         let kind = match bytes.magic.get() {
             ENTRY_MAGIC => RecordKind::Entry { shared_bytes: bytes.shared_bytes.get() },
-            SEAL_MAGIC => RecordKind::Seal,
+            SEAL_MAGIC => RecordKind::Seal { last_chain },
             _ => return None,
         };
         let stated = Place {
@@ -291,12 +297,14 @@ impl Record {
             epoch: SegmentEpoch(bytes.epoch.get()),
             offset: bytes.offset.get(),
         };
-        if stated != place || bytes.crc.get() != bytes.checksum(place) || bytes.zero != [0; 16] {
+        if stated != place || bytes.crc.get() != bytes.checksum(place) {
             return None;
         }
         match kind {
-            RecordKind::Entry { shared_bytes } if shared_bytes as usize > ENTRY_BYTES_MAX => return None,
-            RecordKind::Seal if bytes.shared_bytes != U32::ZERO || !is_zero(rest) => return None,
+            RecordKind::Entry { shared_bytes } if shared_bytes as usize > ENTRY_BYTES_MAX || last_chain.is_some() => {
+                return None;
+            }
+            RecordKind::Seal { .. } if bytes.shared_bytes != U32::ZERO || !is_zero(rest) => return None,
             _ => {}
         }
         let testimony = Testimony { durable_upto: Index(bytes.durable_upto.get()), commit: Index(bytes.commit.get()) };

@@ -12,6 +12,8 @@ pub mod writer;
 
 pub mod decision;
 pub mod recovery;
+pub mod inventory;
+pub mod rewrite;
 
 pub mod directory;
 pub mod keeper;

@@ -88,6 +88,11 @@ impl<D: Disk> LogReader<D> {
         &self.dir
     }
 
+    /// Another file has taken the segment's name: the next read opens it.
+    pub fn forget(&self, number: SegmentNumber) {
+        self.open.borrow_mut().retain(|open| open.number != number);
+    }
+
     /// Reads entries, in the order of their places. Where two follow each other in the log, they are proven to.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod scan;
 mod survey;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -26,8 +27,9 @@ use thiserror::Error;
 
 use super::decision::TABLE;
 use super::entry::{Entry, EntryError, LogIdentity, origin_chain};
-use super::format::FORMAT;
+use super::format::{FORMAT, SegmentHeader};
 use super::index::{LogIndex, Placement, SegmentNumber};
+use super::inventory::{Inventory, Slot};
 use super::segment::SegmentSizes;
 use super::writer::{Writer, WriterStart};
 use crate::io::Disk;
@@ -62,6 +64,7 @@ impl LogPlace {
 pub struct Recovered<D: Disk> {
     pub shard: ShardId,
     pub writer: Writer<D>,
+    base_chain: ChainHash,
     /// Where each live entry lies, up to the first faulty one.
     pub index: LogIndex,
     /// Of each live entry, up to the first faulty one.
@@ -72,6 +75,10 @@ pub struct Recovered<D: Disk> {
     pub last: Index,
     /// Entries that were durable and cannot be read, ascending.
     pub faulty: Vec<FaultyEntry>,
+    /// Of each live entry behind the first faulty one that is whole, and where it lies.
+    pub behind: Vec<(EntryMeta, Placement)>,
+    /// The segments in use, in order.
+    pub segments: Vec<SegmentHeader>,
     /// What was dropped because it was never completed.
     pub cut: Option<Cut>,
     /// How often each row of the decision table held.
@@ -87,6 +94,7 @@ pub struct FaultyEntry {
     /// From its own header, or from the entry that follows.
     pub chain: Option<ChainHash>,
     pub path: PathBuf,
+    pub segment: SegmentNumber,
     pub offset: u64,
     pub reason: FaultReason,
 }
@@ -200,6 +208,38 @@ impl<D: Disk> Recovered<D> {
             }))),
         }
     }
+
+    /// What there is of the log, entry by entry.
+    #[must_use]
+    pub fn inventory(&self) -> Inventory {
+        let base = Index(self.index.last().0 - self.metas.len() as u64);
+        let placed = |meta: &EntryMeta| self.index.get(meta.position.index).expect("what is live has a place");
+        let before =
+            self.metas.iter().map(|meta| (meta.position.index, Slot::Whole { meta: *meta, placement: placed(meta) }));
+        let behind =
+            self.behind.iter().map(|&(meta, placement)| (meta.position.index, Slot::Whole { meta, placement }));
+        let faulty = self.faulty.iter().map(|faulty| {
+            let FaultyEntry { index, chain, segment, offset, .. } = *faulty;
+            (index, Slot::Faulty { chain, segment, offset })
+        });
+        let slots: BTreeMap<Index, Slot> = before.chain(behind).chain(faulty).collect();
+        assert_eq!(slots.len() as u64, self.last.0 - base.0, "each live entry is whole or faulty");
+        Inventory::new(base, slots.into_values().collect(), self.segments.clone(), self.committed)
+    }
+
+    /// The log without its first faulty entry and all that follows it, where a majority has shown that it was never
+    /// committed. The next append cuts it off; until then it is as it was.
+    #[must_use]
+    pub fn give_up_faulty(mut self) -> Recovered<D> {
+        let Some(first) = self.faulty.first() else { return self };
+        let last = first.index.prev().expect("entries have indexes above zero");
+        assert!(self.committed <= last, "what is known to be committed is never given up");
+        self.writer.give_up_after(last, self.metas.last().map_or(self.base_chain, |meta| meta.chain));
+        self.last = last;
+        self.faulty.clear();
+        self.behind.clear();
+        self
+    }
 }
 
 /// Recovers a log. Each live entry up to the first faulty one is handed to `on_entry` once, in order; memory stays
@@ -217,6 +257,7 @@ pub async fn recover<D: Disk>(
         last: place.base.index,
         last_chain: Some(place.base_chain),
         metas: Vec::new(),
+        behind: Vec::new(),
         index: LogIndex::new(place.base.index, place.next_job),
         commit: Index::ZERO,
         faulty: Vec::new(),
@@ -248,11 +289,14 @@ pub async fn recover<D: Disk>(
     Ok(Recovered {
         shard: place.identity.shard,
         writer,
+        base_chain: place.base_chain,
         index: walked.index,
         metas: walked.metas,
         committed: walked.commit.min(walked.last),
         last: walked.last,
         faulty: walked.faulty,
+        behind: walked.behind,
+        segments: survey.in_use,
         cut: walked.cut,
         rows: walked.rows,
     })

@@ -135,6 +135,16 @@ impl<D: Disk> Writer<D> {
         self.last
     }
 
+    /// What is above this index was never acknowledged to anybody who counts: the next append begins a segment that cuts it
+    /// off, as it does with a torn end.
+    ///
+    /// # Panics
+    /// If something was appended.
+    pub fn give_up_after(&mut self, last: Index, chain: ChainHash) {
+        assert!(self.active.is_none() && last <= self.last, "only what recovery found is given up");
+        self.cut(last, chain);
+    }
+
     /// Writes entries behind the log's end, or behind `truncate_after`, where everything above that is dead from now on.
     /// When this returns, they are durable, and `placements` says where each lies. `commit` is the highest index known to
     /// be committed.
@@ -301,7 +311,8 @@ impl<D: Disk> Writer<D> {
         assert!(active.end + BLOCK <= active.bytes, "the last block is kept for a seal");
         let testimony = Testimony { durable_upto: self.durable, commit };
         let mut buf = self.take_buffer(BLOCK);
-        Record { kind: RecordKind::Seal, testimony }.encode(active.place(active.end), &mut buf);
+        Record { kind: RecordKind::Seal { last_chain: Some(self.last_chain) }, testimony }
+            .encode(active.place(active.end), &mut buf);
         self.write(&active, buf, active.end).await.inspect_err(|_| self.failed = true)?;
         active.end += BLOCK;
         self.active = Some(active);

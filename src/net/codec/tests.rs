@@ -1,5 +1,5 @@
 use super::super::frame::{FrameKind, HEADER_BYTES};
-use super::super::message::{RaftMessage, ReadAbout, ReferenceDelta, Soft};
+use super::super::message::{Fetch, Fetched, Held, RaftMessage, ReadAbout, ReferenceDelta, Soft};
 use super::*;
 use crate::raft::message::{Body, Message};
 use crate::types::{
@@ -165,6 +165,28 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
         }),
         1 => (term(), any::<bool>(), references())
             .prop_map(|(term, whole, changes)| PeerMessage::References { term, whole, changes }),
+        1 => (1u64..1 << 52, 0u64..1 << 52, prop::option::of(any::<u128>())).prop_map(|(first, more, chain)| {
+            let last = Index(first + more);
+            PeerMessage::Fetch(Fetch { first: Index(first), last, chain: chain.map(ChainHash) })
+        }),
+        1 => fetched(),
+    ]
+}
+
+fn fetched() -> impl Strategy<Value = PeerMessage> {
+    let steps = prop::collection::vec((0u64..2, bytes(0..300)), 1..6);
+    let nothing = prop_oneof![Just(Held::Faulty), Just(Held::Absent), Just(Held::Unknown)];
+    let leads = || prop::option::of(number().prop_map(Term));
+    prop_oneof![
+        (0u64..1000, any::<bool>(), leads(), steps).prop_map(|(index, names_it, leads, steps)| {
+            let entries = chain(LogPosition::new(Term(1), Index(index)), &steps);
+            let meta = entries.last().expect("at least one").meta;
+            let chain = names_it.then_some(meta.chain);
+            PeerMessage::Fetched(Fetched { last: meta.position.index, chain, leads, held: Held::Entries(entries) })
+        }),
+        (number(), prop::option::of(any::<u128>()), leads(), nothing).prop_map(|(last, chain, leads, held)| {
+            PeerMessage::Fetched(Fetched { last: Index(last), chain: chain.map(ChainHash), leads, held })
+        }),
     ]
 }
 
@@ -205,7 +227,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_never_panics(kind in 0u8..10, body in 0u8..10, garbage in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn garbage_never_panics(kind in 0u8..12, body in 0u8..10, garbage in prop::collection::vec(any::<u8>(), 0..200)) {
         let _decoded = decode(Bytes::from([&[kind, body], &garbage[..]].concat()), &LOG);
     }
 }
@@ -306,5 +328,25 @@ fn a_term_or_index_that_no_shard_reaches_is_no_message() {
             let error = decode(payload(&PeerMessage::Raft(message)), &LOG).expect_err("too large");
             assert!(matches!(error, DecodeError::Unknown { .. }), "{error}");
         }
+    }
+}
+
+#[test]
+fn fetched_entries_are_those_that_were_asked_for_or_no_message() {
+    let prev = LogPosition::new(Term(1), Index(4));
+    let entries = chain(prev, &[(0, Bytes::new()), (0, Bytes::new())]);
+    let last = entries[1].meta;
+    let answer = |last, chain, entries: &[Entry]| {
+        PeerMessage::Fetched(Fetched { last, chain, leads: None, held: Held::Entries(entries.to_vec()) })
+    };
+    assert!(decode(payload(&answer(Index(6), Some(last.chain), &entries)), &LOG).is_ok());
+    assert!(decode(payload(&answer(Index(6), None, &entries)), &LOG).is_ok());
+    let other_index = answer(Index(5), Some(last.chain), &entries);
+    let other_chain = answer(Index(6), Some(ChainHash(1)), &entries);
+    let none = answer(Index(6), Some(last.chain), &[]);
+    let unlinked = [entry(prev, ChainHash(99), b""), entries[0].clone(), entries[1].clone()];
+    let unlinked = answer(Index(6), Some(last.chain), &unlinked);
+    for wrong in [other_index, other_chain, none, unlinked] {
+        refused(&wrong);
     }
 }

@@ -63,8 +63,10 @@ fn no_flipped_bit_of_a_segment_header_passes() {
 #[test]
 fn a_record_survives_its_own_bytes() {
     assert_eq!(Record::read(&encoded_record(RECORD.kind), PLACE), Some(RECORD));
-    let seal = Record { kind: RecordKind::Seal, ..RECORD };
-    assert_eq!(Record::read(&encoded_record(RecordKind::Seal), PLACE), Some(seal));
+    for last_chain in [Some(ChainHash(u128::MAX - 3)), None] {
+        let kind = RecordKind::Seal { last_chain };
+        assert_eq!(Record::read(&encoded_record(kind), PLACE), Some(Record { kind, ..RECORD }));
+    }
 }
 
 #[test]
@@ -83,7 +85,7 @@ fn no_flipped_bit_of_a_placement_header_or_a_seal_passes() {
         block[bit / 8] ^= 1 << (bit % 8);
         assert_eq!(Record::read(&block, PLACE), None, "bit {bit}");
     }
-    let good = encoded_record(RecordKind::Seal);
+    let good = encoded_record(RecordKind::Seal { last_chain: Some(ChainHash(7)) });
     for bit in 0..good.len() * 8 {
         let mut block = good.clone();
         block[bit / 8] ^= 1 << (bit % 8);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::FaultReason;
 use crate::io::{AlignedBuf, File};
-use crate::types::Index;
+use crate::types::{ChainHash, Index};
 use crate::wal::entry::{Entry, Identified, LogIdentity};
 use crate::wal::format::{
     BLOCK, PLACEMENT_HEADER_BYTES, Place, Record, RecordKind, SegmentHeader, Testimony, is_zero, record_bytes,
@@ -26,7 +26,10 @@ pub(super) struct Scan<F> {
 #[derive(Debug)]
 pub(super) enum Seen {
     Nothing,
-    Seal(Testimony),
+    Seal {
+        testimony: Testimony,
+        last_chain: Option<ChainHash>,
+    },
     Entry {
         entry: Box<Entry>,
         testimony: Testimony,
@@ -102,7 +105,10 @@ impl<F: File> Scan<F> {
             return Seen::Nothing;
         }
         let Some(Record { kind, testimony }) = Record::read(block, place) else { return Seen::Unreadable };
-        let RecordKind::Entry { shared_bytes } = kind else { return Seen::Seal(testimony) };
+        let shared_bytes = match kind {
+            RecordKind::Entry { shared_bytes } => shared_bytes,
+            RecordKind::Seal { last_chain } => return Seen::Seal { testimony, last_chain },
+        };
         let identified = Entry::identify(&block[PLACEMENT_HEADER_BYTES..], &identity).ok();
         let bytes = record_bytes(shared_bytes);
         if offset + bytes > end {
@@ -150,7 +156,7 @@ impl<F: File> Scan<F> {
         while offset < self.end() {
             if let (Some((record, identified)), _) = self.glance(offset).await {
                 let before = match record.kind {
-                    RecordKind::Seal => Some(record.testimony.durable_upto),
+                    RecordKind::Seal { .. } => Some(record.testimony.durable_upto),
                     RecordKind::Entry { .. } => identified.and_then(|entry| entry.meta.position.index.prev()),
                 };
                 // No more entries can have been lost than there are blocks between.

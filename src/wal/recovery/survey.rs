@@ -9,6 +9,7 @@ use crate::types::Index;
 use crate::wal::entry::{Entry, LogIdentity};
 use crate::wal::format::{BLOCK, FirstBlock, PLACEMENT_HEADER_BYTES, Record, SegmentHeader, is_zero};
 use crate::wal::index::SegmentNumber;
+use crate::wal::rewrite::UNFINISHED;
 use crate::wal::segment::{file_name, parse_file_name};
 
 #[derive(Debug, Default)]
@@ -29,8 +30,13 @@ pub(super) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Result<Survey
     let mut survey = Survey { next_number: 1, ..Survey::default() };
     let mut unnamed = Unnamed::default();
     for file in files {
+        let path = dir.join(&file.name);
+        if file.name.strip_suffix(UNFINISHED).and_then(parse_file_name).is_some() {
+            // A repair that did not come to its end.
+            survey.left_over.push(path);
+            continue;
+        }
         let Some(number) = parse_file_name(&file.name) else { continue };
-        let path = dir.join(file.name);
         survey.next_number = survey.next_number.max(number.0 + 1);
         match first_look(disk, &path, number, identity).await? {
             Look::InUse(header) if header.number != number => {

@@ -4,3 +4,4 @@ mod bench;
 mod crashes;
 mod damage;
 mod full;
+mod rewriting;

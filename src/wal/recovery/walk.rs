@@ -11,7 +11,7 @@ use crate::types::{ChainHash, Index};
 use crate::wal::decision::{Decision, Found, TABLE, depends_on_evidence, row};
 use crate::wal::entry::{Entry, Identified, LogIdentity};
 use crate::wal::format::{BLOCK, SegmentHeader, record_bytes};
-use crate::wal::index::{LogIndex, Placement};
+use crate::wal::index::{LogIndex, Placement, SegmentNumber};
 use crate::wal::segment::file_name;
 
 /// What the walk comes to.
@@ -22,6 +22,8 @@ pub(super) struct Walked {
     pub last_chain: Option<ChainHash>,
     pub metas: Vec<EntryMeta>,
     pub index: LogIndex,
+    /// Whole entries behind the first faulty one, and where they lie.
+    pub behind: Vec<(EntryMeta, Placement)>,
     pub commit: Index,
     pub faulty: Vec<FaultyEntry>,
     pub cut: Option<Cut>,
@@ -107,8 +109,14 @@ impl<D: Disk, C: FnMut(&Entry, Placement)> Walk<'_, D, C> {
                     self.keep(&entry, Placement { segment: header.number, offset, bytes: entry.meta.bytes });
                     offset += record_bytes(entry.meta.bytes);
                 }
-                (Decision::Pass, Seen::Seal(testimony)) => {
+                (Decision::Pass, Seen::Seal { testimony, last_chain }) => {
                     self.walked.commit = self.walked.commit.max(testimony.commit);
+                    if let Some(chain) = last_chain
+                        && testimony.durable_upto == self.walked.last
+                        && self.walked.last_chain.is_none()
+                    {
+                        self.learn_chain(chain);
+                    }
                     offset += BLOCK;
                 }
                 (Decision::NextSegment, _) => break true,
@@ -158,7 +166,7 @@ impl<D: Disk, C: FnMut(&Entry, Placement)> Walk<'_, D, C> {
     fn classify(&self, seen: &Seen) -> Found {
         match seen {
             Seen::Nothing => Found::Nothing,
-            Seen::Seal(_) => Found::Seal,
+            Seen::Seal { .. } => Found::Seal,
             Seen::Entry { entry, .. } if self.follows(entry.meta.position.index, entry.prev_chain) => Found::Whole,
             Seen::Entry { .. } => Found::Stray,
             Seen::Damaged { .. } => Found::Damaged,
@@ -179,6 +187,8 @@ impl<D: Disk, C: FnMut(&Entry, Placement)> Walk<'_, D, C> {
             walked.metas.push(entry.meta);
             walked.index.push(walked.last, placement, entry.first_job, entry.job_count);
             (self.on_entry)(entry, placement);
+        } else {
+            walked.behind.push((entry.meta, placement));
         }
     }
 
@@ -233,7 +243,7 @@ impl<D: Disk, C: FnMut(&Entry, Placement)> Walk<'_, D, C> {
         seen: Seen,
         lost_upto: Index,
     ) -> Option<u64> {
-        let path = self.path(ordinal);
+        let segment = self.segments[ordinal].number;
         let (reason, identified, next) = match seen {
             Seen::Damaged { reason, identified, record_bytes } => (reason, identified, record_bytes),
             Seen::Entry { entry, .. } => {
@@ -241,10 +251,10 @@ impl<D: Disk, C: FnMut(&Entry, Placement)> Walk<'_, D, C> {
                 (FaultReason::Stray { found }, None, Some(record_bytes(entry.meta.bytes)))
             }
             Seen::Unreadable => (FaultReason::Unreadable, None, None),
-            Seen::Nothing | Seen::Seal(_) => (FaultReason::Nothing, None, None),
+            Seen::Nothing | Seen::Seal { .. } => (FaultReason::Nothing, None, None),
         };
         let identified = identified.filter(|entry| self.follows(entry.meta.position.index, entry.prev_chain));
-        self.note_faulty(&path, offset, reason, identified);
+        self.note_faulty(segment, offset, reason, identified);
         if let Some(bytes) = next {
             return Some(offset + bytes);
         }
@@ -254,12 +264,18 @@ impl<D: Disk, C: FnMut(&Entry, Placement)> Walk<'_, D, C> {
         let fit_max = self.walked.last.0 + (scan.end().saturating_sub(offset) / BLOCK).saturating_sub(1);
         let last_lost = resumed.map_or(lost_upto, |(_, before)| before.min(lost_upto)).min(Index(fit_max));
         while self.walked.last < last_lost {
-            self.note_faulty(&path, offset, reason, None);
+            self.note_faulty(segment, offset, reason, None);
         }
         resumed.map(|(next, _)| next)
     }
 
-    fn note_faulty(&mut self, path: &Path, offset: u64, reason: FaultReason, identified: Option<Identified>) {
+    fn note_faulty(
+        &mut self,
+        segment: SegmentNumber,
+        offset: u64,
+        reason: FaultReason,
+        identified: Option<Identified>,
+    ) {
         if let Some(entry) = identified {
             self.learn_chain(entry.prev_chain);
         }
@@ -270,7 +286,8 @@ impl<D: Disk, C: FnMut(&Entry, Placement)> Walk<'_, D, C> {
             index: walked.last,
             term: identified.map(|entry| entry.meta.position.term),
             chain: walked.last_chain,
-            path: path.to_owned(),
+            path: self.dir.join(file_name(segment)),
+            segment,
             offset,
             reason,
         });

@@ -1,0 +1,4 @@
+//! Whole nodes in chosen trouble.
+
+mod damaged_logs;
+mod group;
