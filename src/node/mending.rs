@@ -227,9 +227,9 @@ impl<R: Runtime> Mending<R> {
     /// As a shard without a leader does: a put is sent elsewhere, everyone else is hung up on.
     fn give_up_waiting(&mut self, now: Nanos) {
         let patience = Nanos::from_millis(self.setup.config.tunables.no_quorum_timeout_ms);
-        while let Some((_, connection, ticket, operation)) =
-            self.waiting.pop_front_if(|(since, ..)| now >= since.saturating_add(patience))
-        {
+        let is_over = |(since, ..): &(Nanos, ConnectionId, u64, Operation)| now >= since.saturating_add(patience);
+        let count = self.waiting.iter().take_while(|waiting| is_over(waiting)).count();
+        for (_, connection, ticket, operation) in self.waiting.drain(..count) {
             match operation {
                 Operation::Put { .. } => self.host.answers.answer(connection, ticket, Answer::TryElsewhere),
                 _ => self.host.answers.answer(connection, 0, Answer::Hangup),
