@@ -107,13 +107,16 @@ impl Base {
     }
 }
 
-fn placements(disk: &SimDisk, segment_bytes: u64) -> Vec<Placement> {
+fn log_place(segment_bytes: u64) -> LogPlace {
     let nodes = [1, 2, 3].map(NodeId);
     let identity = LogIdentity { cluster: cluster_id("simulated", &nodes, 1), shard: ShardId(0) };
     let sizes = SegmentSizes { first_bytes: segment_bytes, max_bytes: segment_bytes };
-    let place = LogPlace::whole(segments_dir(Path::new("/data"), ShardId(0)), identity, sizes);
+    LogPlace::whole(segments_dir(Path::new("/data"), ShardId(0)), identity, sizes)
+}
+
+fn placements(disk: &SimDisk, segment_bytes: u64) -> Vec<Placement> {
     let mut places = Vec::new();
-    block_on(recover(&disk.fork(), &place, |_, placement| places.push(placement))).unwrap();
+    block_on(recover(&disk.fork(), &log_place(segment_bytes), |_, placement| places.push(placement))).unwrap();
     places
 }
 
@@ -136,4 +139,135 @@ fn a_node_with_a_damaged_entry_fetches_it_and_goes_on() {
             group.executor.end();
         }
     }
+}
+
+const NODES: usize = 3;
+const ENTRIES: usize = 4;
+const PATTERNS: usize = 1 << (NODES * ENTRIES);
+
+/// Which copy of which of the last four entries is damaged, bit by bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pattern(usize);
+
+impl Pattern {
+    fn harms(self, node: usize, entry: usize) -> bool {
+        self.0 >> (node * ENTRIES + entry) & 1 == 1
+    }
+
+    /// Each entry has an intact copy.
+    fn is_recoverable(self) -> bool {
+        (0..ENTRIES).all(|entry| !self.is_lost(entry))
+    }
+
+    fn is_lost(self, entry: usize) -> bool {
+        (0..NODES).all(|node| self.harms(node, entry))
+    }
+
+    /// Different kinds of damage meet in a pattern, and a kind meets every place.
+    fn kind(self, node: usize, entry: usize) -> Harm {
+        let mixed = (self.0 * 31 + node * 7 + entry * 3).wrapping_mul(0x9e37_79b9) >> 7;
+        HARMS[mixed % HARMS.len()]
+    }
+
+    fn apply(self, base: &Base) -> Vec<SimDisk> {
+        let disks = base.forks();
+        for (node, disk) in disks.iter().enumerate() {
+            let last_four = &base.places[node][base.metas.len() - ENTRIES..];
+            for (entry, place) in last_four.iter().enumerate().filter(|(entry, _)| self.harms(node, *entry)) {
+                do_harm(disk, place, self.kind(node, entry));
+            }
+        }
+        disks
+    }
+}
+
+/// The cluster must serve, and every node must have every entry.
+fn must_recover(base: &Base, pattern: Pattern) {
+    let group = base.start(pattern.0 as u64, pattern.apply(base));
+    let has_led = |group: &Group| group.agrees(base.last().next());
+    if !group.run_until(Nanos::from_secs(10), has_led) {
+        let told: Vec<_> =
+            group.members().iter().map(|member| member.status().map(|(status, _)| status.ready())).collect();
+        panic!("{pattern:?} does not recover: {told:?}\n{}", group.executor.trace().last_lines().join("\n"));
+    }
+    assert!(base.is_whole(&group), "{pattern:?}: an entry is missing");
+    assert!(
+        matches!(group.put(pattern.0 % NODES, b"more".to_vec()), Some(Said::Inserted(_))),
+        "{pattern:?}: no service"
+    );
+    group.executor.end();
+}
+
+/// No node may serve; each must say what it lacks, and keep what it has.
+fn must_say_what_is_lost(base: &Base, pattern: Pattern) {
+    let group = base.start(pattern.0 as u64, pattern.apply(base));
+    group.run_for(Nanos::from_millis(600));
+    assert!(group.cluster.oracle().leader().is_none(), "{pattern:?}: a node leads");
+    let said = group.put(pattern.0 % NODES, b"more".to_vec());
+    assert!(matches!(said, None | Some(Said::Draining)), "{pattern:?}: {said:?}");
+    for (node, member) in group.members().iter().enumerate() {
+        let (status, metrics) = member.status().expect("it runs");
+        let why = status.ready().expect_err("it is not ready").join("; ");
+        assert!(why.contains("repairing") && why.contains("damaged there too"), "{pattern:?}, node {node}: {why}");
+        assert!(!metrics.contains("beaver_raft_faulty_entries{shard=\"0\"} 0"), "{pattern:?}, node {node}");
+        let (last, faulty) = faulty_on(&member.disk().durable_image(), base.segment_bytes);
+        assert_eq!(last, base.last(), "{pattern:?}, node {node}: an entry was dropped");
+        let first = base.metas.len() - ENTRIES;
+        for entry in 0..ENTRIES {
+            let is_faulty = faulty.contains(&Index((first + entry) as u64 + 1));
+            assert!(is_faulty || !pattern.is_lost(entry), "{pattern:?}, node {node}: entry {entry} came from nowhere");
+            assert!(!is_faulty || pattern.harms(node, entry), "{pattern:?}, node {node}: entry {entry} was intact");
+        }
+    }
+    group.executor.end();
+}
+
+fn faulty_on(disk: &SimDisk, segment_bytes: u64) -> (Index, Vec<Index>) {
+    let recovered = block_on(recover(disk, &log_place(segment_bytes), |_, _| {})).expect("only entries are damaged");
+    (recovered.last, recovered.faulty.iter().map(|faulty| faulty.index).collect())
+}
+
+/// Every `PARTS`th pattern: the parts run beside each other.
+const PARTS: usize = 4;
+
+fn try_patterns(part: usize) {
+    // One log in few segments, one with about an entry in each.
+    let bases = [Base::new(1 << 17), Base::new(7 * BLOCK)];
+    let [mut recovered, mut told] = [0, 0];
+    for pattern in (part..PATTERNS).step_by(PARTS).map(Pattern) {
+        let base = &bases[pattern.0 / PARTS % bases.len()];
+        if pattern.is_recoverable() {
+            must_recover(base, pattern);
+            recovered += 1;
+        } else {
+            must_say_what_is_lost(base, pattern);
+            told += 1;
+        }
+    }
+    assert_eq!(recovered + told, PATTERNS / PARTS);
+}
+
+#[test]
+fn of_all_patterns_of_damage_2401_are_those_with_a_copy_of_each_entry() {
+    assert_eq!((0..PATTERNS).filter(|pattern| Pattern(*pattern).is_recoverable()).count(), 2401);
+}
+
+#[test]
+fn every_pattern_of_damage_with_a_copy_of_each_entry_recovers_and_every_other_is_told_part_1() {
+    try_patterns(0);
+}
+
+#[test]
+fn every_pattern_of_damage_with_a_copy_of_each_entry_recovers_and_every_other_is_told_part_2() {
+    try_patterns(1);
+}
+
+#[test]
+fn every_pattern_of_damage_with_a_copy_of_each_entry_recovers_and_every_other_is_told_part_3() {
+    try_patterns(2);
+}
+
+#[test]
+fn every_pattern_of_damage_with_a_copy_of_each_entry_recovers_and_every_other_is_told_part_4() {
+    try_patterns(3);
 }
