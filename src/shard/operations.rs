@@ -19,7 +19,8 @@ use crate::types::{JobId, Nanos, Term};
 const DEADLINE_MARGIN: Nanos = Nanos::from_secs(1);
 
 impl Shard {
-    /// An operation of a client of this node. Per connection, operations are carried out in the order of these calls.
+    /// An operation of a client of this node. Per connection, operations are carried out in the order of these calls, and
+    /// a reserve comes only when the one before is answered.
     pub fn handle_operation(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
         if self.upstream_lost.is_some() && !self.has_pending() {
             // Nobody waited for a leader until now.

@@ -2,7 +2,7 @@
 //! and time, never makes it panic. It may stop with a reason.
 #![no_main]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use beaver_raft::api::Operation;
@@ -40,6 +40,8 @@ struct World {
     /// The term and next job, as an honest leader would believe them.
     term: u64,
     next_ticket: u64,
+    /// Reserves without an answer: a connection has one at a time.
+    reserving: BTreeMap<ConnectionId, u64>,
     stopped: bool,
 }
 
@@ -77,6 +79,7 @@ impl World {
             votes: VecDeque::new(),
             term: 0,
             next_ticket: 1,
+            reserving: BTreeMap::new(),
             stopped: false,
         };
         for peer in [2, 3].map(NodeId) {
@@ -118,7 +121,11 @@ impl World {
                 self.appends.push_back(append);
             }
             Effect::Send { message, .. } => drop(pass(&message).expect("what a shard says is understood")),
-            Effect::Answer { .. } => {}
+            Effect::Answer { connection, ticket, .. } => {
+                if self.reserving.get(&connection) == Some(&ticket) {
+                    self.reserving.remove(&connection);
+                }
+            }
             Effect::ReadEntries { read, placements } => {
                 let found = placements.iter().map(|place| self.entry_at(place).ok_or_else(|| "cut off".to_owned()));
                 let found = found.collect();
@@ -295,6 +302,7 @@ impl World {
     fn operate(&mut self, input: &mut Input<'_>) {
         let connection = ConnectionId(u64::from(input.below(3)));
         if input.below(8) == 0 {
+            self.reserving.remove(&connection);
             return self.with(|shard, moment| shard.handle_closed(moment, connection));
         }
         let (tube, job) =
@@ -319,6 +327,12 @@ impl World {
             _ => Operation::ListTubes,
         };
         let ticket = self.next_ticket;
+        if matches!(operation, Operation::Reserve { .. }) {
+            if self.reserving.contains_key(&connection) {
+                return;
+            }
+            self.reserving.insert(connection, ticket);
+        }
         self.next_ticket += 1;
         self.with(|shard, moment| shard.handle_operation(moment, connection, ticket, operation));
     }
