@@ -32,4 +32,6 @@ pub mod faults;
 pub mod run;
 
 #[cfg(test)]
+mod scenarios;
+#[cfg(test)]
 mod tests;

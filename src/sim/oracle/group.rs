@@ -107,6 +107,12 @@ impl GroupOracle {
         leaders.map(|(node, seen)| (*node, seen.term)).max_by_key(|(_, term)| *term)
     }
 
+    /// Whether a node holds itself for a leader, as of its last turn.
+    #[must_use]
+    pub fn leads(&self, node: NodeId) -> bool {
+        self.0.nodes.borrow().get(&node).is_some_and(|seen| seen.role == RoleName::Leader)
+    }
+
     /// How far each running node has applied.
     #[must_use]
     pub fn applied(&self) -> BTreeMap<NodeId, Index> {
