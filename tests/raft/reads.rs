@@ -114,6 +114,26 @@ fn d3_a_repeated_answer_to_an_earlier_round_confirms_nothing() {
     assert!(cluster.members[&1].lost.contains(&2));
 }
 
+/// There are no reads by lease, so none has to end with the transfer: a round of answers confirms each.
+#[test]
+fn d4_a_read_while_leadership_is_handed_over_is_never_answered_by_time_alone() {
+    let mut cluster = three();
+    cluster.hold(2, 1);
+    cluster.hold(3, 1);
+    cluster.step(1, |raft, now| raft.transfer(now, None)).unwrap();
+    cluster.read(1, 1);
+    cluster.settle();
+    // Another leads by now, and has committed more than this one knows.
+    let successor = cluster.leader().unwrap();
+    assert_ne!(successor, 1);
+    assert_eq!(ready(&cluster, 1), None);
+    cluster.release(2, 1);
+    cluster.release(3, 1);
+    cluster.advance(1_000);
+    assert_eq!(ready(&cluster, 1), None);
+    assert!(cluster.members[&1].lost.contains(&1), "it is lost, and may be asked anew of the successor");
+}
+
 #[test]
 fn d7_an_answer_of_an_earlier_term_confirms_nothing() {
     let mut cluster = three();

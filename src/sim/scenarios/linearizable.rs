@@ -126,7 +126,9 @@ impl SequentialSpec for PlainQueue {
                     PlainState::HeldBy(holder) => holder == who,
                     PlainState::Ready | PlainState::Buried => true,
                 });
-                self.act(place, |queue, place| drop(queue.jobs.remove(place)))
+                self.act(place, |queue, place| {
+                    queue.jobs.remove(place);
+                })
             }
             Call::Release(who, id, priority) => {
                 let held = self.held(who, id);
