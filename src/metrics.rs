@@ -127,6 +127,12 @@ metrics! {
         writes: Counter = "log_writes", "Durable writes to the log; entries per write show how well group commit works";
         segments: Gauge = "segments", "Segment files of the log";
         log_bytes: Gauge = "log_bytes", "Bytes of the segment files of the log";
+        floor: Gauge = "log_floor", "Index above which the log counts; what lives from before is kept by job";
+        stores: Gauge = "store_segments", "Store segments, which hold jobs moved out of the log";
+        kept_bytes: Gauge = "kept_bytes", "Bytes of all files below the log's floor";
+        live_bytes: Gauge = "kept_live_bytes", "Bytes below the log's floor of jobs that lived in the newest snapshot";
+        moved_bytes: Gauge = "compaction_bytes", "Bytes written into store segments since the process began";
+        damaged_files: Gauge = "damaged_files", "Files below the log's floor that cannot be read in full";
         write_seconds: Histogram = "log_write_seconds", "Time of a durable write to the log (write and fsync)";
         vote_write_seconds: Histogram = "vote_write_seconds", "Time of a durable write of term and vote";
         commit_seconds: Histogram = "commit_seconds", "Time from the proposal of an entry by this leader to its commit";

@@ -86,6 +86,15 @@ pub struct ShardStatus {
     pub repaired: u64,
     /// What a repair waits for, and what each other node says.
     pub repair: Option<String>,
+    /// The log counts from the entry above this one; what lives from before is kept by job.
+    pub floor: u64,
+    /// Store segments; bytes of all files below the floor, of what lives in them, and of what was moved into store segments
+    /// since the process began; and files below the floor that cannot be read in full.
+    pub stores: u64,
+    pub kept_bytes: u64,
+    pub live_bytes: u64,
+    pub moved_bytes: u64,
+    pub damaged_files: u64,
     /// How far each other member is; only the leader knows.
     pub peers: Vec<PeerStatus>,
     /// Why the shard no longer runs, if so.
@@ -192,6 +201,12 @@ impl ShardStatus {
         metrics.faulty_entries.set(gauge_value(self.faulty));
         metrics.segments.set(gauge_value(self.segments));
         metrics.log_bytes.set(gauge_value(self.log_bytes));
+        metrics.floor.set(gauge_value(self.floor));
+        metrics.stores.set(gauge_value(self.stores));
+        metrics.kept_bytes.set(gauge_value(self.kept_bytes));
+        metrics.live_bytes.set(gauge_value(self.live_bytes));
+        metrics.moved_bytes.set(gauge_value(self.moved_bytes));
+        metrics.damaged_files.set(gauge_value(self.damaged_files));
     }
 }
 

@@ -13,7 +13,7 @@ use super::listeners::Listeners;
 use super::log_writer::{Spares, make_spares, write_log, write_votes};
 use super::mending::Mending;
 use super::observer::StatusObserver;
-use super::opening::{OpenedShard, Opening, log_reader, open_node, open_shard};
+use super::opening::{OpenedShard, Opening, Readers, open_node, open_shard, readers};
 use super::peering::{EventSink, IncarnationGate, Links, PeerAcceptor, accept_peers, dial_peers, serve_peers};
 use super::place::{Crossing, Home, Place};
 use super::queue::Queue;
@@ -27,7 +27,6 @@ use crate::metrics::Metrics;
 use crate::net::link::PeerSink;
 use crate::status::Board;
 use crate::types::{Nanos, ShardId};
-use crate::wal::reader::LogReader;
 
 /// How often the free space is looked at.
 const ROOM_EVERY: Nanos = Nanos::from_secs(1);
@@ -130,8 +129,8 @@ async fn start_shards<R: Runtime>(
         let links = dial_peers(rt, setup, &opened, shard, &gate, &sink);
         sinks.push(sink);
         let answers = ShardAnswers { shard, mailboxes: Rc::clone(&mailboxes), place: Rc::clone(place) };
-        let reader = log_reader(rt, &setup.config, &opened.directory, shard);
-        let host = make_host(rt, setup, reader, events, links, answers, fate);
+        let readers = readers(rt, &setup.config, &opened.directory, shard);
+        let host = make_host(rt, setup, readers, events, links, answers, fate);
         match opening {
             Opening::Ready(recovered) => run_shard(&host, setup, shard, *recovered, begun),
             Opening::Faulty(faulty) => {
@@ -189,7 +188,7 @@ async fn share_fate<W: Wire>(place: Rc<Place<W>>, fate: Rc<Fate>) {
 fn make_host<R: Runtime>(
     rt: &R,
     setup: &Setup,
-    reader: LogReader<R::Disk>,
+    readers: Readers<R::Disk>,
     events: Rc<Queue<Event>>,
     links: Links,
     answers: ShardAnswers<R::Wire>,
@@ -212,7 +211,8 @@ fn make_host<R: Runtime>(
         votes: Queue::default(),
         to_keep: Queue::default(),
         links,
-        reader,
+        reader: readers.log,
+        stores: readers.stores,
         answers: Rc::new(answers),
         observer: Rc::new(observer),
         watch: setup.watch.clone(),
@@ -224,6 +224,7 @@ fn make_host<R: Runtime>(
         writes: Cell::default(),
         log_lacks_room: Cell::default(),
         log_extent: Cell::default(),
+        census: Cell::default(),
         leads: Cell::default(),
     })
 }
@@ -252,6 +253,7 @@ fn run_shard<R: Runtime>(
     rt.spawn(make_spares(Rc::clone(host), Rc::clone(&spares)));
     rt.spawn(write_log(Rc::clone(host), opened.writer, spares, metrics.clone()));
     rt.spawn(write_votes(Rc::clone(host), opened.vote_file, metrics));
+    host.census.set(opened.keeper.census());
     rt.spawn(keep_files(Rc::clone(host), opened.keeper));
     rt.spawn(Rc::clone(host).run(opened.shard));
 }

@@ -129,7 +129,10 @@ impl From<KeepError> for Fatal {
         let why = error.to_string();
         match error {
             KeepError::Io { path, .. } => Fatal::ReadFailed { path, why },
-            KeepError::Rows { .. } => Fatal::FaultyLog(why),
+            KeepError::Manifest(error) => error.into(),
+            KeepError::Rows { .. } | KeepError::Missing { .. } | KeepError::Damaged(_) | KeepError::Segment { .. } => {
+                Fatal::FaultyLog(why)
+            }
         }
     }
 }

@@ -23,11 +23,13 @@ use crate::raft::message::Vote;
 use crate::shard::effect::{Append, ConnectionId, Effect, Stop};
 use crate::shard::{Moment, Shard};
 use crate::types::{Nanos, NodeId};
-use crate::wal::catalog::EnqueueAt;
+use crate::wal::catalog::{EnqueueAt, PieceName};
 use crate::wal::entry::Entry;
 use crate::wal::footer::Footer;
 use crate::wal::index::Placement;
+use crate::wal::keeper::{Census, Change};
 use crate::wal::reader::LogReader;
+use crate::wal::store::StoreReader;
 
 /// The status of a shard is shown at least this often.
 const PUBLISH_EVERY: Nanos = Nanos::from_millis(250);
@@ -62,6 +64,7 @@ pub enum Event {
         command: Result<Bytes, String>,
     },
     RowsMapped(Rc<Footer>),
+    FilesChanged(Change),
     Room(bool),
     /// An append waits for room for a new segment.
     LogLacksRoom,
@@ -90,6 +93,7 @@ pub struct DiskView {
     pub stalled: Option<Nanos>,
     pub segments: u64,
     pub log_bytes: u64,
+    pub census: Census,
 }
 
 /// How long the disk may take for one write.
@@ -109,6 +113,7 @@ pub struct Host<R: Runtime> {
     pub to_keep: Queue<Keep>,
     pub links: BTreeMap<NodeId, Outbox>,
     pub reader: LogReader<R::Disk>,
+    pub stores: StoreReader<R::Disk>,
     pub answers: Rc<dyn Answers>,
     pub observer: Rc<dyn Observer>,
     pub watch: Option<Rc<dyn TurnWatch>>,
@@ -120,6 +125,8 @@ pub struct Host<R: Runtime> {
     pub log_lacks_room: Cell<bool>,
     /// Segment files of the log and their bytes, as the writer last said.
     pub log_extent: Cell<(u64, u64)>,
+    /// What the shard's files hold, as the keeper last counted.
+    pub census: Cell<Census>,
     /// Leads now, as of the last turn; for shutdown.
     pub leads: Cell<bool>,
 }
@@ -170,7 +177,7 @@ impl<R: Runtime> Host<R> {
             if moment.now >= publish_at {
                 let stalled = self.writes.get().1.map(|since| moment.now.saturating_sub(since));
                 let (segments, log_bytes) = self.log_extent.get();
-                self.observer.observe(&mut shard, DiskView { stalled, segments, log_bytes });
+                self.observer.observe(&mut shard, DiskView { stalled, segments, log_bytes, census: self.census.get() });
                 publish_at = moment.now.saturating_add(PUBLISH_EVERY);
             }
             if self.events.is_empty() {
@@ -211,8 +218,17 @@ impl<R: Runtime> Host<R> {
             Event::VoteSaved(vote) => shard.handle_vote_saved(moment, vote),
             Event::Appended(placements) => shard.handle_appended(moment, &placements),
             Event::EntriesRead { read, entries } => shard.handle_entries_read(moment, read, entries),
-            Event::CommandRead { read, command } => shard.handle_command_read(read, command),
+            Event::CommandRead { read, command } => shard.handle_command_read(moment, read, command),
             Event::RowsMapped(footer) => shard.handle_rows_mapped(footer),
+            Event::FilesChanged(change) => {
+                for name in &change.removed {
+                    match *name {
+                        PieceName::Log(number) => self.reader.forget(number),
+                        PieceName::Store(number) => self.stores.forget(number),
+                    }
+                }
+                shard.handle_files_changed(moment, change);
+            }
             Event::Room(has_room) => shard.handle_room(has_room),
             Event::LogLacksRoom => shard.handle_log_lacks_room(moment),
             Event::TransferLeadership => {
@@ -278,13 +294,18 @@ impl<R: Runtime> Host<R> {
             Effect::ReadCommand { read, at } => {
                 let host = Rc::clone(self);
                 self.rt.spawn(async move {
-                    let EnqueueAt::Log { placement, offset, bytes } = at;
-                    let command = host.reader.read_payload(&placement, offset, bytes).await;
+                    let command = match at {
+                        EnqueueAt::Log { placement, offset, bytes } => {
+                            host.reader.read_payload(&placement, offset, bytes).await
+                        }
+                        EnqueueAt::Store(at) => host.stores.read(&at).await,
+                    };
                     let command = command.map_err(|error| error.to_string());
                     host.events.push(Event::CommandRead { read, command });
                 });
             }
             Effect::WriteRows { subject, rows } => self.to_keep.push(Keep::Rows { subject, rows }),
+            Effect::Retain { floor, live } => self.to_keep.push(Keep::Retain { floor, live }),
             Effect::Stop(why) => self.fate.seal(fatal(&why)),
         }
     }

@@ -199,7 +199,8 @@ impl<R: Runtime> Mending<R> {
             | Event::Appended(_)
             | Event::EntriesRead { .. }
             | Event::CommandRead { .. }
-            | Event::RowsMapped(_) => {}
+            | Event::RowsMapped(_)
+            | Event::FilesChanged(_) => {}
         }
     }
 

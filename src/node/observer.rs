@@ -125,6 +125,12 @@ impl StatusObserver {
             repaired: self.metrics.repaired_entries.get(),
             segments: disk.segments,
             log_bytes: disk.log_bytes,
+            floor: disk.census.floor.0,
+            stores: disk.census.stores,
+            kept_bytes: disk.census.bytes,
+            live_bytes: disk.census.live_bytes,
+            moved_bytes: disk.census.moved_bytes,
+            damaged_files: disk.census.damaged,
             peers: peers.collect(),
             ..ShardStatus::default()
         }

@@ -9,14 +9,18 @@ use crate::io::{Disk, Runtime};
 use crate::raft::{self, Log, Membership};
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
 use crate::types::{Incarnation, Index, Nanos, NodeId, ShardId, Term, Times};
-use crate::wal::directory::{self, DirectoryError, Expected, NodeIdentity, Opened, segments_dir, vote_path};
+use crate::wal::compaction::Bounds;
+use crate::wal::directory::{
+    self, DirectoryError, Expected, NodeIdentity, Opened, manifest_path, segments_dir, stores_dir, vote_path,
+};
 use crate::wal::entry::LogIdentity;
 use crate::wal::inventory::Inventory;
-use crate::wal::keeper::Keeper;
+use crate::wal::keeper::{Keeper, KeeperPlace};
 use crate::wal::reader::LogReader;
 use crate::wal::recovery::{LogPlace, recover};
 use crate::wal::rows::Rows;
 use crate::wal::segment::SegmentSizes;
+use crate::wal::store::StoreReader;
 use crate::wal::vote::VoteFile;
 use crate::wal::writer::Writer;
 
@@ -98,10 +102,19 @@ pub async fn open_node<R: Runtime>(rt: &R, config: &Config) -> Result<Opened, Fa
     }
 }
 
-/// Reads of a shard's log.
+/// Reads of a shard's files.
+pub struct Readers<D: Disk> {
+    pub log: LogReader<D>,
+    pub stores: StoreReader<D>,
+}
+
 #[must_use]
-pub fn log_reader<R: Runtime>(rt: &R, config: &Config, opened: &Opened, shard: ShardId) -> LogReader<R::Disk> {
-    LogReader::new(rt.disk().clone(), segments_dir(&config.data, shard), opened.identity.log(shard))
+pub fn readers<R: Runtime>(rt: &R, config: &Config, opened: &Opened, shard: ShardId) -> Readers<R::Disk> {
+    let (disk, identity) = (rt.disk(), opened.identity.log(shard));
+    Readers {
+        log: LogReader::new(disk.clone(), segments_dir(&config.data, shard), identity),
+        stores: StoreReader::new(disk.clone(), stores_dir(&config.data, shard), identity),
+    }
 }
 
 /// Recovers one shard from its files. `given_up`: from this entry on a majority has shown that it was never committed; where
@@ -122,8 +135,9 @@ pub async fn open_shard<R: Runtime>(
     let identity = opened.identity.log(shard);
     let tunables = &config.tunables;
     let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
-    let place = LogPlace::whole(segments, identity, sizes);
-    let mut rows = Rows::default();
+    let keeper = Keeper::open(rt.disk().clone(), keeper_place(config, shard, identity)).await?;
+    let place = LogPlace::above(segments, identity, sizes, keeper.manifest());
+    let mut rows = Rows::new(place.next_job);
     let mut last_times = Times::default();
     let mut unreadable = None;
     let mut recovered = recover(rt.disk(), &place, |entry, _| {
@@ -162,11 +176,26 @@ pub async fn open_shard<R: Runtime>(
     let committed = recovered.committed;
     let shard = Shard::new(
         shard_config(config, opened, identity, rt.random()),
-        Recovered { vote, log, pieces: Vec::new(), index: recovered.index, rows, committed, last_times },
+        Recovered { vote, log, pieces: keeper.pieces(), index: recovered.index, rows, committed, last_times },
         moment,
     );
-    let keeper = Keeper::open(rt.disk().clone(), place.dir, identity).await?;
     Ok(Opening::Ready(Box::new(OpenedShard { shard, writer: recovered.writer, vote_file, keeper, entries, committed })))
+}
+
+/// The largest store segment: it is put together in memory.
+const STORE_BYTES_MAX: u64 = 16 << 20;
+
+fn keeper_place(config: &Config, shard: ShardId, identity: LogIdentity) -> KeeperPlace {
+    KeeperPlace {
+        segments: segments_dir(&config.data, shard),
+        stores: stores_dir(&config.data, shard),
+        manifest: manifest_path(&config.data, shard),
+        identity,
+        bounds: Bounds {
+            waste_percent: config.tunables.compaction_waste_percent.into(),
+            store_bytes_max: config.tunables.segment_bytes_max.min(STORE_BYTES_MAX),
+        },
+    }
 }
 
 fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -> ShardConfig {
@@ -188,6 +217,7 @@ fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -
             .expect("a configuration names its members once"),
         entry_bytes_target: tunables.entry_bytes_max as usize,
         cache_bytes_max: usize::try_from(tunables.recent_bytes_max).unwrap_or(usize::MAX),
+        lagging_bytes_max: tunables.lagging_bytes_max,
         no_quorum_timeout: Nanos::from_millis(tunables.no_quorum_timeout_ms),
         preferred_leader: preferred_leader(config, log.shard),
         seed,

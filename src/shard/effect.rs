@@ -2,6 +2,9 @@
 //! (`gate.rs`).
 
 use std::fmt;
+use std::sync::Arc;
+
+use roaring::RoaringTreemap;
 
 use crate::api::Answer;
 use crate::net::message::PeerMessage;
@@ -11,6 +14,7 @@ use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::Entry;
 use crate::wal::footer::{FooterDraft, Subject};
 use crate::wal::index::Placement;
+use crate::wal::keeper::NewFloor;
 
 /// A client connection of this node, unique while the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +50,12 @@ pub enum Effect {
     WriteRows {
         subject: Subject,
         rows: FooterDraft,
+    },
+    /// The log may count from `floor` on, and of what is below only these jobs live. One at a time with `WriteRows`, and in
+    /// this order; then `handle_files_changed`, and again whenever files have changed.
+    Retain {
+        floor: Option<NewFloor>,
+        live: Arc<RoaringTreemap>,
     },
     /// The node must stop.
     Stop(Stop),

@@ -9,15 +9,16 @@
 //! ```
 //!
 //! Chapters, in reading order: `effect` (what comes out), `gate` (what must be durable before what leaves), `cache` and
-//! `closing` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`, `references` (the
-//! side of the leader), `placement` (which node that should be), `operations` (what clients ask), `peers` (what other nodes
-//! say), `apply` (what is committed); `repair` (a shard whose log is damaged, before it takes part).
+//! `closing` and `floor` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`,
+//! `references` (the side of the leader), `placement` (which node that should be), `operations` (what clients ask), `peers`
+//! (what other nodes say), `apply` (what is committed); `repair` (a shard whose log is damaged, before it takes part).
 
 pub mod apply;
 pub mod cache;
 pub mod clock;
 pub mod closing;
 pub mod effect;
+pub mod floor;
 pub mod gate;
 pub mod leading;
 pub mod operations;
@@ -77,6 +78,8 @@ pub struct ShardConfig {
     pub entry_bytes_target: usize,
     /// Recent entries kept in memory.
     pub cache_bytes_max: usize,
+    /// The log is kept for connected peers that lag by no more than this.
+    pub lagging_bytes_max: u64,
     /// Operations wait this long for a leader; then their connections are closed.
     pub no_quorum_timeout: Nanos,
     /// Where this shard's leader belongs; none where whoever was elected may stay.

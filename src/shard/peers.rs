@@ -252,6 +252,15 @@ impl Shard {
         }
     }
 
+    /// Whether what is being read for a peer is no longer in the log.
+    pub(super) fn replicates_below_floor(&self, to: NodeId) -> bool {
+        let first = self.peers.get(&to).and_then(|peer| match &peer.appends.front()?.body {
+            Body::Append { entries, .. } => entries.first(),
+            _ => None,
+        });
+        first.is_none_or(|first| first.position.index <= self.raft.log().floor().index)
+    }
+
     /// Entries for a lagging peer were read back.
     pub(super) fn handle_replicated(&mut self, moment: Moment, to: NodeId, entries: Vec<Entry>) {
         let Some(message) = self.peers.get_mut(&to).and_then(|peer| peer.appends.pop_front()) else { return };

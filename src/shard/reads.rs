@@ -12,6 +12,7 @@ use crate::job::codec::{self, Commands};
 use crate::job::command::Command;
 use crate::net::message::{Fetch, Held, PeerMessage, ReadAbout, Soft};
 use crate::types::{Index, JobId, LogPosition, NodeId, Term};
+use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::Entry;
 
 /// More names than this are not sent to the node that asks: no message holds them. It then names the tubes that have a
@@ -124,6 +125,7 @@ pub enum LogRead {
     Body {
         read: BodyRead,
         position: LogPosition,
+        at: EnqueueAt,
     },
 }
 
@@ -357,16 +359,29 @@ impl Shard {
         };
         let position = LogPosition::new(Term::ZERO, index);
         self.counters.body_reads += 1;
-        let number = self.next_read_number(LogRead::Body { read, position });
+        let number = self.next_read_number(LogRead::Body { read, position, at });
         self.effects.push_back(Effect::ReadCommand { read: number, at });
     }
 
     /// Part of an entry's payload was read back.
-    pub fn handle_command_read(&mut self, number: u64, command: Result<bytes::Bytes, String>) {
-        let Some(LogRead::Body { read, position }) = self.bodies.under_way.remove(&number) else { return };
+    pub fn handle_command_read(&mut self, moment: Moment, number: u64, command: Result<bytes::Bytes, String>) {
+        let Some(LogRead::Body { read, position, at }) = self.bodies.under_way.remove(&number) else { return };
         match command {
             Ok(command) => self.hand_out(read, position, command),
-            Err(why) => self.stop(Stop::UnreadableLog { why }),
+            Err(why) => match self.catalog.find(read.job) {
+                Some(found) if found.at.is_none_or(|(_, now)| now == at) => self.stop(Stop::UnreadableLog { why }),
+                // It was moved into another file meanwhile.
+                Some(_) => self.find_body(moment, read),
+                // It has ended meanwhile, and its file is gone.
+                None => self.answer(
+                    read.connection,
+                    read.ticket,
+                    match read.purpose {
+                        BodyFor::Found => Answer::NotFound,
+                        BodyFor::Reserved { .. } => Answer::Hangup,
+                    },
+                ),
+            },
         }
     }
 
@@ -384,6 +399,10 @@ impl Shard {
                 self.answer_fetch(to, fetch, held);
             }
             (Ok(_), LogRead::Body { .. }) => unreachable!("bodies are read by command"),
+            // The peer's entries are below the floor by now: Raft will say that it is behind.
+            (Err(_), LogRead::Replicate { to }) if self.replicates_below_floor(to) => {
+                self.handle_replicated(moment, to, Vec::new());
+            }
             (Err(why), _) => self.stop(Stop::UnreadableLog { why }),
         }
     }

@@ -122,6 +122,7 @@ impl World {
             membership: Membership::new(self.nodes.iter().copied(), []).expect("a membership"),
             entry_bytes_target: 400,
             cache_bytes_max: 2000,
+            lagging_bytes_max: 0,
             no_quorum_timeout: Nanos::from_secs(3600),
             preferred_leader: self.preferred_leader,
             seed: self.rng.next_u64(),
@@ -217,16 +218,20 @@ impl World {
                 let entries = Ok(entries.collect());
                 self.shards.get_mut(&node).expect("it asked").handle_entries_read(moment, read, entries);
             }
-            Effect::ReadCommand { read, at: EnqueueAt::Log { placement, offset, bytes } } => {
+            Effect::ReadCommand { read, at } => {
+                let EnqueueAt::Log { placement, offset, bytes } = at else {
+                    unreachable!("these shards have no snapshots, so nothing is moved")
+                };
                 let payload = disk.entries[(placement.offset / 4096) as usize].payload_bytes();
                 let command = payload.slice(offset as usize..(offset + bytes) as usize);
-                self.shards.get_mut(&node).expect("it asked").handle_command_read(read, Ok(command));
+                self.shards.get_mut(&node).expect("it asked").handle_command_read(moment, read, Ok(command));
             }
             Effect::WriteRows { subject, rows } => {
                 let rows = Footer::open(rows.finish(&subject, &IDENTITY).into(), &IDENTITY).expect("rows just made");
                 self.segments_closed += 1;
                 self.shards.get_mut(&node).expect("it asked").handle_rows_mapped(Rc::new(rows));
             }
+            Effect::Retain { .. } => unreachable!("these shards have no snapshots"),
             Effect::Stop(why) => panic!("node {node} stops: {why}"),
         }
     }

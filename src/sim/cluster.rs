@@ -17,6 +17,7 @@ use super::oracle::medium::{MediumLog, read_log};
 use super::runtime::SimRuntime;
 use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
 use crate::config::{Address, Config, Tunables};
+use crate::fatal::Fatal;
 use crate::io::{Disk, Runtime};
 use crate::metrics::Metrics;
 use crate::node::core::{Setup, StopRequest, run_node};
@@ -26,7 +27,6 @@ use crate::status::{Board, StatusReport};
 use crate::types::{Nanos, NodeId, ShardId};
 use crate::wal::directory::cluster_id;
 use crate::wal::entry::LogIdentity;
-use crate::wal::recovery::RecoveryError;
 use crate::wal::segment::SegmentSizes;
 
 const DATA: &str = "/data";
@@ -281,7 +281,7 @@ impl Cluster {
     ///
     /// # Errors
     /// As the node would be told if it started on it.
-    pub fn medium_log(&self, member: &Member) -> Result<MediumLog, RecoveryError> {
+    pub fn medium_log(&self, member: &Member) -> Result<MediumLog, Fatal> {
         let nodes: Vec<NodeId> = self.members.iter().map(|member| member.node).collect();
         let identity = LogIdentity { cluster: cluster_id(CLUSTER, &nodes, 1), shard: SHARD };
         let tunables = &self.config.tunables;

@@ -12,6 +12,7 @@ use super::entry::Entry;
 use super::footer::{Footer, FooterDraft, Row, Subject};
 use super::index::{LogIndex, Placement, SegmentNumber};
 use super::rows::{RowError, Rows};
+use super::store::RecordAt;
 use crate::job::command::Class;
 use crate::types::{ChainHash, Index, JobId, Nanos};
 
@@ -19,6 +20,7 @@ use crate::types::{ChainHash, Index, JobId, Nanos};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PieceName {
     Log(SegmentNumber),
+    Store(SegmentNumber),
 }
 
 /// A file that is written no more, with its rows.
@@ -32,7 +34,12 @@ pub struct Piece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EnqueueAt {
     /// `offset`: from the start of the entry's payload.
-    Log { placement: Placement, offset: u32, bytes: u32 },
+    Log {
+        placement: Placement,
+        offset: u32,
+        bytes: u32,
+    },
+    Store(RecordAt),
 }
 
 impl EnqueueAt {
@@ -41,6 +48,7 @@ impl EnqueueAt {
     pub fn file(&self) -> SegmentNumber {
         match self {
             EnqueueAt::Log { placement, .. } => placement.segment,
+            EnqueueAt::Store(at) => at.number,
         }
     }
 }
@@ -116,6 +124,7 @@ impl Catalog {
         let (name, Row { class, offset, bytes, wall, index, placement, .. }) = self.find_in_pieces(job)?;
         let at = match name {
             PieceName::Log(_) => EnqueueAt::Log { placement, offset, bytes },
+            PieceName::Store(number) => EnqueueAt::Store(RecordAt { number, offset, bytes, job }),
         };
         Some(Found { class, enqueued_wall: wall, offset, bytes, at: Some((index, at)) })
     }
@@ -157,7 +166,10 @@ impl Catalog {
     /// The segments of the log with the oldest and the newest entry.
     #[must_use]
     pub fn segments(&self) -> Option<(SegmentNumber, SegmentNumber)> {
-        let oldest = self.pieces.first().map(|piece| piece.footer.number());
+        let oldest = self.pieces.iter().find_map(|piece| match piece.name {
+            PieceName::Log(number) => Some(number),
+            PieceName::Store(_) => None,
+        });
         match (oldest, self.index.segments()) {
             (Some(oldest), Some((_, newest))) => Some((oldest, newest)),
             (None, segments) => segments,
@@ -210,6 +222,14 @@ impl Catalog {
         let at = self.pieces.partition_point(|other| order(other) <= order(&piece));
         self.pieces.insert(at, piece);
         debug_assert!(self.pieces.windows(2).all(|pair| pair[0].footer.next_job() <= pair[1].footer.first_job()));
+    }
+
+    /// The highest end of a mapped segment of the log at or below `limit`, and the first job above it.
+    #[must_use]
+    pub fn closed_end(&self, limit: Index) -> Option<(Index, JobId)> {
+        let mut logs = self.pieces.iter().rev().filter(|piece| matches!(piece.name, PieceName::Log(_)));
+        let subject = logs.find(|piece| piece.footer.subject().last <= limit)?.footer.subject();
+        Some((subject.last, subject.next_job))
     }
 
     #[must_use]

@@ -10,9 +10,11 @@
 //!  DATA/peers              the incarnation that each peer had when it was first met
 //!  DATA/shard-0/vote       term and vote
 //!  DATA/shard-0/wal/       segments
+//!  DATA/shard-0/manifest   what stands below the log's floor (`manifest.rs`)
+//!  DATA/shard-0/store/     jobs moved out of segments below the floor (`store.rs`)
 //! ```
 //!
-//! The three small files are JSON in one line, with a checksum in a second, and are replaced as a whole.
+//! The small files are JSON in one line, with a checksum in a second, and are replaced as a whole.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,8 +36,8 @@ const PREPARING: &str = "preparing";
 const BOOT: &str = "boot";
 const PEERS: &str = "peers";
 
-/// Of the small files; a cluster has few members.
-const SMALL_BYTES_MAX: usize = 64 << 10;
+/// Of the small files. A cluster has few members; a manifest names each file below the floor.
+const SMALL_BYTES_MAX: usize = 4 << 20;
 
 /// Keep these hashes apart from all others.
 const CHECKSUM_DOMAIN: u64 = u64::from_le_bytes(*b"beaverDI");
@@ -119,6 +121,18 @@ pub fn shard_dir(data: &Path, shard: ShardId) -> PathBuf {
 #[must_use]
 pub fn segments_dir(data: &Path, shard: ShardId) -> PathBuf {
     shard_dir(data, shard).join("wal")
+}
+
+/// Where a shard's store segments are.
+#[must_use]
+pub fn stores_dir(data: &Path, shard: ShardId) -> PathBuf {
+    shard_dir(data, shard).join("store")
+}
+
+/// A shard's manifest.
+#[must_use]
+pub fn manifest_path(data: &Path, shard: ShardId) -> PathBuf {
+    shard_dir(data, shard).join("manifest")
 }
 
 /// A shard's vote file.
@@ -266,7 +280,7 @@ pub async fn save_peers<D: Disk>(
 /// A number of 128 bits as JSON can hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-struct Hex(u128);
+pub(super) struct Hex(pub(super) u128);
 
 impl TryFrom<String> for Hex {
     type Error = std::num::ParseIntError;
@@ -330,13 +344,13 @@ impl StoredIdentity {
     }
 }
 
-async fn write<D: Disk>(disk: &D, path: &Path, content: &impl Serialize) -> Result<(), DirectoryError> {
+pub(super) async fn write<D: Disk>(disk: &D, path: &Path, content: &impl Serialize) -> Result<(), DirectoryError> {
     let json = serde_json::to_string(content).map_err(|error| failed(path)(error.into()))?;
     let checksum = xxh3_128_with_seed(json.as_bytes(), CHECKSUM_DOMAIN);
     disk.replace_small(path, format!("{json}\n{checksum:032x}\n").as_bytes()).await.map_err(failed(path))
 }
 
-async fn read<D: Disk, T: DeserializeOwned>(disk: &D, path: &Path) -> Result<Option<T>, DirectoryError> {
+pub(super) async fn read<D: Disk, T: DeserializeOwned>(disk: &D, path: &Path) -> Result<Option<T>, DirectoryError> {
     let content = disk.read_small(path, SMALL_BYTES_MAX).await.map_err(failed(path))?;
     let Some(content) = content else { return Ok(None) };
     let text = std::str::from_utf8(&content).map_err(|_| damaged(path, "it is no text"))?;
@@ -354,7 +368,7 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {
     move |source| DirectoryError::Io { path: path.to_owned(), source }
 }
 
-fn damaged(path: &Path, why: &str) -> DirectoryError {
+pub(super) fn damaged(path: &Path, why: &str) -> DirectoryError {
     DirectoryError::Damaged { path: path.to_owned(), why: why.to_owned() }
 }
 

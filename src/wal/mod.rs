@@ -16,6 +16,9 @@ pub mod inventory;
 pub mod rewrite;
 
 pub mod directory;
+pub mod manifest;
+pub mod store;
+pub mod compaction;
 pub mod keeper;
 pub mod reader;
 pub mod vote;

@@ -68,7 +68,7 @@ pub struct LogReader<D: Disk> {
 }
 
 /// Lends a buffer to `Bytes`, so that nothing is copied on the way from the disk to a client.
-struct Lent(AlignedBuf);
+pub(super) struct Lent(pub(super) AlignedBuf);
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {

@@ -15,7 +15,7 @@
 //! The risk that remains: rot in the very last entry, acknowledged but not yet sealed, found after a crash, looks like a torn
 //! write and is cut.
 
-mod scan;
+pub(super) mod scan;
 mod survey;
 mod walk;
 
@@ -26,10 +26,11 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::decision::TABLE;
-use super::entry::{Entry, EntryError, LogIdentity, origin_chain};
+use super::entry::{Entry, EntryError, LogIdentity};
 use super::format::{FORMAT, SegmentHeader};
 use super::index::{LogIndex, Placement, SegmentNumber};
 use super::inventory::{Inventory, Slot};
+use super::manifest::{Floor, Manifest};
 use super::segment::SegmentSizes;
 use super::writer::{Writer, WriterStart};
 use crate::io::Disk;
@@ -49,14 +50,25 @@ pub struct LogPlace {
     pub base_chain: ChainHash,
     /// The id that the first ENQ above the base has.
     pub next_job: JobId,
+    /// Segments that came into use earlier than this are below the base, and not looked at: `kept` are needed there, others
+    /// are left over.
+    pub first_ordinal: u32,
+    pub kept: Vec<SegmentNumber>,
 }
 
 impl LogPlace {
     /// A log from its very beginning.
     #[must_use]
     pub fn whole(dir: PathBuf, identity: LogIdentity, sizes: SegmentSizes) -> LogPlace {
-        let base_chain = origin_chain(&identity);
-        LogPlace { dir, identity, sizes, base: LogPosition::ORIGIN, base_chain, next_job: JobId(1) }
+        LogPlace::above(dir, identity, sizes, &Manifest::of_whole_log(&identity))
+    }
+
+    /// A log from the floor on that its manifest states.
+    #[must_use]
+    pub fn above(dir: PathBuf, identity: LogIdentity, sizes: SegmentSizes, manifest: &Manifest) -> LogPlace {
+        let Floor { position, chain, next_job, ordinal } = manifest.floor;
+        let kept = manifest.segments.iter().map(|(number, _)| *number).collect();
+        LogPlace { dir, identity, sizes, base: position, base_chain: chain, next_job, first_ordinal: ordinal, kept }
     }
 }
 
@@ -175,6 +187,11 @@ pub enum RecoveryError {
         path = path.display()
     )]
     Disconnected { path: PathBuf, base: Index, last: Index },
+    #[error(
+        "the segment in {dir} that begins at the log's floor (entry {floor}) is missing: restore it, or replace this node",
+        dir = dir.display()
+    )]
+    NothingAboveFloor { dir: PathBuf, floor: Index },
     #[error("{0}")]
     Faulty(Box<FaultyLog>),
 }
@@ -282,7 +299,7 @@ pub async fn recover<D: Disk>(
             sizes: place.sizes,
             last: walked.last,
             last_chain: walked.last_chain.unwrap_or_default(),
-            segments_begun: survey.in_use.last().map_or(0, |newest| newest.epoch.ordinal() + 1),
+            segments_begun: survey.in_use.last().map_or(place.first_ordinal, |newest| newest.epoch.ordinal() + 1),
             next_number: SegmentNumber(survey.next_number),
         },
     );

@@ -2,17 +2,22 @@
 
 use std::path::Path;
 
+use crate::fatal::Fatal;
 use crate::sim::disk::SimDisk;
 use crate::sim::disk::block_on::block_on;
 use crate::types::{ChainHash, Index, ShardId};
-use crate::wal::directory::segments_dir;
+use crate::wal::directory::{manifest_path, segments_dir};
 use crate::wal::entry::{Entry, LogIdentity};
-use crate::wal::recovery::{LogPlace, RecoveryError, recover};
+use crate::wal::manifest::Manifest;
+use crate::wal::recovery::{LogPlace, recover};
 use crate::wal::segment::SegmentSizes;
 
 /// The durable log of one shard on one disk.
 #[derive(Debug, Default)]
 pub struct MediumLog {
+    /// The log's floor: what is below is committed, and covered by snapshots.
+    pub floor: Index,
+    /// Those above it.
     pub entries: Vec<Entry>,
     /// Entries that were durable and are damaged.
     pub faulty: usize,
@@ -23,7 +28,7 @@ pub struct MediumLog {
 impl MediumLog {
     #[must_use]
     pub fn chain_at(&self, index: Index) -> Option<ChainHash> {
-        let place = usize::try_from(index.0.checked_sub(1)?).ok()?;
+        let place = usize::try_from(index.0.checked_sub(self.floor.0 + 1)?).ok()?;
         self.entries.get(place).map(|entry| entry.meta.chain)
     }
 }
@@ -38,10 +43,11 @@ pub fn read_log(
     shard: ShardId,
     identity: LogIdentity,
     sizes: SegmentSizes,
-) -> Result<MediumLog, RecoveryError> {
+) -> Result<MediumLog, Fatal> {
     let image = disk.durable_image();
-    let place = LogPlace::whole(segments_dir(data, shard), identity, sizes);
+    let manifest = block_on(Manifest::load(&image, &manifest_path(data, shard), &identity))?;
+    let place = LogPlace::above(segments_dir(data, shard), identity, sizes, &manifest);
     let mut entries = Vec::new();
     let recovered = block_on(recover(&image, &place, |entry, _| entries.push(entry.clone())))?;
-    Ok(MediumLog { entries, faulty: recovered.faulty.len(), rows: recovered.rows.to_vec() })
+    Ok(MediumLog { floor: place.base.index, entries, faulty: recovered.faulty.len(), rows: recovered.rows.to_vec() })
 }

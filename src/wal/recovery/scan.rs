@@ -14,7 +14,7 @@ use crate::wal::format::{
 /// Read at once, where no entry is longer.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-pub(super) struct Scan<F> {
+pub(in crate::wal) struct Scan<F> {
     file: F,
     header: SegmentHeader,
     identity: LogIdentity,
@@ -24,7 +24,7 @@ pub(super) struct Scan<F> {
 
 /// What is in one place.
 #[derive(Debug)]
-pub(super) enum Seen {
+pub(in crate::wal) enum Seen {
     Nothing,
     Seal {
         testimony: Testimony,
@@ -45,7 +45,7 @@ pub(super) enum Seen {
 
 /// What the records of a stretch of a segment say.
 #[derive(Debug, Default)]
-pub(super) struct Testimonies {
+pub(in crate::wal) struct Testimonies {
     /// By offset, ascending.
     pub durable_upto: Vec<(u64, Index)>,
     /// Something is there that is not zero.
@@ -54,18 +54,18 @@ pub(super) struct Testimonies {
 
 impl Testimonies {
     /// The highest index that a record above this offset calls durable.
-    pub(super) fn above(&self, offset: u64) -> Index {
+    pub(in crate::wal) fn above(&self, offset: u64) -> Index {
         let later = self.durable_upto.iter().rev().take_while(|(at, _)| *at > offset);
         later.map(|(_, index)| *index).max().unwrap_or(Index::ZERO)
     }
 }
 
 impl<F: File> Scan<F> {
-    pub(super) fn new(file: F, header: SegmentHeader, identity: LogIdentity) -> Scan<F> {
+    pub(in crate::wal) fn new(file: F, header: SegmentHeader, identity: LogIdentity) -> Scan<F> {
         Scan { file, header, identity, window: None }
     }
 
-    pub(super) fn end(&self) -> u64 {
+    pub(in crate::wal) fn end(&self) -> u64 {
         self.header.bytes
     }
 
@@ -95,7 +95,7 @@ impl<F: File> Scan<F> {
     }
 
     /// What is in a place.
-    pub(super) async fn see(&mut self, offset: u64) -> Seen {
+    pub(in crate::wal) async fn see(&mut self, offset: u64) -> Seen {
         if offset >= self.end() {
             return Seen::Nothing;
         }
@@ -136,7 +136,7 @@ impl<F: File> Scan<F> {
     }
 
     /// What all records from this place to the end of the file say.
-    pub(super) async fn testimonies(&mut self, from: u64) -> Testimonies {
+    pub(in crate::wal) async fn testimonies(&mut self, from: u64) -> Testimonies {
         let mut found = Testimonies::default();
         let mut offset = from;
         while offset < self.end() {
@@ -151,7 +151,7 @@ impl<F: File> Scan<F> {
     }
 
     /// The next place from `from` on with a record that tells where in the log it stands, and the last index before it.
-    pub(super) async fn next_record(&mut self, from: u64, expected: Index) -> Option<(u64, Index)> {
+    pub(in crate::wal) async fn next_record(&mut self, from: u64, expected: Index) -> Option<(u64, Index)> {
         let mut offset = from;
         while offset < self.end() {
             if let (Some((record, identified)), _) = self.glance(offset).await {

@@ -38,6 +38,9 @@ pub(super) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Result<Survey
         }
         let Some(number) = parse_file_name(&file.name) else { continue };
         survey.next_number = survey.next_number.max(number.0 + 1);
+        if place.kept.contains(&number) {
+            continue;
+        }
         match first_look(disk, &path, number, identity).await? {
             Look::InUse(header) if header.number != number => {
                 return Err(RecoveryError::Misnamed { path, number: header.number });
@@ -45,6 +48,7 @@ pub(super) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Result<Survey
             Look::InUse(header) if header.bytes != file.bytes => {
                 return Err(RecoveryError::Length { path, stated: header.bytes, found: file.bytes });
             }
+            Look::InUse(header) if header.epoch.ordinal() < place.first_ordinal => survey.left_over.push(path),
             Look::InUse(header) => survey.in_use.push(header),
             Look::LeftOver => survey.left_over.push(path),
             Look::Written => unnamed.written.push(path),
@@ -82,6 +86,10 @@ fn check_order(place: &LogPlace, in_use: &[SegmentHeader], unnamed: &Unnamed) ->
         && first.base > place.base.index
     {
         return Err(RecoveryError::HeaderUnreadable { path });
+    }
+    let begins_at_floor = in_use.first().map(|first| first.epoch.ordinal()) == Some(place.first_ordinal);
+    if place.first_ordinal > 0 && !begins_at_floor {
+        return Err(RecoveryError::NothingAboveFloor { dir: dir.clone(), floor: place.base.index });
     }
     for pair in in_use.windows(2) {
         let [before, after] = pair else { continue };

@@ -56,6 +56,7 @@ impl World {
             membership: Membership::new([1, 2, 3].map(NodeId), []).expect("three voters"),
             entry_bytes_target: 400,
             cache_bytes_max: 1000,
+            lagging_bytes_max: 0,
             no_quorum_timeout: Nanos::from_secs(5),
             preferred_leader: None,
             seed: 1,
@@ -131,17 +132,21 @@ impl World {
                 let found = found.collect();
                 self.shard.handle_entries_read(moment, read, found);
             }
-            Effect::ReadCommand { read, at: EnqueueAt::Log { placement, offset, bytes } } => {
+            Effect::ReadCommand { read, at } => {
+                let EnqueueAt::Log { placement, offset, bytes } = at else {
+                    unreachable!("these shards have no snapshots, so nothing is moved")
+                };
                 let found = self.entry_at(&placement).ok_or_else(|| "cut off".to_owned());
                 let command =
                     found.map(|entry| entry.payload_bytes().slice(offset as usize..(offset + bytes) as usize));
-                self.shard.handle_command_read(read, command);
+                self.shard.handle_command_read(moment, read, command);
             }
             Effect::WriteRows { subject, rows } => {
                 let rows = rows.finish(&subject, &LOG);
                 let rows = Footer::open(rows.into(), &LOG).expect("rows just made");
                 self.shard.handle_rows_mapped(Rc::new(rows));
             }
+            Effect::Retain { .. } => unreachable!("these shards have no snapshots"),
             Effect::Stop(_) => self.stopped = true,
         }
     }
