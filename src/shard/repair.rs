@@ -322,3 +322,6 @@ impl Repair {
         Some(text)
     }
 }
+
+#[cfg(test)]
+mod tests;
