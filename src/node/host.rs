@@ -264,6 +264,17 @@ impl<R: Runtime> Host<R> {
         }
     }
 
+    fn fatal(&self, why: &Stop) -> Fatal {
+        match why {
+            Stop::Raft(_) => Fatal::ChainConflict(why.to_string()),
+            Stop::UnreadableCommand { .. } => Fatal::FaultyLog(why.to_string()),
+            // The next start finds what is damaged, and looks for copies of it.
+            Stop::BodyMismatch { .. } | Stop::UnreadableLog { .. } => {
+                Fatal::ReadFailed { path: self.reader.directory().to_path_buf(), why: why.to_string() }
+            }
+        }
+    }
+
     pub fn send(&self, to: NodeId, message: &PeerMessage) {
         if let Some(link) = self.links.get(&to)
             && let Err(error) = link.push(message)
@@ -306,16 +317,7 @@ impl<R: Runtime> Host<R> {
             }
             Effect::WriteRows { subject, rows } => self.to_keep.push(Keep::Rows { subject, rows }),
             Effect::Retain { floor, live } => self.to_keep.push(Keep::Retain { floor, live }),
-            Effect::Stop(why) => self.fate.seal(fatal(&why)),
-        }
-    }
-}
-
-fn fatal(why: &Stop) -> Fatal {
-    match why {
-        Stop::Raft(_) => Fatal::ChainConflict(why.to_string()),
-        Stop::UnreadableCommand { .. } | Stop::BodyMismatch { .. } | Stop::UnreadableLog { .. } => {
-            Fatal::FaultyLog(why.to_string())
+            Effect::Stop(why) => self.fate.seal(self.fatal(&why)),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::latency::DiskLatency;
 use super::network::{HostId, Network};
 use super::oracle::group::GroupOracle;
 use super::oracle::medium::{MediumLog, read_log};
+use super::random::Random;
 use super::runtime::SimRuntime;
 use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
 use crate::config::{Address, Config, Tunables};
@@ -24,10 +25,11 @@ use crate::node::core::{Setup, StopRequest, run_node};
 use crate::node::host::TurnWatch;
 use crate::node::opening;
 use crate::status::{Board, StatusReport};
-use crate::types::{Nanos, NodeId, ShardId};
-use crate::wal::directory::cluster_id;
+use crate::types::{Index, Nanos, NodeId, ShardId};
+use crate::wal::directory::{cluster_id, segments_dir};
 use crate::wal::entry::LogIdentity;
-use crate::wal::segment::SegmentSizes;
+use crate::wal::format::{BLOCK, record_bytes};
+use crate::wal::segment::{SegmentSizes, file_name};
 
 const DATA: &str = "/data";
 const CLUSTER: &str = "simulated";
@@ -65,6 +67,8 @@ pub struct Cluster {
     config: ClusterConfig,
     members: Vec<Member>,
     oracle: GroupOracle,
+    /// What was durable was damaged somewhere.
+    has_rotten: Cell<bool>,
 }
 
 impl Cluster {
@@ -100,7 +104,14 @@ impl Cluster {
             }
         });
         let members = members.collect();
-        Cluster { executor: executor.clone(), network: network.clone(), config, members, oracle }
+        Cluster {
+            executor: executor.clone(),
+            network: network.clone(),
+            config,
+            members,
+            oracle,
+            has_rotten: Cell::default(),
+        }
     }
 
     #[must_use]
@@ -282,11 +293,61 @@ impl Cluster {
     /// # Errors
     /// As the node would be told if it started on it.
     pub fn medium_log(&self, member: &Member) -> Result<MediumLog, Fatal> {
+        self.read(&member.disk.borrow())
+    }
+
+    fn read(&self, disk: &SimDisk) -> Result<MediumLog, Fatal> {
         let nodes: Vec<NodeId> = self.members.iter().map(|member| member.node).collect();
         let identity = LogIdentity { cluster: cluster_id(CLUSTER, &nodes, 1), shard: SHARD };
         let tunables = &self.config.tunables;
         let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
-        read_log(&member.disk.borrow(), Path::new(DATA), SHARD, identity, sizes)
+        read_log(disk, Path::new(DATA), SHARD, identity, sizes)
+    }
+
+    /// Damages one entry that the node durably holds, of which another node has an intact copy (the atlas of the faults): so
+    /// whatever rots can be repaired. Only what is witnessed, since rot in an entry without a witness is not told from a torn
+    /// write. True where there was such an entry.
+    pub fn rot(&self, member: &Member, random: &Random) -> bool {
+        let Ok(log) = self.medium_log(member) else { return false };
+        let last = log.entries.len() as u64;
+        let index = Index(random.between(1, last.max(1)));
+        let (Some(chain), Some(place)) = (log.chain_at(index), log.place_of(index)) else { return false };
+        let has_copy = |other: &Member| {
+            other.node != member.node && self.medium_log(other).is_ok_and(|log| log.chain_at(index) == Some(chain))
+        };
+        if !self.members.iter().any(has_copy) {
+            return false;
+        }
+        let path = segments_dir(Path::new(DATA), SHARD).join(file_name(place.segment));
+        let block = place.offset + BLOCK * random.between(0, record_bytes(place.bytes) / BLOCK - 1);
+        let how = random.between(0, 2);
+        let bit = (block + random.between(0, 99)) * 8;
+        let harm = |disk: &SimDisk| match how {
+            0 => disk.flip_bit(&path, bit),
+            1 => disk.poke(&path, block, &[0; BLOCK as usize]),
+            _ => disk.make_unreadable(&path, block, 512),
+        };
+        let image = member.disk().durable_image();
+        let is_told = harm(&image).is_ok()
+            && self.read(&image).is_ok_and(|after| after.faulty.contains(&index) && after.last() == log.last());
+        if !is_told || harm(&member.disk()).is_err() {
+            return false;
+        }
+        self.has_rotten.set(true);
+        self.executor.tell(format_args!("entry {index} rots on node {}", member.node));
+        true
+    }
+
+    /// Damaged entries that the present processes repaired.
+    #[must_use]
+    pub fn repaired(&self) -> u64 {
+        let repaired = |member: &Member| member.status().map_or(0, |(status, _)| status.shards[0].repaired);
+        self.members.iter().map(repaired).sum()
+    }
+
+    #[must_use]
+    pub fn has_rotten(&self) -> bool {
+        self.has_rotten.get()
     }
 
     /// What is known committed must be durable on a majority, whatever the nodes say. (Raft 5.3; R1 of the faults.)
@@ -299,13 +360,13 @@ impl Cluster {
         let mut told = String::new();
         for member in &self.members {
             match self.medium_log(member) {
-                Ok(log) if log.faulty == 0 => {
-                    holders += usize::from(log.chain_at(index) == Some(chain));
+                Ok(log) if log.faulty.is_empty() || self.has_rotten.get() => {
+                    holders += usize::from(log.holds(index, chain));
                     let _ = write!(told, "; node {} holds {} entries", member.node, log.entries.len());
                 }
-                // Nothing in these runs damages what was durable, so each disk must be one that a node starts on.
+                // Unless something damaged what was durable, each disk must be one that a node starts on.
                 Ok(log) => {
-                    let what = format!("node {}: {} durable entries are damaged", member.node, log.faulty);
+                    let what = format!("node {}: durable entries are damaged: {:?}", member.node, log.faulty);
                     return self.oracle.break_with(what);
                 }
                 Err(error) => return self.oracle.break_with(format!("node {} could not start: {error}", member.node)),

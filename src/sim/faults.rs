@@ -71,6 +71,8 @@ fault_kinds! {
     Drift = "drift",
     /// A wall clock jumps.
     JumpWall = "jump-wall",
+    /// An entry that was durable is damaged; another node has a copy.
+    Rot = "rot",
 }
 
 impl fmt::Display for FaultKind {
@@ -107,11 +109,12 @@ impl Swarm {
     /// `only`: these faults, where the operator chose.
     #[must_use]
     pub fn draw(random: &Random, only: Option<&[FaultKind]>) -> Swarm {
+        let is_early = |kind: &&FaultKind| **kind != FaultKind::Rot;
         let faults = match only {
             Some(only) => only.to_vec(),
-            None => FaultKind::ALL.iter().filter(|_| random.chance(300_000)).copied().collect(),
+            None => FaultKind::ALL.iter().filter(is_early).filter(|_| random.chance(300_000)).copied().collect(),
         };
-        Swarm {
+        let mut swarm = Swarm {
             faults,
             cluster: ClusterConfig {
                 nodes: if random.chance(150_000) { 5 } else { 3 },
@@ -128,7 +131,12 @@ impl Swarm {
             },
             chaos: Nanos::from_secs(random.between(5, 20)),
             pause_max: Nanos::from_millis(random.between(200, 4_000)),
+        };
+        // Drawn last, so that what a seed draws before stays what it was.
+        if only.is_none() && random.chance(200_000) {
+            swarm.faults.push(FaultKind::Rot);
         }
+        swarm
     }
 }
 
@@ -365,6 +373,9 @@ impl Injector {
             FaultKind::Drift => {
                 let drift = random.between(0, 200_000);
                 member.clock.set_drift(i32::try_from(drift).expect("small") - 100_000);
+            }
+            FaultKind::Rot => {
+                cluster.rot(member, random);
             }
             FaultKind::JumpWall => {
                 let jump = random.between(0, 7_200_000_000_000);

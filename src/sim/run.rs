@@ -48,6 +48,8 @@ pub struct RunReport {
     pub network: NetworkCounts,
     pub faults: BTreeMap<FaultKind, u64>,
     pub entries: u64,
+    /// Damaged entries that the last processes of the nodes repaired.
+    pub repaired: u64,
 }
 
 /// A promise that was broken.
@@ -143,6 +145,16 @@ impl World {
         self.run_while(DRAIN_MAX, "the cluster is not drained", || self.workload.is_running())?;
         let settled = || self.is_settled();
         self.run_while(Nanos::from_secs(60), "the nodes do not agree", || !settled())?;
+        if self.cluster.has_rotten() {
+            // What nobody has read since it rotted is found when its node starts.
+            for member in self.cluster.members() {
+                self.cluster.kill(member);
+                self.cluster.start(member);
+                self.run_while(Nanos::from_secs(60), "a node does not repair its log", || !settled())?;
+            }
+            // What is applied is committed, and need not yet be durable on the node that applied it.
+            self.run_until(self.executor.now().saturating_add(Nanos::from_secs(1)))?;
+        }
         self.judge()
     }
 
@@ -205,6 +217,9 @@ impl World {
         let mut logs = Vec::new();
         for member in self.cluster.members() {
             let log = self.cluster.medium_log(member).map_err(|error| format!("node {}: {error}", member.node))?;
+            if !log.faulty.is_empty() {
+                return Err(format!("node {}: entries stayed damaged: {:?}", member.node, log.faulty));
+            }
             let chain = log.chain_at(committed);
             logs.push((member.node, log, chain));
         }
@@ -231,6 +246,7 @@ impl World {
             network: self.network.counts(),
             faults: self.injector.done(),
             entries: committed.0,
+            repaired: self.cluster.repaired(),
         })
     }
 
@@ -288,6 +304,14 @@ mod tests {
         let report = run_seed(1, &options).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(report.history.inserted > 0 && report.history.reserved > 0, "{report:?}");
         assert_eq!(report.group.leaders, 1, "nothing went wrong, so nobody else should have led");
+    }
+
+    #[test]
+    fn what_rots_under_load_is_repaired() {
+        let faults = vec![FaultKind::Rot, FaultKind::Rot, FaultKind::Kill, FaultKind::PowerCut];
+        let options = RunOptions { faults: Some(faults), chaos_max: Some(Nanos::from_secs(5)), trace: false };
+        let report = run_seed(5, &options).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(report.repaired > 0, "{report:?}");
     }
 
     #[test]

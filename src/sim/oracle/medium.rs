@@ -8,6 +8,8 @@ use crate::sim::disk::block_on::block_on;
 use crate::types::{ChainHash, Index, ShardId};
 use crate::wal::directory::{manifest_path, segments_dir};
 use crate::wal::entry::{Entry, LogIdentity};
+use crate::wal::index::Placement;
+use crate::wal::inventory::{Inventory, Slot};
 use crate::wal::manifest::Manifest;
 use crate::wal::recovery::{LogPlace, recover};
 use crate::wal::segment::SegmentSizes;
@@ -20,7 +22,9 @@ pub struct MediumLog {
     /// Those above it.
     pub entries: Vec<Entry>,
     /// Entries that were durable and are damaged.
-    pub faulty: usize,
+    pub faulty: Vec<Index>,
+    /// What there is of the log, damaged entries included.
+    inventory: Option<Inventory>,
     /// How often each row of the recovery table held.
     pub rows: Vec<u64>,
 }
@@ -30,6 +34,29 @@ impl MediumLog {
     pub fn chain_at(&self, index: Index) -> Option<ChainHash> {
         let place = usize::try_from(index.0.checked_sub(self.floor.0 + 1)?).ok()?;
         self.entries.get(place).map(|entry| entry.meta.chain)
+    }
+
+    /// Whether this entry was durable here, and by what it still says of itself may be counted on: damaged ones come back from a
+    /// peer and are never voted away.
+    #[must_use]
+    pub fn holds(&self, index: Index, chain: ChainHash) -> bool {
+        let Some(inventory) = &self.inventory else { return false };
+        inventory.get(index).is_some() && inventory.chain(index).is_none_or(|own| own == chain)
+    }
+
+    /// The last entry, damaged ones included.
+    #[must_use]
+    pub fn last(&self) -> Index {
+        self.inventory.as_ref().map_or(Index::ZERO, Inventory::last)
+    }
+
+    /// Where an entry lies, if it is whole.
+    #[must_use]
+    pub fn place_of(&self, index: Index) -> Option<Placement> {
+        match self.inventory.as_ref()?.get(index)? {
+            Slot::Whole { placement, .. } => Some(*placement),
+            Slot::Faulty { .. } => None,
+        }
     }
 }
 
@@ -49,5 +76,7 @@ pub fn read_log(
     let place = LogPlace::above(segments_dir(data, shard), identity, sizes, &manifest);
     let mut entries = Vec::new();
     let recovered = block_on(recover(&image, &place, |entry, _| entries.push(entry.clone())))?;
-    Ok(MediumLog { floor: place.base.index, entries, faulty: recovered.faulty.len(), rows: recovered.rows.to_vec() })
+    let inventory = Some(recovered.inventory());
+    let faulty = recovered.faulty.iter().map(|faulty| faulty.index).collect();
+    Ok(MediumLog { floor: place.base.index, entries, faulty, inventory, rows: recovered.rows.to_vec() })
 }

@@ -122,7 +122,7 @@ impl Group {
 
     /// What each node's disk durably holds, if nothing of it is damaged.
     pub fn metas(&self, member: &Member) -> Option<Vec<EntryMeta>> {
-        let log = self.cluster.medium_log(member).ok().filter(|log| log.faulty == 0)?;
+        let log = self.cluster.medium_log(member).ok().filter(|log| log.faulty.is_empty())?;
         Some(log.entries.iter().map(|entry| entry.meta).collect())
     }
 
