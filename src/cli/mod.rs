@@ -6,6 +6,7 @@ mod client;
 mod config_flags;
 mod demo;
 mod enqueue;
+mod inspect;
 mod jobs_file;
 mod ledger;
 mod logging;
@@ -40,6 +41,7 @@ enum Command {
     Beanstalkd(beanstalkd::BeanstalkdArgs),
     Enqueue(enqueue::EnqueueArgs),
     Status(status::StatusArgs),
+    Inspect(inspect::InspectArgs),
     Demo(demo::DemoArgs),
     Reference(reference::ReferenceArgs),
     #[cfg(feature = "sim")]
@@ -60,6 +62,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Beanstalkd(args) => beanstalkd::run(&args),
         Command::Enqueue(args) => enqueue::enqueue(&args),
         Command::Status(args) => status::status(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Reference(args) => reference::reference(&args),
         #[cfg(feature = "sim")]

@@ -238,11 +238,11 @@ fn is_temporary(name: &str) -> bool {
     name.strip_suffix(".tmp").is_some_and(|name| [IDENTITY, PREPARING, BOOT, PEERS].contains(&name))
 }
 
-/// Opens a directory and counts one more start, durably.
+/// Whose a directory is; nothing is counted or changed.
 ///
 /// # Errors
-/// If it was not prepared, is another node's, is damaged, or cannot be read or written.
-pub async fn open<D: Disk>(disk: &D, data: &Path, expected: &Expected) -> Result<Opened, DirectoryError> {
+/// If it was not prepared, is of another format, is damaged, or cannot be read.
+pub async fn identify<D: Disk>(disk: &D, data: &Path) -> Result<NodeIdentity, DirectoryError> {
     let path = data.join(IDENTITY);
     let Some(stored) = read::<D, StoredIdentity>(disk, &path).await? else {
         return Err(DirectoryError::NotPrepared { path: data.to_owned() });
@@ -250,7 +250,15 @@ pub async fn open<D: Disk>(disk: &D, data: &Path, expected: &Expected) -> Result
     if stored.format != FORMAT {
         return Err(DirectoryError::UnknownFormat { path, format: stored.format });
     }
-    let identity = stored.identity(&path)?;
+    stored.identity(&path)
+}
+
+/// Opens a directory and counts one more start, durably.
+///
+/// # Errors
+/// If it was not prepared, is another node's, is damaged, or cannot be read or written.
+pub async fn open<D: Disk>(disk: &D, data: &Path, expected: &Expected) -> Result<Opened, DirectoryError> {
+    let identity = identify(disk, data).await?;
     expected.check(&identity, data)?;
 
     let path = data.join(BOOT);

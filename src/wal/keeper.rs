@@ -70,7 +70,7 @@ pub fn rows_file_name(number: SegmentNumber) -> String {
 }
 
 /// A mapped file lends its bytes.
-struct Mapped<M>(M);
+pub(super) struct Mapped<M>(pub(super) M);
 
 impl<M: AsRef<[u8]>> AsRef<[u8]> for Mapped<M> {
     fn as_ref(&self) -> &[u8] {

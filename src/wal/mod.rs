@@ -20,5 +20,6 @@ pub mod manifest;
 pub mod store;
 pub mod compaction;
 pub mod keeper;
+pub mod inspection;
 pub mod reader;
 pub mod vote;

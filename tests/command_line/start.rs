@@ -76,3 +76,27 @@ fn it_never_serves_as_another_user_than_it_was_told() {
     assert_eq!(ended.status, Some(23));
     assert_eq!(ended.stderr, "beaver-raft: the system refused to become user no-such-user: there is no such user\n");
 }
+
+#[test]
+fn a_prepared_directory_is_inspected_and_another_one_is_refused() {
+    let directory = directory("inspected");
+    let (file, data) = (directory.join("node.yaml"), directory.join("data"));
+    std::fs::create_dir(&data).expect("makes");
+    let yaml = "cluster: orders\nnode: 1\ndata: DIR\nclients: 127.0.0.1:0\nmembers: { 1: '127.0.0.1:1' }\nshards: 2\n";
+    std::fs::write(&file, yaml.replace("DIR", &data.display().to_string())).expect("writes");
+    let inspect =
+        |arguments: &[&str]| run(Command::new(BINARY).arg("inspect").arg("--data").arg(&data).args(arguments), "");
+    assert_eq!(inspect(&[]).status, Some(13), "nobody prepared it");
+    let prepared = run(Command::new(BINARY).args(["init", "--config"]).arg(&file), "");
+    assert_eq!(prepared.status, Some(0), "{}", prepared.stderr);
+    let ended = inspect(&["--verify"]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""));
+    let shard = |number| format!("shard {number}: the log counts from entry 1 on\n");
+    assert_eq!(ended.stdout, format!("node 1 of cluster orders\n{}{}", shard(0), shard(1)));
+    assert!(inspect(&["--json"]).stdout.contains(r#""floor":0"#));
+    // A file that calls itself a segment and is none.
+    std::fs::write(data.join("shard-1/wal/0000000001.seg"), vec![7; 8192]).expect("writes");
+    let ended = inspect(&[]);
+    assert_eq!(ended.status, Some(30), "{}", ended.stdout);
+    assert!(ended.stdout.contains("FAULT: ") && ended.stdout.contains("0000000001.seg"), "{}", ended.stdout);
+}

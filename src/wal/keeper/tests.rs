@@ -21,9 +21,9 @@ const SIZES: SegmentSizes = SegmentSizes { first_bytes: 8 * 4096, max_bytes: 32 
 
 fn keeper_place() -> KeeperPlace {
     KeeperPlace {
-        segments: PathBuf::from("/wal"),
-        stores: PathBuf::from("/store"),
-        manifest: PathBuf::from("/manifest"),
+        segments: PathBuf::from("/shard-0/wal"),
+        stores: PathBuf::from("/shard-0/store"),
+        manifest: PathBuf::from("/shard-0/manifest"),
         identity: LOG,
         bounds: Bounds { waste_percent: 20, store_bytes_max: 32 * 4096 },
     }
@@ -83,6 +83,7 @@ fn told<E: std::fmt::Display>(error: E) -> String {
 impl Bench {
     fn new(seed: u64) -> Bench {
         let disk = SimDisk::new(seed, 1 << 30);
+        block_on(disk.create_dir(Path::new("/shard-0"))).unwrap();
         block_on(disk.create_dir(&keeper_place().segments)).unwrap();
         let (log, snapshots) = (Vec::new(), Vec::new());
         Bench::start(disk, log, JobId(1), RoaringTreemap::new(), snapshots).unwrap()
@@ -417,7 +418,7 @@ fn rows_that_are_missing_or_of_another_segment_are_made_again_from_the_segment()
     let bench = aged(3);
     let segments = bench.keeper.manifest().segments.clone();
     assert!(segments.len() > 2, "some segments below the floor are kept as they are");
-    let rows = |number| PathBuf::from("/wal").join(rows_file_name(number));
+    let rows = |number| PathBuf::from("/shard-0/wal").join(rows_file_name(number));
     bench.disk.lose(&rows(segments[0].0));
     bench.disk.flip_bit(&rows(segments[1].0), 77).unwrap();
     let other = bench.disk.peek(&rows(segments[0].0), 0, 4096).unwrap_or_default();
@@ -430,7 +431,7 @@ fn rows_that_are_missing_or_of_another_segment_are_made_again_from_the_segment()
 fn a_file_that_lives_and_is_missing_keeps_a_node_from_starting() {
     let bench = aged(4);
     let (number, _) = bench.keeper.manifest().segments[0];
-    let path = PathBuf::from("/wal").join(file_name(number));
+    let path = PathBuf::from("/shard-0/wal").join(file_name(number));
     bench.disk.lose(&path);
     let disk = bench.disk.crash(Crash::Process);
     let refused = block_on(Keeper::open(disk, keeper_place())).err().expect("a job that lives is lost");
@@ -441,7 +442,7 @@ fn a_file_that_lives_and_is_missing_keeps_a_node_from_starting() {
 fn a_damaged_file_is_left_alone_and_the_others_are_compacted() {
     let mut bench = aged(5);
     let (number, _) = bench.keeper.manifest().segments[0];
-    let path = PathBuf::from("/wal").join(file_name(number));
+    let path = PathBuf::from("/shard-0/wal").join(file_name(number));
     bench.disk.flip_bit(&path, (4096 + 2000) * 8).unwrap();
     // Most of everything dies, so every segment is to be rewritten.
     let mut random = ChaCha8Rng::seed_from_u64(6);
@@ -480,4 +481,57 @@ fn a_disk_without_room_leaves_everything_as_it_was() {
     bench.compact().unwrap();
     bench.check();
     let _ = random.next_u64();
+}
+
+fn inspected(disk: &SimDisk, verify: bool) -> crate::wal::inspection::ShardFound {
+    let node = crate::wal::directory::NodeIdentity {
+        cluster: "orders".to_owned(),
+        node: NodeId(1),
+        incarnation: crate::types::Incarnation(1),
+        shards: 1,
+        members: vec![NodeId(1)],
+        cluster_id: LOG.cluster,
+    };
+    block_on(crate::wal::inspection::inspect(disk, Path::new("/"), &node, ShardId(0), verify)).unwrap()
+}
+
+#[test]
+fn whoever_inspects_sees_every_file_and_fault_and_changes_nothing() {
+    let mut bench = aged(9);
+    let mut random = ChaCha8Rng::seed_from_u64(9);
+    bench.die(&mut random, 70);
+    bench.put(1).unwrap();
+    bench.snapshot().unwrap();
+    bench.compact().unwrap();
+    for _ in 0..8 {
+        bench.put(60).unwrap();
+        bench.spares();
+    }
+    bench.close().unwrap();
+    let (disk, before) = (bench.disk.clone(), bench.disk.changes());
+    let found = inspected(&disk, true);
+    assert_eq!((found.faults.as_slice(), disk.changes()), (&[][..], before));
+    assert_eq!(found.floor, bench.keeper.manifest().floor.position.index.0);
+    let names = |suffix: &str| found.files.iter().filter(|file| file.name.ends_with(suffix)).count() as u64;
+    assert_eq!(names("store"), bench.keeper.census().stores);
+    assert!(names("seg") > 2 && names("store") > 0);
+
+    let store = keeper_place().stores.join(store_file_name(bench.keeper.manifest().stores[0]));
+    disk.flip_bit(&store, (4096 + 60) * 8).unwrap();
+    assert_eq!(inspected(&disk, false).faults.len(), 0, "only who reads all of it sees a damaged record");
+    assert_eq!(inspected(&disk, true).faults.len(), 1);
+    let (segment, _) = bench
+        .catalog
+        .pieces()
+        .iter()
+        .find_map(|piece| match piece.name {
+            PieceName::Log(number) if piece.footer.jobs() > 0 => Some((number, piece)),
+            _ => None,
+        })
+        .expect("some segments have rows");
+    disk.flip_bit(&keeper_place().segments.join(file_name(segment)), (4096 + 300) * 8).unwrap();
+    assert_eq!(inspected(&disk, true).faults.len(), 2);
+    disk.lose(&store);
+    let faults = inspected(&disk, false).faults;
+    assert!(faults.len() == 1 && faults[0].contains("missing"), "{faults:?}");
 }
