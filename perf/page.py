@@ -76,7 +76,7 @@ def tables(directory):
         f"Measured on {command('date', '-u', '+%Y-%m-%d')} at commit {command('git', 'rev-parse', '--short', 'HEAD')}.",
         f"Machine: {machine(directory)}.",
         f"Load average (1 minute) when it began {known['load_begin'][0]}, when it ended {known['load_end'][0]};"
-        f" nothing else was to run (the run itself is a load of 2 to 3).",
+        " The run by itself is a load of 2 to 3; above that, other programs took part of the processors.",
         "Payload 256 bytes. Three nodes, each put written and fdatasynced on a majority before it is acknowledged; the nodes"
         " and the load generator share the processors. Medians of the runs.",
         "",

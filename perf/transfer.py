@@ -74,7 +74,9 @@ def stop_once(directory, binary):
     gap = max(after - before for before, after in pairs if after > stopped_at)
     log = open(f"{directory}/node{led_by}.log", "a")
     command = [binary, "run", "--config", f"{directory}/node{led_by}.yaml"]
-    started = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    started = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+    )
     with open(f"{directory}/node{led_by}.pid", "w") as file:
         file.write(str(started.pid))
     wait_until_whole()
