@@ -5,6 +5,7 @@
     perf/page.py DIR PAGE      puts them into the page, between its two marks
 """
 import json
+import math
 import os
 import platform
 import statistics
@@ -49,7 +50,7 @@ def ratio(ours, ceiling):
 
 def percentile(numbers, part):
     ordered = sorted(numbers)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
+    return ordered[math.ceil(len(ordered) * part) - 1]
 
 
 def spread(numbers):
@@ -72,13 +73,15 @@ def machine(directory):
 
 def tables(directory):
     measured, known = results(directory), facts(directory)
+    lifecycles = [result for result in measured if result["workload"] == "lifecycle"]
+    runs, seconds = len(lifecycles), f"{lifecycles[0]['parameters']['measured_s']:.0f}"
     lines = [
         f"Measured on {command('date', '-u', '+%Y-%m-%d')} at commit {command('git', 'rev-parse', '--short', 'HEAD')}.",
         f"Machine: {machine(directory)}.",
-        f"Load average (1 minute) when it began {known['load_begin'][0]}, when it ended {known['load_end'][0]};"
+        f"Load average (1 minute) when it began {known['load_begin'][0]}, when it ended {known['load_end'][0]}."
         " The run by itself is a load of 2 to 3; above that, other programs took part of the processors.",
         "Payload 256 bytes. Three nodes, each put written and fdatasynced on a majority before it is acknowledged; the nodes"
-        " and the load generator share the processors. Medians of the runs.",
+        " and the load generator share the processors. " + f"Medians over {runs} run(s) of {seconds} s.",
         "",
         "| put latency, one outstanding | Beaver-Raft | ceiling | ratio |",
         "|---|---:|---:|---:|",
