@@ -68,6 +68,7 @@ fn e13_a_follower_whose_disk_hangs_delays_nobody_and_catches_up_under_the_same_l
     let begin = stage.now();
     stage.member(hung).latency.set_stalled(true);
     stage.pass(15_000);
+    stage.cluster.check_durability();
     for load in &loads {
         load.assert_undelayed(begin, 250, HEALTHY_MS);
     }
@@ -98,6 +99,7 @@ fn e14_a_follower_whose_every_write_takes_longer_than_its_timeout_seeks_no_elect
     let speed = DiskSpeed { delay_min, delay_max: Nanos(delay_min.0 * 2), ..DiskSpeed::default() };
     stage.member(slow).latency.set_speed(speed);
     stage.pass(30_000);
+    stage.cluster.check_durability();
     assert_eq!(stage.leader_and_term(), before);
     assert!(stage.terms().iter().all(|term| *term == before.1), "nobody went on to another term");
     load.assert_undelayed(begin, 500, HEALTHY_MS);

@@ -31,10 +31,13 @@ fn e2_a_follower_cut_from_its_leader_only_disturbs_nobody_and_its_clients_are_to
     let stage = Stage::with(3, |tunables| tunables.no_quorum_timeout_ms = 2_000);
     let before = stage.leader_and_term();
     let [cut_off, between] = stage.others(before.0)[..] else { unreachable!() };
-    let load = stage.load(between);
     let idle = stage.client(cut_off);
-    let begin = stage.now();
     stage.cut_both(before.0, cut_off);
+    // At first nothing is written, so that its log is as good as anybody's.
+    stage.pass(5_000);
+    assert!(stage.terms().iter().all(|term| *term == before.1), "no term grew");
+    let load = stage.load(between);
+    let begin = stage.now();
     stage.pass(2_000);
     // It cannot reach the leader, and says so: what no leader saw may be sent elsewhere.
     let heard = idle.says(put(b"at the follower that is cut off"));
