@@ -2,9 +2,18 @@
 
 use std::collections::VecDeque;
 
-use beaver_raft::raft::Log;
 use beaver_raft::raft::message::{EntryMeta, Token, Vote, When};
-use beaver_raft::types::{ChainHash, Index, LogPosition};
+use beaver_raft::raft::{Log, Membership};
+use beaver_raft::types::{ChainHash, Index, LogPosition, NodeId};
+
+/// Whether a majority of the voters (of both sets, on the way between two) is of some kind. Counted here, and not by the
+/// functions under test.
+pub fn is_majority(membership: &Membership, is_one: impl Fn(NodeId) -> bool) -> bool {
+    [membership.voters(), membership.outgoing()].iter().all(|voters| {
+        let others = voters.iter().filter(|node| !is_one(**node)).count();
+        voters.is_empty() || voters.len() - others > others
+    })
+}
 
 /// The chain hash before the first entry.
 pub const FIRST_CHAIN: ChainHash = ChainHash(0xbea7e5);

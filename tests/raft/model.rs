@@ -15,7 +15,7 @@ use beaver_raft::types::{Index, Nanos, NodeId};
 use stateright::{Checker, Model, Property};
 
 use crate::cluster::{next_entry, timeout_now};
-use crate::disk::{Disk, PendingAppend};
+use crate::disk::{Disk, PendingAppend, is_majority};
 
 /// How often each thing may happen on one path.
 #[derive(Debug, Clone)]
@@ -135,7 +135,7 @@ impl Bounds {
                 Effect::Commit(index) => {
                     let meta = *raft.log().get(index).unwrap();
                     let durable_on = |node: NodeId| world.nodes[&node.0].disk.holds(meta.position, meta.chain);
-                    if self.membership().reached(|node| u64::from(durable_on(node))) == 0 {
+                    if !is_majority(&self.membership(), durable_on) {
                         world.broken = Some(format!("{id} commits {} without a majority", meta.position));
                     }
                 }
@@ -291,7 +291,7 @@ impl Model for Bounds {
             Property::always("what was ever committed is on a majority of disks", |bounds: &Bounds, world: &World| {
                 world.history.committed().all(|(position, chain)| {
                     let durable_on = |node: NodeId| world.nodes[&node.0].disk.holds(position, chain);
-                    bounds.membership().reached(|node| u64::from(durable_on(node))) > 0
+                    is_majority(&bounds.membership(), durable_on)
                 })
             }),
             Property::sometimes("a leader commits the first entry of its term", |_, world: &World| {

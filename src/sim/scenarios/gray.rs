@@ -89,6 +89,26 @@ fn e13_a_follower_whose_disk_hangs_delays_nobody_and_catches_up_under_the_same_l
 }
 
 #[test]
+fn e13_while_the_disks_of_a_majority_hang_nothing_is_acknowledged() {
+    let stage = Stage::new(3);
+    let before = stage.leader_and_term();
+    let followers = stage.others(before.0);
+    let clients: Vec<_> = stage.nodes().into_iter().map(|node| stage.client(node)).collect();
+    followers.iter().for_each(|node| stage.member(*node).latency.set_stalled(true));
+    clients.iter().for_each(|client| client.ask(put(b"on one disk only")));
+    stage.pass(5_000);
+    assert!(clients.iter().all(|client| client.heard().is_empty()));
+    stage.cluster.check_durability();
+    stage.member(followers[0]).latency.set_stalled(false);
+    stage.wait_for(1_000, "answers", || clients[0].heard().len() + clients[1].heard().len() >= 1);
+    stage.cluster.check_durability();
+    stage.member(followers[1]).latency.set_stalled(false);
+    stage.wait_for(1_000, "answers", || clients.iter().all(|client| client.heard().len() == 1));
+    assert_eq!(stage.leader_and_term(), before);
+    stage.clear();
+}
+
+#[test]
 fn e14_a_follower_whose_every_write_takes_longer_than_its_timeout_seeks_no_election() {
     let stage = Stage::new(3);
     let before = stage.leader_and_term();
