@@ -55,7 +55,7 @@ enum Call {
     Reserve(Who),
     Delete(Who, u64),
     Release(Who, u64, u32),
-    Bury(Who, u64),
+    Bury(Who, u64, u32),
     KickJob(u64),
     Peek(u64),
     /// The connection ends, whenever its node notices.
@@ -137,9 +137,12 @@ impl SequentialSpec for PlainQueue {
                     queue.jobs[place].priority = priority;
                 })
             }
-            Call::Bury(who, id) => {
+            Call::Bury(who, id, priority) => {
                 let held = self.held(who, id);
-                self.act(held, |queue, place| queue.jobs[place].state = PlainState::Buried)
+                self.act(held, |queue, place| {
+                    queue.jobs[place].state = PlainState::Buried;
+                    queue.jobs[place].priority = priority;
+                })
             }
             Call::KickJob(id) => {
                 let buried = self.named(id).filter(|place| self.jobs[*place].state == PlainState::Buried);
@@ -262,7 +265,7 @@ impl Crowd {
             (0, Some(id)) => (Call::Peek(id), Asked::Peek(id)),
             (1 | 2, Some(id)) => (Call::Delete(who, id), Asked::Delete(id)),
             (3, Some(id)) => (Call::Release(who, id, 1), Asked::Release { id, priority: 1, delay_s: 0 }),
-            (4, Some(id)) => (Call::Bury(who, id), Asked::Bury { id, priority: 2 }),
+            (4, Some(id)) => (Call::Bury(who, id, 2), Asked::Bury { id, priority: 2 }),
             (5, Some(id)) => (Call::KickJob(id), Asked::KickJob(id)),
             (6..=8, _) => (Call::Reserve(who), Asked::Reserve { timeout_s: Some(0) }),
             _ => {
