@@ -12,7 +12,7 @@
 //!                         job  (the state machine)
 //!
 //!   io: the only rooms that know a runtime        node: threads, listeners, directories, the end
-//!   sim: the same node over simulated disks, network and clocks
+//!   sim: the same node over simulated disks, network and clocks; mutation: bugs put back, for it to find
 //!   cli, config, metrics, status, fatal: the edge
 //! ```
 //!
@@ -26,6 +26,7 @@
 //! wires), `io` and `node` (how it runs).
 
 pub mod types;
+pub mod mutation;
 
 pub mod raft;
 pub mod job;

@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 /// Each room and the rooms that it may use. Rooms that are not listed are the top of the house and may use all.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("types", &[]),
-    ("raft", &["types"]),
-    ("job", &["types"]),
+    ("mutation", &[]),
+    ("raft", &["types", "mutation"]),
+    ("job", &["types", "mutation"]),
     ("io", &["types"]),
     ("wal", &["types", "raft", "job", "io"]),
     ("snapshot", &["types", "raft", "job", "wal", "io"]),
     ("api", &["types", "job", "io"]),
     ("net", &["types", "raft", "io", "wal", "api", "job"]),
-    ("shard", &["types", "raft", "job", "wal", "snapshot", "net", "api"]),
+    ("shard", &["types", "mutation", "raft", "job", "wal", "snapshot", "net", "api"]),
     ("config", &["types"]),
     ("metrics", &["types"]),
     ("status", &["types", "config", "metrics"]),
@@ -28,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that decide, or do only through the traits of `io`.
-const PURE: &[&str] = &["types", "raft", "job", "wal", "snapshot", "net", "api", "shard"];
+const PURE: &[&str] = &["types", "mutation", "raft", "job", "wal", "snapshot", "net", "api", "shard"];
 
 /// What such a room never names.
 const OUTSIDE_WORLD: &[&str] = &[

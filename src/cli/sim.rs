@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use std::{panic, thread};
 
 use clap::Args;
 
+use crate::mutation::Mutation;
+use crate::sim::coverage::Coverage;
 use crate::sim::faults::FaultKind;
+use crate::sim::lasting::Lasting;
+use crate::sim::mutants::{Hunt, Mutant, hunt, mutants};
+use crate::sim::regressions::SEEDS;
 use crate::sim::run::{RunOptions, RunReport, run_seed};
 
 /// Run simulated clusters under faults, one run a seed, and judge each
@@ -26,6 +31,21 @@ pub struct SimArgs {
     /// Only this fault; may be given several times. Otherwise each seed draws its own
     #[arg(long = "fault", value_name = "NAME")]
     faults: Vec<FaultKind>,
+    /// What stays broken for good behind the chaos. Otherwise some seeds draw something
+    #[arg(long, value_name = "NAME")]
+    lasting: Option<Lasting>,
+    /// Run the seeds that once failed
+    #[arg(long)]
+    regressions: bool,
+    /// Fail if something that runs are there to test never came up
+    #[arg(long)]
+    require_coverage: bool,
+    /// Put this bug back (needs the feature `mutants`)
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<Mutation>,
+    /// Put every bug back that there is (or the one that is named), and fail if one is not found
+    #[arg(long)]
+    mutants: bool,
     /// Print every event as it happens
     #[arg(long)]
     trace: bool,
@@ -54,6 +74,7 @@ struct Totals {
     cuts: u64,
     resets: u64,
     faults: BTreeMap<FaultKind, u64>,
+    coverage: Coverage,
 }
 
 impl Totals {
@@ -66,6 +87,7 @@ impl Totals {
         self.leaders += report.group.leaders;
         self.cuts += report.group.cuts;
         self.resets += report.network.resets;
+        self.coverage.add(&report.coverage);
         for (kind, count) in &report.faults {
             *self.faults.entry(*kind).or_default() += count;
         }
@@ -86,6 +108,9 @@ impl Totals {
         );
         println!("{} leaders, {} logs cut, {} streams reset", self.leaders, self.cuts, self.resets);
         println!("faults: {}", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") });
+        for (what, count) in self.coverage.iter().filter(|(what, _)| !what.starts_with("fault ")) {
+            println!("{count:>8} {what}");
+        }
         if !self.failed.is_empty() {
             println!("failed seeds: {:?}", self.failed);
         }
@@ -94,26 +119,33 @@ impl Totals {
 
 /// 0 if nothing was found, else 1.
 pub fn sim(args: &SimArgs) -> u8 {
-    let begun = Instant::now();
-    let first = args.seed.unwrap_or(0);
-    let count = if args.seed.is_some() && args.seeds == 100 { 1 } else { args.seeds };
-    let deadline = args.seconds.map(|seconds| begun + Duration::from_secs(seconds));
+    if args.mutants {
+        return hunt_mutants(args);
+    }
+    let profile = args.mutant.and_then(|put_back| mutants().into_iter().find(|mutant| mutant.mutation == put_back));
     let options = RunOptions {
         faults: (!args.faults.is_empty()).then(|| args.faults.clone()),
-        chaos_max: None,
+        lasting: args.lasting,
+        profile: profile.map(|mutant| mutant.profile),
+        mutation: args.mutant,
         trace: args.trace,
+        ..RunOptions::default()
     };
+    let begun = Instant::now();
+    let first = args.seed.unwrap_or(0);
+    let seeds: Vec<u64> = match args.regressions {
+        true => SEEDS.iter().map(|(seed, _)| *seed).collect(),
+        false => (first..first + if args.seed.is_some() && args.seeds == 100 { 1 } else { args.seeds }).collect(),
+    };
+    let deadline = args.seconds.map(|seconds| begun + Duration::from_secs(seconds));
     let threads = args.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     let threads = if args.trace { 1 } else { threads };
-    let next = AtomicU64::new(first);
+    let next = AtomicUsize::new(0);
     let stopping = AtomicBool::new(false);
     let totals = Mutex::new(Totals::default());
     let work = || {
         while !stopping.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed - first >= count {
-                return;
-            }
+            let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
             let failed = run_one(seed, &options, args.twice, &totals);
             if failed && !args.keep_going {
                 stopping.store(true, Ordering::Relaxed);
@@ -127,7 +159,49 @@ pub fn sim(args: &SimArgs) -> u8 {
     });
     let totals = totals.into_inner().expect("no run panics while it counts");
     totals.print(begun.elapsed());
+    let missing = totals.coverage.missing();
+    if args.require_coverage && !missing.is_empty() {
+        println!("never came up, so nothing is known about it:\n  {}", missing.join("\n  "));
+        return 1;
+    }
     u8::from(!totals.failed.is_empty())
+}
+
+fn hunt_mutants(args: &SimArgs) -> u8 {
+    if !cfg!(feature = "mutants") {
+        println!("this program was built without bugs to put back: build it with the feature `mutants`");
+        return 1;
+    }
+    // A bug that is found may be found by an assertion.
+    panic::set_hook(Box::new(|_| {}));
+    let (first, mut all) = (args.seed.unwrap_or(0), mutants());
+    all.retain(|mutant| args.mutant.is_none_or(|named| named == mutant.mutation));
+    let (next, good) = (AtomicUsize::new(0), AtomicBool::new(true));
+    let work = || {
+        while let Some(mutant) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let hunt = hunt(mutant, first);
+            print_hunt(mutant, &hunt);
+            good.fetch_and(hunt.is_good(), Ordering::Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..args.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)) {
+            scope.spawn(work);
+        }
+    });
+    u8::from(!good.into_inner())
+}
+
+fn print_hunt(mutant: &Mutant, hunt: &Hunt) {
+    let Mutant { mutation, seeds_max, .. } = mutant;
+    let took = hunt.took.as_secs_f64();
+    match &hunt.found {
+        Some((seeds, what)) => println!("{mutation}: found in seed {seeds} of {seeds_max}, after {took:.1} s: {what}"),
+        None => println!("{mutation}: NOT FOUND in {seeds_max} seeds, {took:.1} s"),
+    }
+    if let Some(false_alarm) = &hunt.false_alarm {
+        println!("{mutation}: the code as it ships fails in the same seeds:\n{false_alarm}");
+    }
 }
 
 /// Runs one seed; whether it failed.

@@ -3,6 +3,7 @@
 use super::codec::{CodecError, Commands};
 use super::command::{Applied, Batch, Command, Numbered, Origin, Outcome};
 use super::machine::Machine;
+use crate::mutation::{self, Mutation};
 use crate::types::{Index, JobId, LogPosition, SessionId, Term, Times};
 
 /// No job has this id or a higher one: clients take ids for numbers that a double holds exactly.
@@ -75,7 +76,8 @@ impl Machine {
             return self.open_session(session).then_some(Outcome::Opened);
         }
         let Some(open) = self.sessions.get(session) else { return Some(Outcome::SessionUnknown) };
-        if seq != open.last_seq + 1 {
+        let is_repeat = seq <= open.last_seq && !mutation::is_on(Mutation::NoDeduplication);
+        if is_repeat || seq > open.last_seq + 1 {
             return None;
         }
         let outcome = self.execute(session, command, job);

@@ -83,7 +83,7 @@ pub trait Observer {
 
 /// Sees the shard after each of its turns. Simulation checks its invariants here; a node that serves has none.
 pub trait TurnWatch {
-    fn turned(&self, shard: &Shard);
+    fn turned(&self, shard: &Shard, moment: Moment);
 }
 
 /// What the shard itself does not know of its disk.
@@ -172,7 +172,7 @@ impl<R: Runtime> Host<R> {
             }
             self.leads.set(shard.leads());
             if let Some(watch) = &self.watch {
-                watch.turned(&shard);
+                watch.turned(&shard, moment);
             }
             if moment.now >= publish_at {
                 let stalled = self.writes.get().1.map(|since| moment.now.saturating_sub(since));

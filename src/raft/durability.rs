@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutation::{self, Mutation};
 use crate::raft::message::Token;
 use crate::types::{Index, Term};
 
@@ -43,6 +44,9 @@ impl Durability {
     /// The log above `index` is being replaced: neither what was durable there nor what is on its way counts.
     pub(super) fn cut(&mut self, index: Index) {
         self.durable = self.durable.min(index);
+        if mutation::is_on(Mutation::LateCompletion) {
+            return;
+        }
         for append in self.pending.iter_mut().rev().take_while(|append| append.proves > index) {
             append.proves = index;
         }

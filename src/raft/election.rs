@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::mutation::{self, Mutation};
 use crate::raft::message::{Body, Message};
 use crate::raft::quorum::Tally;
 use crate::raft::state::State;
@@ -20,7 +21,7 @@ pub(super) struct PreCandidate {
 pub(super) struct Candidate {
     answers: Answers,
     pub(super) deadline: Nanos,
-    transfer: bool,
+    pub(super) transfer: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -115,7 +116,8 @@ impl Raft {
 
     /// `asked` is the term that the candidate would have. Nothing is changed by answering (faults E9).
     pub(super) fn handle_pre_vote_request(&mut self, now: Nanos, from: NodeId, asked: Term, last: LogPosition) {
-        let granted = asked > self.state.term() && last >= self.state.log.last() && !self.hears_leader(now);
+        let hears_leader = self.hears_leader(now) && !mutation::is_on(Mutation::PreVoteWithoutRecency);
+        let granted = asked > self.state.term() && last >= self.state.log.last() && !hears_leader;
         if granted {
             self.state.send_unconditionally(from, Message { term: asked, body: Body::PreVoteReply { granted } });
         } else {

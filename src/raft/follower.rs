@@ -1,6 +1,7 @@
 //! What a follower does with an append: find out whether its log holds what the leader's held before, take over what is
 //! new, and say so. It never gives up an entry before it has seen another one in its place.
 
+use crate::mutation::{self, Mutation};
 use crate::raft::message::{Body, EntryMeta, StopReason};
 use crate::raft::state::State;
 use crate::types::{Index, LogPosition, Nanos, NodeId, Term};
@@ -102,6 +103,9 @@ fn take_over(state: &mut State, mut entries: Vec<EntryMeta>) -> Result<(), StopR
             return Err(StopReason::ChainConflict { position, ours, theirs });
         }
         known += 1;
+    }
+    if mutation::is_on(Mutation::StaleAppendCuts) {
+        known = 0;
     }
     let Some(first_new) = entries.get(known) else { return Ok(()) };
     let kept = first_new.position.index.prev().expect("entries have indexes above zero");

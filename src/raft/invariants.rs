@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::raft::message::{EntryMeta, Vote};
 use crate::raft::{Raft, Role};
-use crate::types::{ChainHash, Index, LogPosition, NodeId, Term};
+use crate::types::{ChainHash, Index, LogPosition, Nanos, NodeId, Term};
 
 /// An invariant that does not hold, told for whoever reads the failed run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,11 +101,31 @@ pub fn check_step(before: &Observed, after: &Raft) -> Result<(), Broken> {
         require(chain == before.committed_chain, id, || format!("entry {} changed after commit", before.committed))?;
     }
     if before.leads && after.is_leader() && vote.term == before.vote.term {
+        // Raft 5.4.2, figure 8: what is of an earlier term commits only together with what is of the leader's own.
+        let counted = after.committed() > before.committed;
+        let own = after.log().term_at(after.committed()) == Some(vote.term);
+        require(!counted || own, id, || format!("leads term {} and counted {}", vote.term, after.committed()))?;
         let kept = after.log().chain_at(before.last.index);
         let kept = kept.is_none_or(|chain| chain == before.last_chain) && after.last_position() >= before.last;
         require(kept, id, || "a leader only appends".to_owned())?;
     }
     Ok(())
+}
+
+/// Until when, on its own clock, this node helps nobody to replace the leader that it hears; none where it hears none.
+#[must_use]
+pub fn hears_leader_until(raft: &Raft) -> Option<Nanos> {
+    match &raft.role {
+        Role::Leader(_) => Some(Nanos(u64::MAX)),
+        Role::Follower(follower) => Some(follower.heard?.saturating_add(raft.state.config.election_timeout_min)),
+        Role::PreCandidate(_) | Role::Candidate(_) => None,
+    }
+}
+
+/// Whether it seeks to be elected, and no leader asked it to.
+#[must_use]
+pub fn stands_by_itself(raft: &Raft) -> bool {
+    matches!(&raft.role, Role::Candidate(candidate) if !candidate.transfer)
 }
 
 /// What a whole group has shown so far. Knows every leader and every committed entry that ever was, so it also notices
@@ -132,6 +152,11 @@ impl GroupHistory {
     /// matching, leader completeness and state machine safety (Raft figure 3).
     pub fn observe(&mut self, raft: &Raft) -> Result<(), Broken> {
         check_node(raft)?;
+        self.observe_from_outside(raft)
+    }
+
+    /// As `observe`, without the invariants of the node itself.
+    pub fn observe_from_outside(&mut self, raft: &Raft) -> Result<(), Broken> {
         self.observe_leader(raft)?;
         self.observe_log(raft)?;
         self.observe_committed(raft)?;

@@ -1,6 +1,7 @@
 //! The leader: takes entries into its log, sends them to the others, and counts who has them. It commits only by
 //! counting entries of its own term, and leads only as long as a majority answers it.
 
+use crate::mutation::{self, Mutation};
 use crate::raft::message::{Body, Effect, EntryMeta};
 use crate::raft::progress::{PeerProgress, Progress, ProgressState};
 use crate::raft::read::Reads;
@@ -172,7 +173,8 @@ impl Leader {
             None => durable,
         });
         // Raft 5.4.2, figure 8: only entries of the own term commit by counting; those before them commit with them.
-        if reached < self.first_of_term || !state.commit(reached) {
+        let is_own = reached >= self.first_of_term || mutation::is_on(Mutation::EarlierTermByCounting);
+        if !is_own || !state.commit(reached) {
             return false;
         }
         self.notices_due = true;
@@ -208,7 +210,11 @@ impl Leader {
     /// its term to commit: only then is everything that was ever acknowledged known to be at or below the commit index.
     pub(super) fn request_read(&mut self, state: &mut State, now: Nanos, read: u64) {
         let first_waiting = self.reads.is_empty();
-        self.reads.push(read, self.rounds.newest(), state.committed.max(self.first_of_term));
+        let after = match mutation::is_on(Mutation::ReadByEarlierRound) {
+            true => self.rounds.newest().saturating_sub(1),
+            false => self.rounds.newest(),
+        };
+        self.reads.push(read, after, state.committed.max(self.first_of_term));
         if first_waiting {
             self.ask_all(state, now);
         }

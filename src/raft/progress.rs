@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutation::{self, Mutation};
 use crate::raft::config::Config;
 use crate::types::{Index, Nanos, NodeId};
 
@@ -239,7 +240,9 @@ impl Progress {
         self.state = state;
         self.state_round = round;
         self.in_flight.clear();
-        self.in_flight_bytes = 0;
+        if !mutation::is_on(Mutation::InFlightBytesKept) {
+            self.in_flight_bytes = 0;
+        }
         self.inquiry_round = None;
         self.commit_told = Index::ZERO;
         self.overtaken = false;

@@ -1,6 +1,7 @@
 //! Counting: who won, and what a majority has reached. A count may never be favourable without a majority of
 //! every set of voters it is asked about (Raft thesis 4.3: joint consensus needs both).
 
+use crate::mutation::{self, Mutation};
 use crate::types::NodeId;
 
 /// No set of voters is larger. Keeps counting free of allocation.
@@ -63,7 +64,9 @@ pub fn reached<T: Copy + Ord + Default>(voters: &[NodeId], value: impl Fn(NodeId
         *slot = value(voter);
     }
     let values = &mut values[..voters.len()];
-    values.sort_unstable();
+    if !mutation::is_on(Mutation::UnsortedQuorum) {
+        values.sort_unstable();
+    }
     // In ascending order a majority stands at or behind this place.
     let place = voters.len().checked_sub(majority(voters.len()))?;
     values.get(place).copied()

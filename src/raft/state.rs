@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutation::{self, Mutation};
 use crate::raft::config::Config;
 use crate::raft::durability::Durability;
 use crate::raft::log::Log;
@@ -136,7 +137,8 @@ impl State {
 
     /// Sends what speaks of this node's vote: a grant, or a request that contains the vote for itself.
     pub(super) fn send_when_voted(&mut self, to: NodeId, body: Body) {
-        let when = if self.vote_is_saved() { When::Now } else { When::Voted(self.vote) };
+        let is_safe = self.vote_is_saved() || mutation::is_on(Mutation::VoteBeforeDurable);
+        let when = if is_safe { When::Now } else { When::Voted(self.vote) };
         self.send_when(to, body, when);
     }
 
@@ -168,7 +170,9 @@ impl State {
         if let Some(kept) = truncate_after {
             assert!(kept >= self.committed, "committed entries are never replaced");
             self.log.truncate_after(kept);
-            self.durability.cut(kept);
+            if !mutation::is_on(Mutation::StaleDurableMark) {
+                self.durability.cut(kept);
+            }
         }
         for meta in &entries {
             assert!(meta.position.term <= self.vote.term, "no entry is of a term that has not begun");

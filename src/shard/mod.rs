@@ -46,6 +46,7 @@ use self::references::NodeReferences;
 use self::sessions::Sessions;
 use crate::api::Answer;
 use crate::job::Machine;
+use crate::mutation::{self, Mutation};
 use crate::net::message::PeerMessage;
 use crate::raft::membership::Membership;
 use crate::raft::message::{self, EntryMeta, Token, Vote};
@@ -286,7 +287,8 @@ impl Shard {
         self.log_lacks_room = false;
         let done = self.appending.pop_front().expect("an append completes once and in order");
         // What a later append cuts off is dead already: nobody may find it.
-        let overwritten = self.appending.iter().filter_map(|later| later.truncate_after).min();
+        let later_cuts = self.appending.iter().filter_map(|later| later.truncate_after);
+        let overwritten = later_cuts.min().filter(|_| !mutation::is_on(Mutation::LateCompletion));
         let is_dead = |index: Index| overwritten.is_some_and(|after| index > after);
         for ((meta, first_job, job_count), placement) in done.metas.iter().zip(placements) {
             if !is_dead(meta.position.index) {
@@ -369,6 +371,12 @@ impl Shard {
     #[must_use]
     pub fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    /// How many commands of this node's clients are on their way, to be looked at.
+    #[must_use]
+    pub fn commands_under_way(&self) -> usize {
+        self.sessions.outstanding_count()
     }
 
     /// The state behind the last entry applied, to be looked at.
@@ -498,6 +506,10 @@ impl Shard {
             }
             self.counters.handle_proposed(index, moment.now);
             self.follow_raft(moment);
+            if mutation::is_on(Mutation::ReplyBeforeCommit) {
+                self.committed = index;
+                self.apply_committed(moment);
+            }
             for key in formed.registered {
                 self.serve_registered(moment, key);
             }

@@ -8,10 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::clock::Clock;
+use super::disk::block_on::block_on;
 use super::disk::{Crash, SimDisk};
 use super::executor::{Executor, GroupId};
 use super::latency::DiskLatency;
 use super::network::{HostId, Network};
+use super::oracle::durable::{DurableLog, Holding};
 use super::oracle::group::GroupOracle;
 use super::oracle::medium::{MediumLog, read_log};
 use super::random::Random;
@@ -19,17 +21,20 @@ use super::runtime::SimRuntime;
 use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
 use crate::config::{Address, Config, Tunables};
 use crate::fatal::Fatal;
-use crate::io::{Disk, Runtime};
+use crate::io::{BLOCK_BYTES, Disk, Runtime};
 use crate::metrics::Metrics;
 use crate::node::core::{Setup, StopRequest, run_node};
 use crate::node::host::TurnWatch;
 use crate::node::opening;
+use crate::raft::message::Vote;
 use crate::status::{Board, StatusReport};
 use crate::types::{Index, Nanos, NodeId, ShardId};
-use crate::wal::directory::{cluster_id, segments_dir};
+use crate::wal::decision::TABLE;
+use crate::wal::directory::{cluster_id, segments_dir, vote_path};
 use crate::wal::entry::LogIdentity;
 use crate::wal::format::{BLOCK, record_bytes};
 use crate::wal::segment::{SegmentSizes, file_name};
+use crate::wal::vote::newest_readable;
 
 const DATA: &str = "/data";
 const CLUSTER: &str = "simulated";
@@ -59,16 +64,37 @@ pub struct Member {
     starts: Cell<u64>,
     /// What its present process shows of itself.
     shown: RefCell<Option<(Arc<Board>, Arc<Metrics>)>>,
+    durable: DurableLog,
+    /// Counts of earlier disks, where it was given new ones.
+    is_wiped: Cell<bool>,
+}
+
+/// What the nodes found on their disks when they started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StartCounts {
+    pub starts: u64,
+    /// How often each row of the recovery table held.
+    pub rows: [u64; TABLE.len()],
+    /// Incomplete ends of logs that were dropped.
+    pub cuts: u64,
+    /// Segments with live entries.
+    pub segments: u64,
+    /// Starts that found a log of more than one of them.
+    pub with_segments: u64,
 }
 
 pub struct Cluster {
     executor: Executor,
     network: Network,
     config: ClusterConfig,
+    identity: LogIdentity,
     members: Vec<Member>,
     oracle: GroupOracle,
     /// What was durable was damaged somewhere.
     has_rotten: Cell<bool>,
+    /// Which commit was last held against the disks.
+    judged: Cell<Index>,
+    starts: RefCell<StartCounts>,
 }
 
 impl Cluster {
@@ -86,6 +112,8 @@ impl Cluster {
     #[must_use]
     pub fn on(executor: &Executor, network: &Network, config: ClusterConfig, disks: Vec<SimDisk>) -> Cluster {
         let oracle = GroupOracle::new(executor);
+        let nodes: Vec<NodeId> = (1..=config.nodes).map(NodeId).collect();
+        let identity = LogIdentity { cluster: cluster_id(CLUSTER, &nodes, 1), shard: SHARD };
         let random = executor.fork_random();
         let members = (1..=config.nodes).zip(disks).map(|(number, disk)| {
             let latency = DiskLatency::new(executor);
@@ -101,6 +129,8 @@ impl Cluster {
                 ended: Rc::default(),
                 starts: Cell::new(0),
                 shown: RefCell::default(),
+                durable: DurableLog::new(Path::new(DATA), identity, SHARD),
+                is_wiped: Cell::new(false),
             }
         });
         let members = members.collect();
@@ -108,9 +138,12 @@ impl Cluster {
             executor: executor.clone(),
             network: network.clone(),
             config,
+            identity,
             members,
             oracle,
             has_rotten: Cell::default(),
+            judged: Cell::default(),
+            starts: RefCell::default(),
         }
     }
 
@@ -137,7 +170,12 @@ impl Cluster {
     /// Where clients connect.
     #[must_use]
     pub fn client_addresses(&self) -> Vec<String> {
-        self.members.iter().map(|member| format!("{}:11300", host_name(member.node))).collect()
+        self.members.iter().map(|member| self.client_address(member)).collect()
+    }
+
+    #[must_use]
+    pub fn client_address(&self, member: &Member) -> String {
+        format!("{}:11300", host_name(member.node))
     }
 
     fn node_config(&self, node: NodeId) -> Config {
@@ -190,6 +228,7 @@ impl Cluster {
         }
         self.bury(member);
         self.network.power_on(member.host);
+        self.survey(member);
         let runtime = self.runtime(member);
         let config = self.node_config(member.node);
         member.process.set(Some(runtime.process()));
@@ -221,6 +260,24 @@ impl Cluster {
             executor.kill(process);
             network.close_all_of(process);
         });
+    }
+
+    /// Counts what the node will find on its disk.
+    fn survey(&self, member: &Member) {
+        let Ok(log) = self.read(&member.disk().image()) else { return };
+        let counts = &mut *self.starts.borrow_mut();
+        counts.starts += 1;
+        counts.cuts += u64::from(log.was_cut);
+        counts.segments += log.segments as u64;
+        counts.with_segments += u64::from(log.segments > 1);
+        for (sum, row) in counts.rows.iter_mut().zip(&log.rows) {
+            *sum += row;
+        }
+    }
+
+    #[must_use]
+    pub fn start_counts(&self) -> StartCounts {
+        self.starts.borrow().clone()
     }
 
     /// What is left of a process that ended by itself: its disk is handed to the next.
@@ -267,6 +324,29 @@ impl Cluster {
         member.clock.reboot();
     }
 
+    /// The host gets an empty disk, which is prepared as for a new node. It forgets all that it promised.
+    pub fn wipe(&self, member: &Member) {
+        self.executor.tell(format_args!("node {} is given an empty disk", member.node));
+        self.kill(member);
+        let disk = SimDisk::new(self.executor.fork_random().next(), self.config.disk_bytes);
+        *member.disk.borrow_mut() = disk.with_latency(Rc::new(member.latency.clone()));
+        member.is_wiped.set(true);
+        self.prepare(member);
+    }
+
+    /// Whether all others durably know this node's identity, so that they will not take another for it.
+    #[must_use]
+    pub fn all_know(&self, member: &Member) -> bool {
+        let known = format!("\"{}\":", member.node);
+        let peers = Path::new(DATA).join("peers");
+        let knows = |other: &Member| {
+            let image = other.disk().durable_image();
+            let file = block_on(image.read_small(&peers, BLOCK_BYTES));
+            file.is_ok_and(|file| file.is_some_and(|file| String::from_utf8_lossy(&file).contains(&known)))
+        };
+        self.members.iter().filter(|other| other.node != member.node).all(knows)
+    }
+
     /// SIGSTOP, or SIGCONT.
     pub fn set_paused(&self, member: &Member, is_paused: bool) {
         let Some(process) = member.process.get() else { return };
@@ -288,20 +368,18 @@ impl Cluster {
 
     // The truth.
 
+    fn read(&self, image: &SimDisk) -> Result<MediumLog, RecoveryError> {
+        let tunables = &self.config.tunables;
+        let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
+        read_log(image, Path::new(DATA), SHARD, self.identity, sizes)
+    }
+
     /// What the node's disk durably holds.
     ///
     /// # Errors
     /// As the node would be told if it started on it.
     pub fn medium_log(&self, member: &Member) -> Result<MediumLog, Fatal> {
-        self.read(&member.disk.borrow())
-    }
-
-    fn read(&self, disk: &SimDisk) -> Result<MediumLog, Fatal> {
-        let nodes: Vec<NodeId> = self.members.iter().map(|member| member.node).collect();
-        let identity = LogIdentity { cluster: cluster_id(CLUSTER, &nodes, 1), shard: SHARD };
-        let tunables = &self.config.tunables;
-        let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
-        read_log(disk, Path::new(DATA), SHARD, identity, sizes)
+        self.read(&member.disk.borrow().durable_image())
     }
 
     /// Damages one entry that the node durably holds, of which another node has an intact copy (the atlas of the faults): so
@@ -350,18 +428,61 @@ impl Cluster {
         self.has_rotten.get()
     }
 
-    /// What is known committed must be durable on a majority, whatever the nodes say. (Raft 5.3; R1 of the faults.)
-    pub fn check_durability(&self) {
+    /// What is known committed must be durable on a majority, whatever the nodes say: held against the disks whenever a
+    /// commit becomes known. (Raft 5.3; R1 of the faults.)
+    pub fn check_commit(&self) {
         let (index, chain) = (self.oracle.committed().get(), self.oracle.committed_chain());
-        if index.0 == 0 {
+        if index == self.judged.replace(index) {
             return;
         }
         let mut holders = 0;
+        for member in &self.members {
+            match member.durable.holding(&member.disk(), index, chain, || self.medium_log(member)) {
+                // What was damaged or taken away since was durable when it was acknowledged.
+                Ok(Holding::Holds | Holding::Damaged) => holders += 1,
+                Ok(Holding::Lacks) => holders += usize::from(member.is_wiped.get()),
+                Err(error) => return self.oracle.break_with(format!("node {} could not start: {error}", member.node)),
+            }
+        }
+        if holders < self.majority() {
+            self.oracle.break_with(format!("entry {index} is committed, and durable on {holders} disks"));
+        }
+    }
+
+    /// Who was elected must have the votes of a majority durably, whatever the voters say. (Raft 5.2; E10 of the faults.)
+    pub fn check_elections(&self) {
+        for (leader, term) in self.oracle.take_elected() {
+            let has_voted = |member: &&Member| {
+                let file = member.disk().peek_medium(&vote_path(Path::new(DATA), SHARD), 0, 4 * BLOCK_BYTES);
+                let vote = file.and_then(|file| newest_readable(&file)).unwrap_or_default();
+                vote.term > term || vote == (Vote { term, voted_for: Some(leader) }) || member.is_wiped.get()
+            };
+            let votes = self.members.iter().filter(has_voted).count();
+            if votes < self.majority() {
+                self.oracle.break_with(format!("node {leader} leads term {term} with {votes} durable votes"));
+            }
+        }
+    }
+
+    /// Reads all disks as a whole: what is committed is durable on a majority, each disk is one that a node starts on, and
+    /// what was learned of it bit by bit is true.
+    pub fn check_durability(&self) {
+        let (index, chain) = (self.oracle.committed().get(), self.oracle.committed_chain());
+        let mut holders = 0;
         let mut told = String::new();
         for member in &self.members {
+            let kept_up = member.durable.chains(&member.disk(), || self.medium_log(member));
             match self.medium_log(member) {
                 Ok(log) if log.faulty.is_empty() || self.has_rotten.get() => {
-                    holders += usize::from(log.holds(index, chain));
+                    let held: BTreeMap<_, _> =
+                        log.entries.iter().map(|entry| (entry.meta.position.index, entry.meta.chain)).collect();
+                    let is_same = |mut kept_up: BTreeMap<_, _>| kept_up.split_off(&log.floor.next()) == held;
+                    if !self.has_rotten.get() && !kept_up.is_ok_and(is_same) {
+                        let what = format!("the simulator lost track of what is on the disk of node {}", member.node);
+                        return self.oracle.break_with(what);
+                    }
+                    let holds = index <= log.floor || log.holds(index, chain);
+                    holders += usize::from(holds || member.is_wiped.get());
                     let _ = write!(told, "; node {} holds {} entries", member.node, log.entries.len());
                 }
                 // Unless something damaged what was durable, each disk must be one that a node starts on.

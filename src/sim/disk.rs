@@ -9,6 +9,7 @@ mod content;
 mod faults;
 mod file;
 mod filling;
+mod settled;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use content::Content;
 pub use content::{SECTOR_BYTES, SectorOdds};
 pub use faults::{Crash, Faults};
 pub use file::SimFile;
+pub use settled::{DiskCounts, Settled, SettledWrite};
 
 /// What takes time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +107,10 @@ struct World {
     changes: u64,
     /// The machine stops in the middle of this change.
     stop_at: Option<u64>,
+    /// Called when so many more changes have begun.
+    trap: Option<(u64, Rc<dyn Fn()>)>,
+    settled: settled::Log,
+    counts: DiskCounts,
 }
 
 /// A handle that one life of one machine has on its disk.
@@ -131,6 +137,9 @@ impl SimDisk {
             life: 0,
             changes: 0,
             stop_at: None,
+            trap: None,
+            settled: settled::Log::default(),
+            counts: DiskCounts::default(),
         };
         SimDisk { world: Rc::new(RefCell::new(world)), life: 0, latency: None }
     }
@@ -160,6 +169,15 @@ impl World {
     /// Counts a change; the one at which the machine stops takes effect, but is never done.
     fn change(&mut self) {
         self.changes += 1;
+        match &mut self.trap {
+            Some((0, sprung)) => {
+                let sprung = Rc::clone(sprung);
+                self.trap = None;
+                sprung();
+            }
+            Some((left, _)) => *left -= 1,
+            None => {}
+        }
     }
 
     fn has_stopped(&self) -> bool {

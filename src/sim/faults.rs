@@ -2,7 +2,7 @@
 //! a run with everything at once mostly shows the loudest.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -10,6 +10,7 @@ use std::str::FromStr;
 use super::cluster::{Cluster, ClusterConfig, Member};
 use super::disk::{Crash, Faults, SectorOdds};
 use super::executor::Executor;
+use super::lasting::Lasting;
 use super::latency::DiskSpeed;
 use super::network::{Link, Network};
 use super::random::Random;
@@ -103,6 +104,8 @@ pub struct Swarm {
     pub chaos: Nanos,
     /// The longest time between two faults.
     pub pause_max: Nanos,
+    /// What does not heal.
+    pub lasting: Option<Lasting>,
 }
 
 impl Swarm {
@@ -128,9 +131,11 @@ impl Swarm {
                 body_bytes_max: if random.chance(200_000) { 20_000 } else { 300 },
                 pause_max: Nanos::from_millis(random.between(5, 100)),
                 vanish_ppm: 300_000,
+                peek_ppm: *random.pick(&[0, 0, 100_000, 500_000]).expect("some"),
             },
             chaos: Nanos::from_secs(random.between(5, 20)),
             pause_max: Nanos::from_millis(random.between(200, 4_000)),
+            lasting: random.chance(250_000).then(|| *random.pick(Lasting::ALL).expect("some")),
         };
         // Drawn last, so that what a seed draws before stays what it was.
         if only.is_none() && random.chance(200_000) {
@@ -172,6 +177,8 @@ struct State {
     stopped: Cell<bool>,
     done: RefCell<BTreeMap<FaultKind, u64>>,
     suspended: RefCell<BTreeMap<NodeId, Nanos>>,
+    /// Nodes that never recover.
+    broken: RefCell<BTreeSet<NodeId>>,
 }
 
 impl Injector {
@@ -186,6 +193,7 @@ impl Injector {
             stopped: Cell::new(false),
             done: RefCell::default(),
             suspended: RefCell::default(),
+            broken: RefCell::default(),
         }))
     }
 
@@ -221,15 +229,17 @@ impl Injector {
         let pause = self.0.random.nanos(Nanos::from_millis(50), Nanos::from_millis(1_500));
         self.0.executor.call_in(pause, move || {
             let members = injector.0.cluster.members();
-            if let Some(member) = injector.0.random.pick(members) {
+            if let Some(member) = injector.0.random.pick(members)
+                && !injector.0.broken.borrow().contains(&member.node)
+            {
                 injector.0.cluster.start(member);
             }
             injector.revive();
         });
     }
 
-    /// Undoes everything: what comes now must work.
-    pub fn heal(&self) {
+    /// Undoes everything: what comes now must work. In some runs a minority is broken for good instead; which.
+    pub fn heal(&self) -> BTreeSet<NodeId> {
         self.0.stopped.set(true);
         self.0.executor.tell("everything heals");
         self.0.network.heal();
@@ -247,8 +257,18 @@ impl Injector {
             member.clock.set_drift(0);
             self.wake(member);
             self.0.cluster.set_paused(member, false);
-            self.0.cluster.start(member);
         }
+        let State { cluster, network, executor, random, swarm, broken, .. } = &*self.0;
+        if let Some(lasting) = swarm.lasting {
+            *broken.borrow_mut() = lasting.break_some(executor, network, cluster, random);
+        }
+        let broken = broken.borrow().clone();
+        cluster
+            .members()
+            .iter()
+            .filter(|member| !broken.contains(&member.node))
+            .for_each(|member| cluster.start(member));
+        broken
     }
 
     fn after(&self, from_ms: u64, to_ms: u64, undo: impl FnOnce(&Injector) + 'static) {
@@ -267,6 +287,36 @@ impl Injector {
         Crash::Power(SectorOdds { new, torn, garbage })
     }
 
+    /// A crash finds a disk at rest, most of the time, and then has nothing to tear. This one waits until something is
+    /// being written.
+    fn crash_in_a_write(&self, member: &Member, kind: FaultKind) {
+        let (injector, node) = (self.clone(), member.node);
+        let lag = self.0.random.nanos(Nanos::ZERO, Nanos::from_micros(150));
+        let again = self.0.random.nanos(Nanos::from_millis(1), Nanos::from_millis(300));
+        let crash = Rc::new(move || {
+            let State { cluster, stopped, executor, .. } = &*injector.0;
+            let member = cluster.member(node);
+            if stopped.get() {
+                return;
+            }
+            match kind {
+                FaultKind::Kill => cluster.kill(member),
+                _ => cluster.cut_power(member, injector.power_cut()),
+            }
+            let revived = injector.clone();
+            executor.call_in(again, move || {
+                if !revived.0.stopped.get() {
+                    revived.0.cluster.start(revived.0.cluster.member(node));
+                }
+            });
+        });
+        let executor = self.0.executor.clone();
+        member.disk().set_trap(self.0.random.between(0, 40), move || {
+            let crash = Rc::clone(&crash);
+            executor.call_in(lag, move || crash());
+        });
+    }
+
     /// A suspended host wakes up.
     fn wake(&self, member: &Member) {
         let Some(since) = self.0.suspended.borrow_mut().remove(&member.node) else { return };
@@ -282,8 +332,18 @@ impl Injector {
         let other = random.pick(cluster.members()).expect("a cluster has members");
         let (node, host) = (member.node, member.host);
         executor.tell(format_args!("fault {kind} at node {node}"));
+        let in_a_write = matches!(kind, FaultKind::Kill | FaultKind::PowerCut) && random.chance(600_000);
+        if in_a_write && cluster.is_running(member) {
+            return self.crash_in_a_write(member, kind);
+        }
         match kind {
-            FaultKind::Kill => cluster.kill(member),
+            FaultKind::Kill => {
+                cluster.kill(member);
+                // A service manager may be as quick as this, or as slow as `revive`.
+                if random.chance(500_000) {
+                    self.after(1, 200, move |injector| injector.0.cluster.start(injector.0.cluster.member(node)));
+                }
+            }
             FaultKind::PowerCut => cluster.cut_power(member, self.power_cut()),
             FaultKind::Blackout => {
                 for member in cluster.members() {

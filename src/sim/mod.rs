@@ -29,7 +29,11 @@ pub mod oracle;
 pub mod workload;
 
 pub mod faults;
+pub mod lasting;
+pub mod coverage;
 pub mod run;
+pub mod mutants;
+pub mod regressions;
 
 #[cfg(test)]
 mod scenarios;

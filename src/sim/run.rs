@@ -1,15 +1,17 @@
 //! One seed, one run: chaos under load, then everything heals, and the cluster must serve, agree, and have kept its word.
 
 use std::any::Any;
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Member};
+use super::coverage::Coverage;
 use super::executor::Executor;
 use super::faults::{FaultKind, Injector, Swarm};
+use super::lasting::Lasting;
 use super::network::{Network, NetworkCounts};
 use super::oracle::group::GroupCounts;
 use super::oracle::history::HistoryCounts;
@@ -18,7 +20,8 @@ use super::random::Random;
 use super::workload::Workload;
 use crate::job::Machine;
 use crate::job::command::Batch;
-use crate::types::{Index, Nanos};
+use crate::mutation::{self, Mutation};
+use crate::types::{Index, Nanos, NodeId};
 use crate::wal::entry::{Entry, EntryKind};
 
 /// How often, at random, the disks are read to see that what is committed is durable.
@@ -33,9 +36,20 @@ pub struct RunOptions {
     pub faults: Option<Vec<FaultKind>>,
     /// Things go wrong for no longer than this.
     pub chaos_max: Option<Nanos>,
+    /// What stays broken behind the chaos; not given: some runs draw something.
+    pub lasting: Option<Lasting>,
+    /// A swarm that is directed at something.
+    pub profile: Option<Profile>,
+    /// Leave the invariants inside of nodes alone.
+    pub outside_only: bool,
+    /// A bug that is put back.
+    pub mutation: Option<Mutation>,
     /// Print every event as it happens.
     pub trace: bool,
 }
+
+/// Turns a swarm that was drawn towards something: which faults there are, and how often.
+pub type Profile = fn(&mut Swarm, &Random);
 
 /// What a run that found nothing wrong was made of.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +61,7 @@ pub struct RunReport {
     pub group: GroupCounts,
     pub network: NetworkCounts,
     pub faults: BTreeMap<FaultKind, u64>,
+    pub coverage: Coverage,
     pub entries: u64,
     /// Damaged entries that the last processes of the nodes repaired.
     pub repaired: u64,
@@ -79,14 +94,29 @@ impl fmt::Display for Failure {
 ///
 /// # Errors
 /// What was broken.
+///
+/// # Panics
+/// If a bug is to be put back by a program that was built without any.
 pub fn run_seed(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failure>> {
+    mutation::with(options.mutation, || run(seed, options))
+}
+
+fn run(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failure>> {
     let executor = Executor::new(seed);
     if options.trace {
         executor.trace().print();
     }
-    let mut swarm = Swarm::draw(&Random::new(seed ^ 0x5eed), options.faults.as_deref());
+    let random = Random::new(seed ^ 0x5eed);
+    let mut swarm = Swarm::draw(&random, options.faults.as_deref());
+    if let Some(profile) = options.profile {
+        profile(&mut swarm, &random);
+    }
     swarm.chaos = swarm.chaos.min(options.chaos_max.unwrap_or(swarm.chaos));
+    swarm.lasting = options.lasting.or(swarm.lasting);
     let world = World::new(&executor, &swarm);
+    if options.outside_only {
+        world.cluster.oracle().judge_from_outside();
+    }
     // A node that panics has found a bug of its own; the rest of the run is given up.
     let result = catch_unwind(AssertUnwindSafe(|| world.run(&swarm)))
         .unwrap_or_else(|panic| Err(format!("a panic: {}", told(panic.as_ref()))));
@@ -118,6 +148,7 @@ struct World {
     injector: Injector,
     random: Random,
     disks_read_at: Cell<Nanos>,
+    broken: RefCell<BTreeSet<NodeId>>,
 }
 
 impl World {
@@ -130,7 +161,8 @@ impl World {
         let injector = Injector::new(executor, &network, &cluster, swarm);
         let random = executor.fork_random();
         let executor = executor.clone();
-        World { executor, network, cluster, workload, injector, random, disks_read_at: Cell::default() }
+        let (disks_read_at, broken) = (Cell::default(), RefCell::default());
+        World { executor, network, cluster, workload, injector, random, disks_read_at, broken }
     }
 
     fn run(&self, swarm: &Swarm) -> Result<RunReport, String> {
@@ -138,10 +170,11 @@ impl World {
         self.workload.start();
         self.injector.start();
         self.run_until(self.executor.now().saturating_add(swarm.chaos))?;
-        self.injector.heal();
+        *self.broken.borrow_mut() = self.injector.heal();
         self.workload.stop();
         self.run_while(DRAIN_MAX, "the clients do not end", || self.workload.is_running())?;
-        self.workload.start_drain();
+        let healthy = self.healthy().map(|member| self.cluster.client_address(member));
+        self.workload.start_drain(healthy.collect());
         self.run_while(DRAIN_MAX, "the cluster is not drained", || self.workload.is_running())?;
         let settled = || self.is_settled();
         self.run_while(Nanos::from_secs(60), "the nodes do not agree", || !settled())?;
@@ -155,7 +188,7 @@ impl World {
             // What is applied is committed, and need not yet be durable on the node that applied it.
             self.run_until(self.executor.now().saturating_add(Nanos::from_secs(1)))?;
         }
-        self.judge()
+        self.judge(swarm)
     }
 
     fn run_until(&self, deadline: Nanos) -> Result<(), String> {
@@ -177,6 +210,8 @@ impl World {
     }
 
     fn check(&self) -> Result<(), String> {
+        self.cluster.check_commit();
+        self.cluster.check_elections();
         if let Some(broken) = self.cluster.oracle().broken() {
             return Err(broken);
         }
@@ -202,20 +237,24 @@ impl World {
         Ok(())
     }
 
-    /// All nodes run and have applied all that is committed.
+    fn healthy(&self) -> impl Iterator<Item = &Member> {
+        self.cluster.members().iter().filter(|member| !self.broken.borrow().contains(&member.node))
+    }
+
+    /// All healthy nodes run and have applied all that is committed.
     fn is_settled(&self) -> bool {
         let committed = self.cluster.oracle().committed().get();
         let applied = self.cluster.oracle().applied();
-        applied.len() == self.cluster.members().len() && applied.values().all(|applied| *applied == committed)
+        self.healthy().all(|member| applied.get(&member.node) == Some(&committed))
     }
 
-    fn judge(&self) -> Result<RunReport, String> {
+    fn judge(&self, swarm: &Swarm) -> Result<RunReport, String> {
         self.check()?;
         self.cluster.check_durability();
         self.check()?;
         let committed = self.cluster.oracle().committed().get();
         let mut logs = Vec::new();
-        for member in self.cluster.members() {
+        for member in self.healthy() {
             let log = self.cluster.medium_log(member).map_err(|error| format!("node {}: {error}", member.node))?;
             if !log.faulty.is_empty() {
                 return Err(format!("node {}: entries stayed damaged: {:?}", member.node, log.faulty));
@@ -245,6 +284,7 @@ impl World {
             group: self.cluster.oracle().counts(),
             network: self.network.counts(),
             faults: self.injector.done(),
+            coverage: Coverage::of(&self.cluster, &self.network, swarm, &self.injector.done()),
             entries: committed.0,
             repaired: self.cluster.repaired(),
         })
@@ -300,7 +340,8 @@ mod tests {
 
     #[test]
     fn a_quiet_cluster_serves_and_keeps_its_word() {
-        let options = RunOptions { faults: Some(Vec::new()), chaos_max: Some(Nanos::from_secs(2)), trace: false };
+        let options =
+            RunOptions { faults: Some(Vec::new()), chaos_max: Some(Nanos::from_secs(2)), ..RunOptions::default() };
         let report = run_seed(1, &options).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(report.history.inserted > 0 && report.history.reserved > 0, "{report:?}");
         assert_eq!(report.group.leaders, 1, "nothing went wrong, so nobody else should have led");

@@ -4,7 +4,7 @@
 //! A client never asks again for what it has no answer to: what is unknown stays unknown.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -20,6 +20,9 @@ use crate::types::{Index, Nanos};
 
 /// Where jobs go. Few, so that clients meet.
 pub const TUBES: [&str; 3] = ["default", "mail", "video"];
+
+/// How many of the jobs seen last are asked about.
+const RECENT_MAX: usize = 4;
 
 /// How long a client waits for an answer before it gives the connection up.
 const PATIENCE: Nanos = Nanos::from_secs(20);
@@ -37,6 +40,8 @@ pub struct WorkloadConfig {
     pub pause_max: Nanos,
     /// How many of a million connections are dropped without a word, with whatever they hold.
     pub vanish_ppm: u32,
+    /// How many of a million commands are questions about a job that some client has just seen.
+    pub peek_ppm: u32,
 }
 
 impl Default for WorkloadConfig {
@@ -48,6 +53,7 @@ impl Default for WorkloadConfig {
             body_bytes_max: 300,
             pause_max: Nanos::from_millis(60),
             vanish_ppm: 300_000,
+            peek_ppm: 0,
         }
     }
 }
@@ -64,6 +70,8 @@ pub struct Workload {
     /// The highest index that any node knows committed, as the group's oracle sees it.
     committed: Rc<Cell<Index>>,
     body_last: Rc<Cell<u64>>,
+    /// The jobs that any client saw last, dead or alive.
+    recent: Rc<RefCell<VecDeque<u64>>>,
     stopping: Rc<Cell<bool>>,
     running: Rc<Cell<u32>>,
     nonsense: Rc<RefCell<Option<String>>>,
@@ -86,6 +94,7 @@ impl Workload {
             history: Rc::default(),
             committed,
             body_last: Rc::default(),
+            recent: Rc::default(),
             stopping: Rc::default(),
             running: Rc::default(),
             nonsense: Rc::default(),
@@ -104,9 +113,10 @@ impl Workload {
     }
 
     /// Starts a worker that takes and deletes jobs until there is none left, wherever they are.
-    pub fn start_drain(&self) {
+    pub fn start_drain(&self, servers: Vec<String>) {
         let host = self.network.add_host("drain");
-        self.start_client(host, Client::drain);
+        let workload = Workload { servers: Rc::new(servers), ..self.clone() };
+        workload.start_client(host, Client::drain);
     }
 
     fn start_client<F: Future<Output = ()> + 'static>(&self, host: HostId, run: impl FnOnce(Client) -> F) {
@@ -322,6 +332,7 @@ impl Client {
     }
 
     fn learn(&mut self, connected: &mut Connected, asked: &Asked, said: &Said) {
+        self.note_recent(asked, said);
         match (asked, said) {
             (_, Said::Inserted(id)) => {
                 self.seen.insert(*id);
@@ -336,6 +347,18 @@ impl Client {
             }
             _ => {}
         }
+    }
+
+    fn note_recent(&self, asked: &Asked, said: &Said) {
+        let id = match (asked, said) {
+            (_, Said::Inserted(id) | Said::Reserved { id, .. }) | (Asked::Delete(id), Said::Deleted) => *id,
+            _ => return,
+        };
+        let mut recent = self.workload.recent.borrow_mut();
+        if recent.len() == RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(id);
     }
 
     // What to ask.
@@ -372,6 +395,10 @@ impl Client {
             && self.random.chance(600_000)
         {
             return vec![self.draw_about_held(id)];
+        }
+        if self.random.chance(self.workload.config.peek_ppm) {
+            let recent = self.workload.recent.borrow();
+            return vec![Asked::Peek(recent.get(self.random.below_len(recent.len())).copied().unwrap_or(1))];
         }
         match self.random.below(100) {
             0..12 => {

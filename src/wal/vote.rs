@@ -98,6 +98,17 @@ impl SlotBytes {
         self.checksum = U128::ZERO;
         xxh3_128_with_seed(self.as_bytes(), CHECKSUM_DOMAIN.wrapping_add(slot as u64))
     }
+
+    /// What is in a block, if it is whole and was written to this slot.
+    fn whole(block: &[u8], slot: usize) -> Option<&SlotBytes> {
+        let (bytes, padding) = SlotBytes::ref_from_prefix(block).ok()?;
+        let is_whole = bytes.magic.get() == MAGIC && bytes.checksum.get() == bytes.checksum(slot) && is_zero(padding);
+        is_whole.then_some(bytes)
+    }
+
+    fn vote(&self) -> Vote {
+        Vote { term: Term(self.term.get()), voted_for: Some(NodeId(self.voted_for)).filter(|node| node.0 != 0) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,12 +225,17 @@ fn slot_of(sequence: u64, copy: usize) -> usize {
     (sequence % 2) as usize * 2 + copy
 }
 
+/// What the newest whole copy in a vote file's bytes says, whoever's it is. For oracles, which judge a disk from outside.
+#[must_use]
+pub fn newest_readable(file: &[u8]) -> Option<Vote> {
+    let whole = |(slot, block)| SlotBytes::whole(block, slot);
+    let newest = file.chunks(BLOCK as usize).take(SLOTS).enumerate().filter_map(whole);
+    newest.max_by_key(|bytes| bytes.sequence.get()).map(SlotBytes::vote)
+}
+
 /// What a block holds; none where it is damaged.
 fn decode(block: &[u8], slot: usize, identity: VoteIdentity, path: &Path) -> Result<Option<Stored>, VoteError> {
-    let Ok((bytes, padding)) = SlotBytes::ref_from_prefix(block) else { return Ok(None) };
-    if bytes.magic.get() != MAGIC || bytes.checksum.get() != bytes.checksum(slot) || !is_zero(padding) {
-        return Ok(None);
-    }
+    let Some(bytes) = SlotBytes::whole(block, slot) else { return Ok(None) };
     if bytes.format.get() != FORMAT {
         return Err(VoteError::UnknownFormat { path: path.to_owned(), format: bytes.format.get() });
     }
@@ -234,8 +250,7 @@ fn decode(block: &[u8], slot: usize, identity: VoteIdentity, path: &Path) -> Res
     if slot / 2 != slot_of(sequence, 0) / 2 || sequence > u64::MAX - 2 {
         return Ok(None);
     }
-    let voted_for = Some(NodeId(bytes.voted_for)).filter(|node| node.0 != 0);
-    Ok(Some(Stored { sequence, vote: Vote { term: Term(bytes.term.get()), voted_for } }))
+    Ok(Some(Stored { sequence, vote: bytes.vote() }))
 }
 
 /// The newest vote, if it is certain that none was newer.

@@ -93,8 +93,9 @@ impl Content {
         self.durable_bytes = self.bytes;
     }
 
-    /// Each pending sector meets its own fate.
-    pub(super) fn cut_power(&mut self, random: &mut ChaCha8Rng, odds: SectorOdds) {
+    /// Each pending sector meets its own fate. How many were torn, and how many garbled.
+    pub(super) fn cut_power(&mut self, random: &mut ChaCha8Rng, odds: SectorOdds) -> [u64; 2] {
+        let (mut torn_count, mut garbled_count) = (0, 0);
         for (sector, new) in std::mem::take(&mut self.pending) {
             let mut fate = random.random::<f64>();
             let mut is = |odds: f64| {
@@ -107,8 +108,10 @@ impl Content {
                 let mut torn = self.medium.get(&sector).map_or([0; SECTOR_BYTES], |old| **old);
                 let kept = random.random_range(1..SECTOR_BYTES);
                 torn[..kept].copy_from_slice(&new[..kept]);
+                torn_count += 1;
                 self.put(sector, Rc::new(torn));
             } else if is(odds.garbage) {
+                garbled_count += 1;
                 self.put(sector, Rc::new(std::array::from_fn(|_| random.random())));
             }
         }
@@ -116,6 +119,7 @@ impl Content {
             self.durable_bytes = self.bytes;
         }
         self.bytes = self.durable_bytes;
+        [torn_count, garbled_count]
     }
 
     /// Each pending sector in the range is forgotten with this probability: a failed write, or a process that died in
@@ -129,6 +133,19 @@ impl Content {
     pub(super) fn poke(&mut self, offset: u64, bytes: &[u8]) {
         self.write(offset, bytes);
         self.settle(offset, bytes.len());
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// What the medium holds, whatever is pending and whatever can be read.
+    pub(super) fn peek_medium(&self, offset: u64, into: &mut [u8]) {
+        into.fill(0);
+        for (&sector, content) in self.medium.range(sectors(offset, into.len())) {
+            let (within, from) = overlap(offset, into.len(), sector);
+            into[within.clone()].copy_from_slice(&content[from..from + within.len()]);
+        }
     }
 
     pub(super) fn make_unreadable(&mut self, offset: u64, bytes: usize) {

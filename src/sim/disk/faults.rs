@@ -53,6 +53,11 @@ impl SimDisk {
         self.world.borrow_mut().stop_at = Some(changes);
     }
 
+    /// Calls this in the midst of a change of the disk, once `changes` more have begun. It must not use the disk at once.
+    pub fn set_trap(&self, changes: u64, sprung: impl Fn() + 'static) {
+        self.world.borrow_mut().trap = Some((changes, std::rc::Rc::new(sprung)));
+    }
+
     /// Ends this life of the machine; the handle that the next one has.
     #[must_use]
     pub fn crash(&self, how: Crash) -> SimDisk {
@@ -63,13 +68,15 @@ impl SimDisk {
         }
         world.life += 1;
         world.stop_at = None;
+        world.settled.upheave();
         SimDisk { world: self.world.clone(), life: world.life, latency: self.latency.clone() }
     }
 
     /// A disk of its own with the same content, durable and not.
     #[must_use]
     pub fn fork(&self) -> SimDisk {
-        let world = self.world.borrow().clone();
+        let mut world = self.world.borrow().clone();
+        world.trap = None;
         SimDisk {
             world: std::rc::Rc::new(std::cell::RefCell::new(world)),
             life: self.life,
@@ -84,6 +91,14 @@ impl SimDisk {
         image.world.borrow_mut().unsynced.clear();
         image.set_faults(Faults::default());
         SimDisk { latency: None, ..image.crash(Crash::Power(SectorOdds::OLD)) }
+    }
+
+    /// A disk of its own as a process that starts now would find it, without delays and faults.
+    #[must_use]
+    pub fn image(&self) -> SimDisk {
+        let image = self.fork();
+        image.set_faults(Faults::default());
+        SimDisk { latency: None, ..image }
     }
 
     /// Every file as the running process sees it, with its length.
@@ -113,6 +128,7 @@ impl SimDisk {
         let mut world = self.world.borrow_mut();
         let id = world.id(path)?;
         world.content(id).poke(offset, bytes);
+        world.settled.upheave();
         Ok(())
     }
 
@@ -142,6 +158,7 @@ impl SimDisk {
         let mut world = self.world.borrow_mut();
         world.names.remove(path);
         world.durable_names.remove(path);
+        world.settled.upheave();
     }
 
     /// Rots one bit of one non-zero sector of one file whose path satisfies a condition; where.
@@ -172,10 +189,12 @@ impl World {
             change.apply(&mut self.durable_names);
         }
         self.names = self.durable_names.clone();
-        let World { files, names, random, .. } = self;
+        let World { files, names, random, counts, .. } = self;
         files.retain(|id, _| names.values().any(|named| named == id));
         for content in files.values_mut() {
-            content.cut_power(random, odds);
+            let [torn, garbled] = content.cut_power(random, odds);
+            counts.sectors_torn += torn;
+            counts.sectors_garbled += garbled;
         }
     }
 

@@ -25,11 +25,16 @@ impl SimFile {
             true => world.elsewhere(self.file, bytes.len(), offset),
             false => offset,
         };
+        if target != offset {
+            world.counts.misdirected += 1;
+            world.settled.upheave();
+        }
         let failed = world.faults.write_error;
         let fails = world.chance(failed);
         world.content(self.file).write(target, bytes);
         world.change();
         if fails {
+            world.counts.failed += 1;
             world.forget(self.file, target, bytes.len());
             return Err(io::Error::other("the write failed"));
         }
@@ -66,11 +71,13 @@ impl File for SimFile {
             let lies = world.faults.lying_flush;
             let failed = world.faults.sync_error;
             if world.chance(failed) {
+                world.counts.failed += 1;
                 world.forget(self.file, target, buf.len());
                 return Err(io::Error::other("the sync failed"));
             }
             if !lies {
                 world.content(self.file).settle(target, buf.len());
+                world.settled.note(self.file, target, buf.len());
             }
             Ok(())
         });
@@ -86,11 +93,15 @@ impl File for SimFile {
         self.disk.act(|world| {
             let failed = world.faults.sync_error;
             if world.chance(failed) {
+                world.counts.failed += 1;
                 let bytes = world.content(self.file).bytes();
                 world.forget(self.file, 0, usize::try_from(bytes).unwrap_or(usize::MAX));
                 return Err(io::Error::other("the sync failed"));
             }
             if !world.faults.lying_flush {
+                if world.content(self.file).has_pending() {
+                    world.settled.upheave();
+                }
                 world.content(self.file).sync();
             }
             Ok(())

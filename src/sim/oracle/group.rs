@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use crate::job::Fingerprint;
 use crate::node::host::TurnWatch;
-use crate::raft::invariants::{GroupHistory, Observed, check_step};
-use crate::raft::{Raft, RoleName};
-use crate::shard::Shard;
+use crate::raft::RoleName;
+use crate::raft::invariants::{GroupHistory, Observed, check_node, check_step};
+use crate::shard::{Moment, Shard};
 use crate::sim::executor::Executor;
+use crate::sim::oracle::stability::Stability;
 use crate::types::{ChainHash, Index, NodeId, Term};
 
 /// What the group did; a run without any of it has tested little.
@@ -20,6 +21,8 @@ pub struct GroupCounts {
     pub applied: u64,
     /// Logs that lost entries to another leader's.
     pub cuts: u64,
+    /// Leaders that a node got to know while commands of its clients were under way.
+    pub leaders_with_commands: u64,
 }
 
 /// Clones share it. One shard only.
@@ -35,6 +38,10 @@ struct State {
     committed_chain: Cell<ChainHash>,
     counts: Cell<GroupCounts>,
     broken: RefCell<Option<String>>,
+    stability: RefCell<Stability>,
+    outside_only: Cell<bool>,
+    /// Who was elected and was not yet held against the disks.
+    elected: RefCell<Vec<(NodeId, Term)>>,
 }
 
 /// What was last seen of a node in its present life.
@@ -44,6 +51,8 @@ struct Seen {
     term: Term,
     durable: Index,
     applied: Index,
+    /// The last leader that it knew.
+    leader: Option<(NodeId, Term)>,
 }
 
 impl GroupOracle {
@@ -58,7 +67,15 @@ impl GroupOracle {
             committed_chain: Cell::default(),
             counts: Cell::default(),
             broken: RefCell::default(),
+            stability: RefCell::default(),
+            outside_only: Cell::default(),
+            elected: RefCell::default(),
         }))
+    }
+
+    /// Leaves the invariants inside of nodes alone: to see whether what they guard shows from outside.
+    pub fn judge_from_outside(&self) {
+        self.0.outside_only.set(true);
     }
 
     /// The highest index that any node knew committed.
@@ -76,6 +93,12 @@ impl GroupOracle {
     #[must_use]
     pub fn counts(&self) -> GroupCounts {
         self.0.counts.get()
+    }
+
+    /// Who was elected since the last call.
+    #[must_use]
+    pub fn take_elected(&self) -> Vec<(NodeId, Term)> {
+        std::mem::take(&mut *self.0.elected.borrow_mut())
     }
 
     /// The first invariant that was broken.
@@ -97,6 +120,7 @@ impl GroupOracle {
     pub fn forget(&self, node: NodeId) {
         self.0.nodes.borrow_mut().remove(&node);
         self.0.history.borrow_mut().forget(node);
+        self.0.stability.borrow_mut().forget(node, self.0.executor.now());
     }
 
     /// Who leads the latest term, as far as the leaders themselves know.
@@ -137,7 +161,8 @@ impl GroupOracle {
         self.0.counts.set(counts);
     }
 
-    fn observe_raft(&self, raft: &Raft) -> Result<(), String> {
+    fn observe_raft(&self, shard: &Shard) -> Result<(), String> {
+        let raft = shard.raft();
         let node = raft.id();
         let mut nodes = self.0.nodes.borrow_mut();
         if let Some(seen) = nodes.get(&node) {
@@ -147,32 +172,37 @@ impl GroupOracle {
             }
             check_step(&seen.observed, raft).map_err(|broken| broken.to_string())?;
             if raft.role() != seen.role || raft.term() != seen.term {
-                self.tell_role(raft);
+                self.note_role(shard);
             }
         } else {
-            self.tell_role(raft);
+            self.note_role(shard);
         }
-        self.0.history.borrow_mut().observe(raft).map_err(|broken| broken.to_string())?;
+        if !self.0.outside_only.get() {
+            check_node(raft).map_err(|broken| broken.to_string())?;
+        }
+        self.0.history.borrow_mut().observe_from_outside(raft).map_err(|broken| broken.to_string())?;
         let committed = raft.committed();
         if committed > self.0.committed.get() {
             self.0.committed.set(committed);
             let chain = raft.log().chain_at(committed).expect("what is committed is in the log");
             self.0.committed_chain.set(chain);
         }
-        let applied = nodes.get(&node).map_or(Index::ZERO, |seen| seen.applied);
+        let (applied, leader) = nodes.get(&node).map_or((Index::ZERO, None), |seen| (seen.applied, seen.leader));
         let observed = Observed::of(raft);
         let durable = raft.durable();
         if nodes.get(&node).is_some_and(|seen| seen.durable > durable) {
             self.count(|counts| counts.cuts += 1);
         }
-        nodes.insert(node, Seen { observed, role: raft.role(), term: raft.term(), durable, applied });
+        nodes.insert(node, Seen { observed, role: raft.role(), term: raft.term(), durable, applied, leader });
         Ok(())
     }
 
-    fn tell_role(&self, raft: &Raft) {
+    fn note_role(&self, shard: &Shard) {
+        let raft = shard.raft();
         let (node, role, term) = (raft.id(), raft.role(), raft.term());
         if role == RoleName::Leader {
             self.count(|counts| counts.leaders += 1);
+            self.0.elected.borrow_mut().push((node, term));
         }
         let last = raft.last_position();
         self.0.executor.tell(format_args!("node {node} is {role:?} in term {term}, log to {last}"));
@@ -191,6 +221,13 @@ impl GroupOracle {
         if applied > shard.raft().committed() {
             return Err(format!("node {node}: applied {applied} is above committed {}", shard.raft().committed()));
         }
+        if let Some(leader) = shard.raft().leader().map(|leader| (leader, shard.raft().term()))
+            && seen.leader != Some(leader)
+            && seen.leader.replace(leader).is_some()
+            && shard.commands_under_way() > 0
+        {
+            self.count(|counts| counts.leaders_with_commands += 1);
+        }
         if applied == seen.applied {
             return Ok(());
         }
@@ -207,9 +244,13 @@ impl GroupOracle {
 }
 
 impl TurnWatch for GroupOracle {
-    fn turned(&self, shard: &Shard) {
+    fn turned(&self, shard: &Shard, moment: Moment) {
         self.count(|counts| counts.turns += 1);
-        let result = self.observe_raft(shard.raft()).and_then(|()| self.observe_machine(shard));
+        let now = self.0.executor.now();
+        let result = self
+            .observe_raft(shard)
+            .and_then(|()| self.0.stability.borrow_mut().observe(shard.raft(), moment.now, now))
+            .and_then(|()| self.observe_machine(shard));
         if let Err(what) = result {
             self.break_with(what);
         }

@@ -1,5 +1,6 @@
 //! What a disk truly holds: the log as a node would recover it if the power went now.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::fatal::Fatal;
@@ -25,6 +26,10 @@ pub struct MediumLog {
     pub faulty: Vec<Index>,
     /// What there is of the log, damaged entries included.
     inventory: Option<Inventory>,
+    /// An incomplete end was dropped.
+    pub was_cut: bool,
+    /// Segments that hold live entries.
+    pub segments: usize,
     /// How often each row of the recovery table held.
     pub rows: Vec<u64>,
 }
@@ -60,23 +65,35 @@ impl MediumLog {
     }
 }
 
-/// Reads what is durable, leaving the disk as it is.
+/// Reads the log on a disk that nobody else uses, as a node does that starts on it. What is durable on a disk in use
+/// is on its `durable_image`.
 ///
 /// # Errors
-/// As a node that starts on it would be told.
+/// As that node would be told.
 pub fn read_log(
-    disk: &SimDisk,
+    image: &SimDisk,
     data: &Path,
     shard: ShardId,
     identity: LogIdentity,
     sizes: SegmentSizes,
 ) -> Result<MediumLog, Fatal> {
-    let image = disk.durable_image();
-    let manifest = block_on(Manifest::load(&image, &manifest_path(data, shard), &identity))?;
+    let manifest = block_on(Manifest::load(image, &manifest_path(data, shard), &identity))?;
     let place = LogPlace::above(segments_dir(data, shard), identity, sizes, &manifest);
     let mut entries = Vec::new();
-    let recovered = block_on(recover(&image, &place, |entry, _| entries.push(entry.clone())))?;
-    let inventory = Some(recovered.inventory());
-    let faulty = recovered.faulty.iter().map(|faulty| faulty.index).collect();
-    Ok(MediumLog { floor: place.base.index, entries, faulty, inventory, rows: recovered.rows.to_vec() })
+    let mut segments = BTreeSet::new();
+    let on_entry = |entry: &Entry, placement: Placement| {
+        entries.push(entry.clone());
+        segments.insert(placement.segment);
+    };
+    let recovered = block_on(recover(image, &place, on_entry))?;
+    let segments = segments.len();
+    Ok(MediumLog {
+        floor: place.base.index,
+        entries,
+        faulty: recovered.faulty.iter().map(|faulty| faulty.index).collect(),
+        inventory: Some(recovered.inventory()),
+        was_cut: recovered.cut.is_some(),
+        segments,
+        rows: recovered.rows.to_vec(),
+    })
 }

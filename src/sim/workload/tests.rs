@@ -280,7 +280,7 @@ fn run(seed: u64, lie: Lie) -> Outcomes {
     workload.stop();
     executor.run_until(Nanos::from_secs(60));
     assert!(!workload.is_running(), "seed {seed}: a client hangs");
-    workload.start_drain();
+    workload.start_drain(vec!["server:1".to_owned()]);
     executor.run_until(Nanos::from_secs(400));
     assert!(!workload.is_running(), "seed {seed}: the drain hangs");
     assert_eq!(workload.nonsense(), None);

@@ -1,0 +1,77 @@
+//! What runs were made of: every fault and every way to recover from one that must have come up, or the runs prove
+//! nothing about it.
+
+use std::collections::BTreeMap;
+
+use super::cluster::Cluster;
+use super::faults::{FaultKind, Swarm};
+use super::lasting::Lasting;
+use super::network::Network;
+use crate::wal::decision::{Row, TABLE};
+
+/// How often each of the things that must come up did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage(BTreeMap<String, u64>);
+
+impl Coverage {
+    /// Of one run.
+    #[must_use]
+    pub fn of(cluster: &Cluster, network: &Network, swarm: &Swarm, faults: &BTreeMap<FaultKind, u64>) -> Coverage {
+        let (group, starts, streams) = (cluster.oracle().counts(), cluster.start_counts(), network.counts());
+        let mut coverage = Coverage::default();
+        for member in cluster.members() {
+            let disk = member.disk().counts();
+            coverage.count("a sector torn by a power cut", disk.sectors_torn);
+            coverage.count("a sector garbled by a power cut", disk.sectors_garbled);
+            coverage.count("a write or sync that failed", disk.failed);
+        }
+        coverage.count("a log cut by another leader's", group.cuts);
+        coverage.count("an incomplete end dropped at a start", starts.cuts);
+        coverage.count("a log of several segments recovered", starts.with_segments);
+        coverage.count("a new leader while commands were under way", group.leaders_with_commands);
+        coverage.count("a stream cut with bytes under way", streams.cut_with_bytes);
+        coverage.count("a writer held up by its reader", streams.back_pressure);
+        coverage.count("a stream that timed out", streams.timed_out);
+        for (row, count) in TABLE.iter().zip(starts.rows) {
+            coverage.count(&row_name(row), count);
+        }
+        for kind in FaultKind::ALL {
+            coverage.count(&format!("fault {kind}"), faults.get(kind).copied().unwrap_or_default());
+        }
+        for lasting in Lasting::ALL {
+            coverage.count(&format!("a node {lasting} for good"), u64::from(swarm.lasting == Some(*lasting)));
+        }
+        coverage
+    }
+
+    fn count(&mut self, what: &str, count: u64) {
+        *self.0.entry(what.to_owned()).or_default() += count;
+    }
+
+    pub fn add(&mut self, other: &Coverage) {
+        for (what, count) in &other.0 {
+            self.count(what, *count);
+        }
+    }
+
+    /// What never came up.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&str> {
+        self.0.iter().filter(|(_, count)| **count == 0).map(|(what, _)| what.as_str()).collect()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(what, count)| (what.as_str(), *count))
+    }
+}
+
+fn row_name(row: &Row) -> String {
+    let found: Vec<String> = row.found.iter().map(|found| format!("{found:?}")).collect();
+    let evidence = match row.evidence {
+        None => "",
+        Some(true) => ", evidence",
+        Some(false) => ", no evidence",
+    };
+    let superseded = if row.superseded { ", superseded" } else { "" };
+    format!("recovery: {}{superseded}{evidence} -> {:?}", found.join("/"), row.decision)
+}

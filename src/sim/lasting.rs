@@ -1,0 +1,132 @@
+//! What does not heal: a minority that stays broken behind the chaos, while the majority must serve all the same.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::rc::Rc;
+use std::str::FromStr;
+
+use super::cluster::{Cluster, Member};
+use super::disk::{Crash, SectorOdds};
+use super::executor::Executor;
+use super::network::Network;
+use super::random::Random;
+use crate::types::{Nanos, NodeId};
+
+/// How the nodes of a minority are broken for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lasting {
+    /// Its host has no power.
+    Off,
+    /// It hears no other node, and no other node hears it.
+    Isolated,
+    /// The others hear it, and it hears none of them.
+    Deaf,
+    /// It hears the others, and none of them hears it.
+    Mute,
+    /// Its disk never answers again.
+    Stalled,
+    /// It is killed again and again.
+    Flapping,
+    /// Its disk was replaced by an empty one and prepared anew. Nobody may count on it: it forgot what it promised.
+    Wiped,
+}
+
+impl Lasting {
+    pub const ALL: &'static [Lasting] = &[
+        Lasting::Off,
+        Lasting::Isolated,
+        Lasting::Deaf,
+        Lasting::Mute,
+        Lasting::Stalled,
+        Lasting::Flapping,
+        Lasting::Wiped,
+    ];
+
+    /// As it is written on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Lasting::Off => "off",
+            Lasting::Isolated => "isolated",
+            Lasting::Deaf => "deaf",
+            Lasting::Mute => "mute",
+            Lasting::Stalled => "stalled",
+            Lasting::Flapping => "flapping",
+            Lasting::Wiped => "wiped",
+        }
+    }
+
+    /// Breaks a minority, drawn at random; which.
+    pub(super) fn break_some(
+        self,
+        executor: &Executor,
+        network: &Network,
+        cluster: &Rc<Cluster>,
+        random: &Random,
+    ) -> BTreeSet<NodeId> {
+        let nodes = cluster.members().len();
+        let count = random.between(1, (nodes - cluster.majority()) as u64);
+        let first = random.below_len(nodes);
+        let chosen = cluster.members().iter().cycle().skip(first).take(usize::try_from(count).expect("few"));
+        let broken: BTreeSet<NodeId> = chosen.map(|member| member.node).collect();
+        for &node in &broken {
+            executor.tell(format_args!("node {node} is broken for good: {self}"));
+            self.break_one(executor, network, cluster, random, cluster.member(node));
+        }
+        broken
+    }
+
+    fn break_one(
+        self,
+        executor: &Executor,
+        network: &Network,
+        cluster: &Rc<Cluster>,
+        random: &Random,
+        member: &Member,
+    ) {
+        let set_cut = |hears: bool, is_heard: bool| {
+            for other in cluster.members().iter().filter(|other| other.node != member.node) {
+                network.set_cut(other.host, member.host, !hears);
+                network.set_cut(member.host, other.host, !is_heard);
+            }
+        };
+        match self {
+            Lasting::Off => return cluster.cut_power(member, Crash::Power(SectorOdds::OLD)),
+            Lasting::Isolated => set_cut(false, false),
+            Lasting::Deaf => set_cut(false, true),
+            Lasting::Mute => set_cut(true, false),
+            Lasting::Stalled => member.latency.set_stalled(true),
+            Lasting::Flapping => flap(executor, cluster, random, member.node),
+            // A node whom not all others have met has an identity that it can still lose: not a case to be survived.
+            Lasting::Wiped if cluster.all_know(member) => cluster.wipe(member),
+            Lasting::Wiped => {}
+        }
+        cluster.start(member);
+    }
+}
+
+fn flap(executor: &Executor, cluster: &Rc<Cluster>, random: &Random, node: NodeId) {
+    let (again, cluster, random) = (executor.clone(), Rc::clone(cluster), random.clone());
+    executor.call_in(random.nanos(Nanos::from_millis(20), Nanos::from_secs(2)), move || {
+        cluster.kill(cluster.member(node));
+        cluster.start(cluster.member(node));
+        flap(&again, &cluster, &random, node);
+    });
+}
+
+impl fmt::Display for Lasting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Lasting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Lasting, String> {
+        Lasting::ALL.iter().find(|lasting| lasting.name() == text).copied().ok_or_else(|| {
+            let names: Vec<&str> = Lasting::ALL.iter().map(|lasting| lasting.name()).collect();
+            format!("nothing lasts as `{text}`; there are {}", names.join(", "))
+        })
+    }
+}

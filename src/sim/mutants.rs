@@ -1,0 +1,124 @@
+//! The gate that asks whether the simulator finds anything: each bug of `mutation` is put back, and must be found within a
+//! fixed number of seeds, while the code as it ships passes the same seeds.
+//!
+//! A profile turns the swarm towards the circumstances in which its bug shows, as a tester would who knows which part was
+//! changed. It must never say what happens when: a script finds only what its author thought of.
+
+use std::time::{Duration, Instant};
+
+use super::faults::{FaultKind, Swarm};
+use super::random::Random;
+use super::run::{Profile, RunOptions, run_seed};
+use crate::mutation::Mutation;
+use crate::types::Nanos;
+
+/// One bug, where to look for it, and for how long.
+#[derive(Clone, Copy)]
+pub struct Mutant {
+    pub mutation: Mutation,
+    pub profile: Profile,
+    pub seeds_max: u64,
+}
+
+/// Found by what the nodes say of themselves (`raft::invariants::check_node`), because it breaks no promise, only hopes.
+const FROM_INSIDE: &[Mutation] = &[];
+
+/// Every bug that can be put back, in the order of `Mutation::ALL`.
+#[must_use]
+pub fn mutants() -> Vec<Mutant> {
+    let mutant = |mutation| {
+        let (profile, seeds_max): (Profile, u64) = match mutation {
+            Mutation::StaleDurableMark => (cut_logs, 40),
+            Mutation::LateCompletion => (cut_logs_on_slow_disks, 200),
+            Mutation::UnsortedQuorum => (as_drawn, 20),
+            Mutation::EarlierTermByCounting => (changes_of_leader, 60),
+            Mutation::StaleAppendCuts => (broken_streams, 40),
+            Mutation::InFlightBytesKept => (broken_streams, 40),
+            Mutation::PreVoteWithoutRecency => (cut_links, 40),
+            Mutation::VoteBeforeDurable => (changes_of_leader, 40),
+            Mutation::ReadByEarlierRound => (reads_of_deposed_leaders, 200),
+            Mutation::NoDeduplication => (changes_of_leader, 40),
+            Mutation::ReplyBeforeCommit => (as_drawn, 20),
+        };
+        Mutant { mutation, profile, seeds_max }
+    };
+    Mutation::ALL.iter().copied().map(mutant).collect()
+}
+
+/// What came of looking for a bug.
+#[derive(Debug)]
+pub struct Hunt {
+    /// How many seeds were run until it was found, and what gave it away.
+    pub found: Option<(u64, String)>,
+    pub took: Duration,
+    /// What the code as it ships did wrong in the same seeds.
+    pub false_alarm: Option<String>,
+}
+
+impl Hunt {
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.found.is_some() && self.false_alarm.is_none()
+    }
+}
+
+/// Looks for one bug.
+#[must_use]
+pub fn hunt(mutant: &Mutant, first_seed: u64) -> Hunt {
+    let begun = Instant::now();
+    let with = RunOptions {
+        profile: Some(mutant.profile),
+        mutation: Some(mutant.mutation),
+        outside_only: !FROM_INSIDE.contains(&mutant.mutation),
+        ..RunOptions::default()
+    };
+    let failing = |number: &u64| run_seed(first_seed + number, &with).err().map(|failure| (number + 1, failure.what));
+    let found = (0..mutant.seeds_max).find_map(|number| failing(&number));
+    let took = begun.elapsed();
+    let seeds = found.as_ref().map_or(0, |(seeds, _)| *seeds);
+    let without = RunOptions { mutation: None, ..with };
+    let false_alarm = (0..seeds).find_map(|number| run_seed(first_seed + number, &without).err());
+    Hunt { found, took, false_alarm: false_alarm.map(|failure| failure.to_string()) }
+}
+
+fn as_drawn(_: &mut Swarm, _: &Random) {}
+
+/// Only these faults, all of them, and often.
+fn only(swarm: &mut Swarm, random: &Random, faults: &[FaultKind]) {
+    swarm.faults = faults.to_vec();
+    swarm.pause_max = Nanos::from_millis(random.between(150, 1_000));
+}
+
+/// Leaders are cut off with entries of their own, and come back.
+fn cut_logs(swarm: &mut Swarm, random: &Random) {
+    only(swarm, random, &[FaultKind::Isolate, FaultKind::Pause, FaultKind::SlowLink, FaultKind::SlowDisk]);
+}
+
+/// The same, and writes take so long that the cut comes before they are done.
+fn cut_logs_on_slow_disks(swarm: &mut Swarm, random: &Random) {
+    only(swarm, random, &[FaultKind::Isolate, FaultKind::SlowDisk, FaultKind::StallDisk, FaultKind::SlowDisk]);
+}
+
+fn changes_of_leader(swarm: &mut Swarm, random: &Random) {
+    only(
+        swarm,
+        random,
+        &[FaultKind::Kill, FaultKind::Isolate, FaultKind::Pause, FaultKind::Restart, FaultKind::SlowLink],
+    );
+}
+
+fn broken_streams(swarm: &mut Swarm, random: &Random) {
+    only(swarm, random, &[FaultKind::BreakStreams, FaultKind::LossyLinks, FaultKind::SlowLink]);
+}
+
+/// Of three nodes, two at a time don't hear each other.
+fn cut_links(swarm: &mut Swarm, random: &Random) {
+    only(swarm, random, &[FaultKind::CutLink]);
+}
+
+fn reads_of_deposed_leaders(swarm: &mut Swarm, random: &Random) {
+    only(swarm, random, &[FaultKind::Isolate, FaultKind::Pause, FaultKind::Suspend, FaultKind::Drift]);
+    swarm.workload.peek_ppm = 500_000;
+    swarm.workload.pause_max = Nanos::from_millis(5);
+    swarm.workload.clients = 6;
+}
