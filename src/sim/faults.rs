@@ -131,6 +131,7 @@ impl Swarm {
                 body_bytes_max: if random.chance(200_000) { 20_000 } else { 300 },
                 pause_max: Nanos::from_millis(random.between(5, 100)),
                 vanish_ppm: 300_000,
+                readers: *random.pick(&[0, 0, 1, 2]).expect("some"),
                 peek_ppm: *random.pick(&[0, 0, 100_000, 500_000]).expect("some"),
             },
             chaos: Nanos::from_secs(random.between(5, 20)),

@@ -121,4 +121,5 @@ fn reads_of_deposed_leaders(swarm: &mut Swarm, random: &Random) {
     swarm.workload.peek_ppm = 500_000;
     swarm.workload.pause_max = Nanos::from_millis(5);
     swarm.workload.clients = 6;
+    swarm.workload.readers = 3;
 }

@@ -42,6 +42,8 @@ pub struct WorkloadConfig {
     pub vanish_ppm: u32,
     /// How many of a million commands are questions about a job that some client has just seen.
     pub peek_ppm: u32,
+    /// Clients, of all, that ask about such jobs and do nothing else: they are never held up by a shard without a leader.
+    pub readers: u32,
 }
 
 impl Default for WorkloadConfig {
@@ -54,6 +56,7 @@ impl Default for WorkloadConfig {
             pause_max: Nanos::from_millis(60),
             vanish_ppm: 300_000,
             peek_ppm: 0,
+            readers: 0,
         }
     }
 }
@@ -106,7 +109,7 @@ impl Workload {
         (0..self.config.clients)
             .map(|number| {
                 let host = self.network.add_host(&format!("client-{number}"));
-                self.start_client(host, Client::run);
+                self.start_client(host, move |client| client.run(number < self.config.readers));
                 host
             })
             .collect()
@@ -127,6 +130,7 @@ impl Workload {
             random: self.executor.fork_random(),
             group,
             seen: BTreeSet::new(),
+            only_reads: false,
         };
         self.running.set(self.running.get() + 1);
         let running = Rc::clone(&self.running);
@@ -175,6 +179,7 @@ struct Client {
     group: GroupId,
     /// Ids that this client has seen, dead or alive.
     seen: BTreeSet<u64>,
+    only_reads: bool,
 }
 
 /// One connection and what it holds.
@@ -185,7 +190,8 @@ struct Connected {
 }
 
 impl Client {
-    async fn run(mut self) {
+    async fn run(mut self, only_reads: bool) {
+        self.only_reads = only_reads;
         while !self.workload.stopping.get() {
             let Some(mut connected) = self.connect().await else { continue };
             let commands = self.random.between(1, self.workload.config.commands_per_connection_max);
@@ -396,7 +402,7 @@ impl Client {
         {
             return vec![self.draw_about_held(id)];
         }
-        if self.random.chance(self.workload.config.peek_ppm) {
+        if self.random.chance(if self.only_reads { 1_000_000 } else { self.workload.config.peek_ppm }) {
             let recent = self.workload.recent.borrow();
             return vec![Asked::Peek(recent.get(self.random.below_len(recent.len())).copied().unwrap_or(1))];
         }

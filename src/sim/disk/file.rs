@@ -100,7 +100,7 @@ impl File for SimFile {
             }
             if !world.faults.lying_flush {
                 if world.content(self.file).has_pending() {
-                    world.settled.upheave();
+                    world.settled.note_all(self.file);
                 }
                 world.content(self.file).sync();
             }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{FileId, SimDisk, World};
+use super::{FileId, SimDisk};
 
 /// What a disk did to what it held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,13 +36,29 @@ pub struct SettledWrite {
 pub(super) struct Log {
     asked: bool,
     upheaval: bool,
-    writes: Vec<(FileId, u64, usize)>,
+    writes: Vec<(FileId, Part)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Write {
+        offset: u64,
+        bytes: usize,
+    },
+    /// Whatever of it an earlier life may have written.
+    All,
 }
 
 impl Log {
     pub(super) fn note(&mut self, file: FileId, offset: u64, bytes: usize) {
         if self.asked && !self.upheaval {
-            self.writes.push((file, offset, bytes));
+            self.writes.push((file, Part::Write { offset, bytes }));
+        }
+    }
+
+    pub(super) fn note_all(&mut self, file: FileId) {
+        if self.asked && !self.upheaval {
+            self.writes.push((file, Part::All));
         }
     }
 
@@ -62,7 +78,19 @@ impl SimDisk {
             return Settled::Upheaval;
         }
         let writes = std::mem::take(&mut world.settled.writes);
-        Settled::Writes(writes.into_iter().filter_map(|write| world.settled_write(write, &chosen)).collect())
+        let of_chosen = writes.into_iter().filter_map(|(file, part)| {
+            let (path, _) = world.names.iter().find(|(path, named)| **named == file && chosen(path))?;
+            Some((path.clone(), file, part))
+        });
+        let read = |(path, file, part): (PathBuf, FileId, Part)| match part {
+            Part::Write { offset, bytes } => {
+                let mut read = vec![0; bytes];
+                world.files[&file].peek_medium(offset, &mut read);
+                Some(SettledWrite { path, offset, bytes: read })
+            }
+            Part::All => None,
+        };
+        of_chosen.map(read).collect::<Option<Vec<_>>>().map_or(Settled::Upheaval, Settled::Writes)
     }
 
     #[must_use]
@@ -77,18 +105,5 @@ impl SimDisk {
         let mut read = vec![0; bytes];
         world.files[&world.id(path).ok()?].peek_medium(offset, &mut read);
         Some(read)
-    }
-}
-
-impl World {
-    fn settled_write(
-        &self,
-        (file, offset, bytes): (FileId, u64, usize),
-        chosen: impl Fn(&Path) -> bool,
-    ) -> Option<SettledWrite> {
-        let (path, _) = self.names.iter().find(|(path, named)| **named == file && chosen(path))?;
-        let mut read = vec![0; bytes];
-        self.files.get(&file)?.peek_medium(offset, &mut read);
-        Some(SettledWrite { path: path.clone(), offset, bytes: read })
     }
 }

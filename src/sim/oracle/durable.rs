@@ -16,6 +16,7 @@ use crate::wal::entry::{Entry, LogIdentity};
 use crate::wal::format::{
     BLOCK, FirstBlock, PLACEMENT_HEADER_BYTES, Place, Record, RecordKind, SegmentHeader, record_bytes,
 };
+use crate::wal::index::SegmentNumber;
 use crate::wal::segment::parse_file_name;
 
 /// The durable log of one shard on one disk. Clones of the disk's handle, over all its lives, are one disk.
@@ -80,7 +81,7 @@ impl DurableLog {
     }
 
     fn keep_up<E>(&self, disk: &SimDisk, read: impl FnOnce() -> Result<MediumLog, E>) -> Result<(), E> {
-        let settled = disk.take_settled(|path| path.parent() == Some(&self.dir));
+        let settled = disk.take_settled(|path| path.parent() == Some(&self.dir) && segment_of(path).is_some());
         let kept_up = match settled {
             Settled::Writes(writes) => writes.iter().all(|write| self.take(disk, write)),
             Settled::Upheaval => false,
@@ -96,8 +97,7 @@ impl DurableLog {
 
     /// Takes in what a write brought. False where it does not follow from what is known.
     fn take(&self, disk: &SimDisk, write: &SettledWrite) -> bool {
-        let name = write.path.file_name().and_then(|name| name.to_str());
-        let Some(number) = name.and_then(parse_file_name) else { return true };
+        let Some(number) = segment_of(&write.path) else { return true };
         let state = &mut *self.state.borrow_mut();
         let mut at = 0;
         if write.offset == 0 {
@@ -128,6 +128,10 @@ impl DurableLog {
         }
         true
     }
+}
+
+fn segment_of(path: &Path) -> Option<SegmentNumber> {
+    path.file_name()?.to_str().and_then(parse_file_name)
 }
 
 impl State {
