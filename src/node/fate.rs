@@ -139,6 +139,12 @@ impl From<KeepError> for Fatal {
 
 impl From<RecoveryError> for Fatal {
     fn from(error: RecoveryError) -> Fatal {
-        Fatal::FaultyLog(error.to_string())
+        let why = error.to_string();
+        match error {
+            // Of a disk that fails while it is looked at, nothing is known about the log on it.
+            RecoveryError::Read { path, .. } => Fatal::ReadFailed { path, why },
+            RecoveryError::Sync { path, .. } | RecoveryError::Remove { path, .. } => Fatal::WriteFailed { path, why },
+            _ => Fatal::FaultyLog(why),
+        }
     }
 }

@@ -2,4 +2,5 @@
 //! another run, and what it found is kept by the test that came with its fix.
 
 /// Seeds, and what was wrong.
-pub const SEEDS: &[(u64, &str)] = &[];
+pub const SEEDS: &[(u64, &str)] =
+    &[(20_131, "a sync that failed during recovery was told as a damaged log, with that exit status")];
