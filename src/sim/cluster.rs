@@ -368,7 +368,7 @@ impl Cluster {
 
     // The truth.
 
-    fn read(&self, image: &SimDisk) -> Result<MediumLog, RecoveryError> {
+    fn read(&self, image: &SimDisk) -> Result<MediumLog, Fatal> {
         let tunables = &self.config.tunables;
         let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
         read_log(image, Path::new(DATA), SHARD, self.identity, sizes)

@@ -54,8 +54,8 @@ impl Coverage {
         }
     }
 
-    /// What never came up, and must. Nothing here damages what was durable, so no run can come to the rows that are for
-    /// damage: those have tests of their own, which try every pattern of it (`sim::tests`).
+    /// What never came up, and must. The rows for damage are exempt: few runs come to them, and they have tests of their
+    /// own, which try every pattern of it (`sim::tests`).
     #[must_use]
     pub fn missing(&self) -> Vec<&str> {
         let is_of_damage = |row: &&Row| row.decision == Decision::Faulty || row.found == [Found::Stray];

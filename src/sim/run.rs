@@ -113,6 +113,10 @@ fn run(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failure>> {
     }
     swarm.chaos = swarm.chaos.min(options.chaos_max.unwrap_or(swarm.chaos));
     swarm.lasting = options.lasting.or(swarm.lasting);
+    if swarm.faults.contains(&FaultKind::Rot) {
+        // The node that breaks for good could take the last intact copy of something with it.
+        swarm.lasting = None;
+    }
     let world = World::new(&executor, &swarm);
     if options.outside_only {
         world.cluster.oracle().judge_from_outside();
@@ -350,7 +354,8 @@ mod tests {
     #[test]
     fn what_rots_under_load_is_repaired() {
         let faults = vec![FaultKind::Rot, FaultKind::Rot, FaultKind::Kill, FaultKind::PowerCut];
-        let options = RunOptions { faults: Some(faults), chaos_max: Some(Nanos::from_secs(5)), trace: false };
+        let options =
+            RunOptions { faults: Some(faults), chaos_max: Some(Nanos::from_secs(5)), ..RunOptions::default() };
         let report = run_seed(5, &options).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(report.repaired > 0, "{report:?}");
     }

@@ -29,6 +29,8 @@ pub struct DurableLog {
 
 #[derive(Debug, Default)]
 struct State {
+    /// What is at or below it is covered by snapshots.
+    floor: Index,
     chains: BTreeMap<Index, ChainHash>,
     /// Damaged since they were durable, perhaps: they are no witness against anybody.
     damaged_from: Option<Index>,
@@ -61,6 +63,7 @@ impl DurableLog {
         self.keep_up(disk, read)?;
         let state = self.state.borrow();
         Ok(match state.chains.get(&index) {
+            _ if index <= state.floor => Holding::Holds,
             Some(held) if *held == chain => Holding::Holds,
             _ if state.damaged_from.is_some_and(|from| from <= index) => Holding::Damaged,
             _ => Holding::Lacks,
@@ -89,8 +92,8 @@ impl DurableLog {
         if !kept_up {
             let log = read()?;
             let chains = log.entries.iter().map(|entry| (entry.meta.position.index, entry.meta.chain)).collect();
-            let damaged_from = log.damaged_from;
-            *self.state.borrow_mut() = State { chains, damaged_from, segments: BTreeMap::new() };
+            let (floor, damaged_from) = (log.floor, log.faulty.first().copied());
+            *self.state.borrow_mut() = State { floor, chains, damaged_from, segments: BTreeMap::new() };
         }
         Ok(())
     }
