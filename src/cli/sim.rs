@@ -46,6 +46,9 @@ pub struct SimArgs {
     /// Put back every bug that is known to be found (or the one that is named), and fail if one is not
     #[arg(long)]
     mutants: bool,
+    /// Let the nodes keep snapshots
+    #[arg(long)]
+    snapshots: bool,
     /// Print every event as it happens
     #[arg(long)]
     trace: bool,
@@ -128,6 +131,7 @@ pub fn sim(args: &SimArgs) -> u8 {
         lasting: args.lasting,
         profile: profile.map(|mutant| mutant.profile),
         mutation: args.mutant,
+        snapshots: args.snapshots,
         trace: args.trace,
         ..RunOptions::default()
     };

@@ -39,6 +39,8 @@ pub trait Runtime: Clone + 'static {
     fn wall(&self) -> Nanos;
     fn random(&self) -> u64;
     fn sleep(&self, duration: Nanos) -> impl Future<Output = ()>;
+    /// Runs work that takes long on a thread beside all core threads.
+    fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T>;
     /// Runs the task on this thread beside all others, until it ends or the thread's world does.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
 }

@@ -28,6 +28,7 @@ const READ_ANSWER: u8 = 7;
 const REFERENCES: u8 = 8;
 const FETCH: u8 = 9;
 const FETCHED: u8 = 10;
+const MARKER_DIGEST: u8 = 11;
 
 /// Writes a message into a frame.
 pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
@@ -66,6 +67,13 @@ pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
             let fields = frame.fields();
             fields.put_u8(READ_ANSWER);
             read::encode_answer(*term, *read, *index, soft, fields);
+        }
+        PeerMessage::MarkerDigest { term, marker, digest } => {
+            let fields = frame.fields();
+            fields.put_u8(MARKER_DIGEST);
+            fields.put_u64_le(term.0);
+            fields.put_u64_le(marker.0);
+            fields.put_u128_le(*digest);
         }
         PeerMessage::References { term, whole, changes } => {
             let fields = frame.fields();
@@ -110,6 +118,9 @@ pub fn decode(payload: Bytes, log: &LogIdentity) -> Result<PeerMessage, DecodeEr
         REFERENCES => session::decode_references(&mut fields)?,
         FETCH => PeerMessage::Fetch(repair::decode_fetch(&mut fields)?),
         FETCHED => PeerMessage::Fetched(repair::decode_fetched(&mut fields, log)?),
+        MARKER_DIGEST => {
+            PeerMessage::MarkerDigest { term: fields.term()?, marker: fields.index()?, digest: fields.u128()? }
+        }
         other => return Err(DecodeError::Unknown { what: "kind of message", value: other.into() }),
     };
     fields.end()?;

@@ -51,6 +51,12 @@ pub enum PeerMessage {
         index: Index,
         soft: Soft,
     },
+    /// The digest of the sender's state at the last marker that it applied.
+    MarkerDigest {
+        term: Term,
+        marker: Index,
+        digest: u128,
+    },
     /// References of the sender's connections to tubes: all of them (`whole`), or what changed.
     References {
         term: Term,

@@ -17,6 +17,8 @@ use super::opening::{OpenedShard, Opening, Readers, open_node, open_shard, reade
 use super::peering::{EventSink, IncarnationGate, Links, PeerAcceptor, accept_peers, dial_peers, serve_peers};
 use super::place::{Crossing, Home, Place};
 use super::queue::Queue;
+use super::restoring::{recount, snapshots_dir};
+use super::snapshots::{Shelf, SnapshotView, write_snapshots};
 pub use super::stopping::StopRequest;
 use super::stopping::Stopping;
 use crate::api::beanstalkd::front_door::FrontDoor;
@@ -209,6 +211,8 @@ fn make_host<R: Runtime>(
         events,
         log_work: Queue::default(),
         votes: Queue::default(),
+        to_snapshot: Queue::default(),
+        last_snapshot: Rc::default(),
         to_keep: Queue::default(),
         links,
         reader: readers.log,
@@ -226,6 +230,7 @@ fn make_host<R: Runtime>(
         log_extent: Cell::default(),
         census: Cell::default(),
         leads: Cell::default(),
+        is_marking: Cell::default(),
     })
 }
 
@@ -255,6 +260,21 @@ fn run_shard<R: Runtime>(
     rt.spawn(write_votes(Rc::clone(host), opened.vote_file, metrics));
     host.census.set(opened.keeper.census());
     rt.spawn(keep_files(Rc::clone(host), opened.keeper));
+    let shelf = Shelf {
+        dir: snapshots_dir(&setup.config.data, shard),
+        whole: opened.snapshot.iter().map(|snapshot| snapshot.frame().position.index).collect(),
+        view: Rc::clone(&host.last_snapshot),
+    };
+    rt.spawn(write_snapshots(Rc::clone(host), shelf));
+    if let Some(snapshot) = opened.snapshot {
+        host.last_snapshot.set(SnapshotView {
+            index: snapshot.frame().position.index,
+            bytes: snapshot.header.file_bytes(),
+            since: rt.now(),
+            ..SnapshotView::default()
+        });
+        rt.spawn(recount(Rc::clone(host), snapshot));
+    }
     rt.spawn(Rc::clone(host).run(opened.shard));
 }
 

@@ -7,22 +7,25 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use roaring::RoaringTreemap;
 
 use super::fate::Fate;
 use super::keeping::Keep;
 use super::queue::Queue;
+use super::snapshots::SnapshotView;
 use crate::api::{Answer, Operation};
 use crate::fatal::Fatal;
 use crate::io::Runtime;
 use crate::net::message::PeerMessage;
 use crate::net::outbox::{Outbox, PushError};
 use crate::raft::message::Vote;
-use crate::shard::effect::{Append, ConnectionId, Effect, Stop};
+use crate::shard::effect::{Append, ConnectionId, Effect, SnapshotDraft, Stop};
 use crate::shard::{Moment, Shard};
-use crate::types::{Nanos, NodeId};
+use crate::types::{Index, Nanos, NodeId};
 use crate::wal::catalog::{EnqueueAt, PieceName};
 use crate::wal::entry::Entry;
 use crate::wal::footer::Footer;
@@ -68,6 +71,14 @@ pub enum Event {
     Room(bool),
     /// An append waits for room for a new segment.
     LogLacksRoom,
+    SnapshotWritten,
+    /// Two snapshots are verified: the jobs that live in the newer one, and where the older one stands.
+    SnapshotsKept {
+        older: Index,
+        live: Arc<RoaringTreemap>,
+    },
+    /// The node is about to stop in peace.
+    Stopping,
     TransferLeadership,
 }
 
@@ -110,6 +121,8 @@ pub struct Host<R: Runtime> {
     pub events: Rc<Queue<Event>>,
     pub log_work: Queue<Append>,
     pub votes: Queue<Vote>,
+    pub to_snapshot: Queue<SnapshotDraft>,
+    pub last_snapshot: Rc<Cell<SnapshotView>>,
     pub to_keep: Queue<Keep>,
     pub links: BTreeMap<NodeId, Outbox>,
     pub reader: LogReader<R::Disk>,
@@ -129,6 +142,8 @@ pub struct Host<R: Runtime> {
     pub census: Cell<Census>,
     /// Leads now, as of the last turn; for shutdown.
     pub leads: Cell<bool>,
+    /// A marker or a snapshot is under way, as of the last turn; for shutdown.
+    pub is_marking: Cell<bool>,
 }
 
 impl<R: Runtime> Host<R> {
@@ -171,6 +186,7 @@ impl<R: Runtime> Host<R> {
                 self.carry_out(effect);
             }
             self.leads.set(shard.leads());
+            self.is_marking.set(shard.is_marking());
             if let Some(watch) = &self.watch {
                 watch.turned(&shard, moment);
             }
@@ -231,6 +247,9 @@ impl<R: Runtime> Host<R> {
             }
             Event::Room(has_room) => shard.handle_room(has_room),
             Event::LogLacksRoom => shard.handle_log_lacks_room(moment),
+            Event::SnapshotWritten => shard.handle_snapshot_written(),
+            Event::SnapshotsKept { older, live } => shard.handle_snapshots_kept(older, live),
+            Event::Stopping => shard.handle_stopping(),
             Event::TransferLeadership => {
                 shard.transfer_leadership(moment);
             }
@@ -267,6 +286,7 @@ impl<R: Runtime> Host<R> {
     fn fatal(&self, why: &Stop) -> Fatal {
         match why {
             Stop::Raft(_) => Fatal::ChainConflict(why.to_string()),
+            Stop::StateDiffers { .. } => Fatal::StateDiffers(why.to_string()),
             Stop::UnreadableCommand { .. } => Fatal::FaultyLog(why.to_string()),
             // The next start finds what is damaged, and looks for copies of it.
             Stop::BodyMismatch { .. } | Stop::UnreadableLog { .. } => {
@@ -317,6 +337,7 @@ impl<R: Runtime> Host<R> {
             }
             Effect::WriteRows { subject, rows } => self.to_keep.push(Keep::Rows { subject, rows }),
             Effect::Retain { floor, live } => self.to_keep.push(Keep::Retain { floor, live }),
+            Effect::WriteSnapshot(draft) => self.to_snapshot.push(*draft),
             Effect::Stop(why) => self.fate.seal(self.fatal(&why)),
         }
     }

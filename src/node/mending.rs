@@ -195,6 +195,9 @@ impl<R: Runtime> Mending<R> {
             // A shard that does not run yet leads nothing, and asked for nothing.
             Event::TransferLeadership
             | Event::LogLacksRoom
+            | Event::SnapshotWritten
+            | Event::SnapshotsKept { .. }
+            | Event::Stopping
             | Event::VoteSaved(_)
             | Event::Appended(_)
             | Event::EntriesRead { .. }

@@ -21,7 +21,9 @@ pub mod opening;
 pub mod peering;
 pub mod place;
 pub mod queue;
+pub mod restoring;
 pub mod rings;
+pub mod snapshots;
 pub mod stopping;
 pub mod together;
 

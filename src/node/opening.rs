@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use super::restoring::{self, Restored, snapshots_dir};
 use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::lock::LockError;
 use crate::io::{Disk, Runtime};
 use crate::raft::{self, Log, Membership};
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
+use crate::snapshot::Snapshot;
 use crate::types::{Incarnation, Index, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::compaction::Bounds;
 use crate::wal::directory::{
@@ -46,6 +48,8 @@ pub struct OpenedShard<D: Disk> {
     pub writer: Writer<D>,
     pub vote_file: VoteFile<D>,
     pub keeper: Keeper<D>,
+    /// What its machine was restored from.
+    pub snapshot: Option<Snapshot<D::Map>>,
     pub entries: usize,
     pub committed: Index,
 }
@@ -138,6 +142,8 @@ pub async fn open_shard<R: Runtime>(
     let keeper = Keeper::open(rt.disk().clone(), keeper_place(config, shard, identity)).await?;
     let place = LogPlace::above(segments, identity, sizes, keeper.manifest());
     let mut rows = Rows::new(place.next_job);
+    let snapshots = snapshots_dir(&config.data, shard);
+    let Restored { machine, snapshot } = restoring::restore(rt, &snapshots, &identity).await?;
     let mut last_times = Times::default();
     let mut unreadable = None;
     let mut recovered = recover(rt.disk(), &place, |entry, _| {
@@ -173,13 +179,28 @@ pub async fn open_shard<R: Runtime>(
     }
     let moment = Moment { now: rt.now(), wall: rt.wall() };
     let entries = recovered.metas.len();
-    let committed = recovered.committed;
+    // What a snapshot holds was committed, whatever the log itself has learnt of it.
+    let committed = recovered.committed.max(machine.applied().index);
+    if machine.applied().index < place.base.index {
+        let (floor, dir) = (place.base, snapshots.display());
+        return Err(Fatal::FaultyLog(format!(
+            "shard {shard}: the log begins above entry {floor} (index@term), and no snapshot in {dir} that can be used \
+             reaches it; restore the snapshots, or replace this node's data directory"
+        )));
+    }
+    if let Some(snapshot) = &snapshot {
+        let frame = snapshot.frame();
+        let index = frame.position.index;
+        restoring::check(frame, recovered.last, log.position_at(index).zip(log.chain_at(index)))?;
+    }
     let shard = Shard::new(
         shard_config(config, opened, identity, rt.random()),
-        Recovered { vote, log, pieces: keeper.pieces(), index: recovered.index, rows, committed, last_times },
+        Recovered { vote, machine, log, pieces: keeper.pieces(), index: recovered.index, rows, committed, last_times },
         moment,
     );
-    Ok(Opening::Ready(Box::new(OpenedShard { shard, writer: recovered.writer, vote_file, keeper, entries, committed })))
+    let writer = recovered.writer;
+    let opened = OpenedShard { shard, writer, vote_file, keeper, snapshot, entries, committed };
+    Ok(Opening::Ready(Box::new(opened)))
 }
 
 /// The largest store segment: it is put together in memory.
@@ -218,6 +239,7 @@ fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -
         entry_bytes_target: tunables.entry_bytes_max as usize,
         cache_bytes_max: usize::try_from(tunables.recent_bytes_max).unwrap_or(usize::MAX),
         lagging_bytes_max: tunables.lagging_bytes_max,
+        marker_bytes: tunables.snapshot_every_bytes,
         no_quorum_timeout: Nanos::from_millis(tunables.no_quorum_timeout_ms),
         preferred_leader: preferred_leader(config, log.shard),
         seed,

@@ -21,6 +21,9 @@ use crate::types::Nanos;
 /// How often a stopping node looks whether it is done.
 const STOP_POLL: Nanos = Nanos::from_millis(5);
 
+/// The part of the time for a stop that may go by for a last snapshot.
+const MARKING_SHARE: u64 = 4;
+
 /// Asks a running core thread to stop, from the same thread.
 #[derive(Debug, Default)]
 pub struct StopRequest {
@@ -62,6 +65,7 @@ impl<R: Runtime> Stopping<'_, R> {
         let deadline = self.rt.now().saturating_add(Nanos::from_millis(self.config.tunables.stop_timeout_ms));
         let together = &self.place.together;
         self.listeners.close_clients();
+        self.mark().await;
         if self.config.members.len() > 1 {
             for host in self.hosts {
                 host.events.push(Event::TransferLeadership);
@@ -76,6 +80,18 @@ impl<R: Runtime> Stopping<'_, R> {
         self.wait(deadline, || together.all_reached(StopStep::Emptied)).await;
         self.wait(deadline, || self.place.is_quiet() && self.hosts.iter().all(|host| !host.is_busy())).await;
         self.fate.finish();
+    }
+
+    /// Whoever leads has the state kept as it is, so that the next start has little to replay. Where that takes long, it is
+    /// left: nothing depends on it.
+    async fn mark(&self) {
+        for host in self.hosts {
+            host.is_marking.set(true);
+            host.events.push(Event::Stopping);
+        }
+        let patience = Nanos::from_millis(self.config.tunables.stop_timeout_ms / MARKING_SHARE);
+        let deadline = self.rt.now().saturating_add(patience);
+        self.wait(deadline, || self.hosts.iter().all(|host| !host.is_marking.get())).await;
     }
 
     async fn wait(&self, deadline: Nanos, done: impl Fn() -> bool) {

@@ -51,6 +51,9 @@ impl Shard {
 
     fn apply(&mut self, moment: Moment, entry: &Entry) {
         let position = entry.meta.position;
+        if entry.kind == EntryKind::Marker && !self.check_marker(entry) {
+            return;
+        }
         let batch = Batch {
             index: position.index,
             term: position.term,
@@ -76,6 +79,7 @@ impl Shard {
             self.end_waits_of_earlier_terms(moment, position.term);
         }
         self.confirm_ended_waits(moment);
+        self.count_for_marker(moment, entry);
     }
 
     /// This node's own clients learn what came of their commands.

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 
 use crate::api::Answer;
+use crate::job::Capture;
 use crate::net::message::PeerMessage;
 use crate::raft::message::{StopReason, Token, Vote};
+use crate::snapshot::Frame;
 use crate::types::{Index, LogPosition, NodeId};
 use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::Entry;
@@ -57,8 +59,17 @@ pub enum Effect {
         floor: Option<NewFloor>,
         live: Arc<RoaringTreemap>,
     },
+    /// Write this snapshot beside everything else, then `handle_snapshot_written`. One at a time.
+    WriteSnapshot(Box<SnapshotDraft>),
     /// The node must stop.
     Stop(Stop),
+}
+
+/// A state, and what it is of.
+#[derive(Debug)]
+pub struct SnapshotDraft {
+    pub frame: Frame,
+    pub capture: Capture,
 }
 
 #[derive(Debug)]
@@ -89,6 +100,12 @@ pub enum Stop {
     UnreadableLog {
         why: String,
     },
+    /// The state of this node at a marker is not that of the majority; or no majority agrees on one.
+    StateDiffers {
+        marker: Index,
+        own: u128,
+        majority: Option<u128>,
+    },
 }
 
 impl fmt::Display for Stop {
@@ -111,6 +128,16 @@ impl fmt::Display for Stop {
             Stop::BodyMismatch { position, why } => {
                 write!(f, "a job's body in entry {position} (index@term) can't be given out: {why}")
             }
+            Stop::StateDiffers { marker, own, majority: Some(majority) } => write!(
+                f,
+                "at entry {marker} it has the digest {own:032x}, and a majority has {majority:032x}; keep the data directory \
+                 for a report, and replace it: a new one is filled from the other nodes"
+            ),
+            Stop::StateDiffers { marker, own, majority: None } => write!(
+                f,
+                "at entry {marker} no majority of the nodes has the same state (this one's digest is {own:032x}), so the shard \
+                 stops; keep the data directories of all nodes for a report, and restore a backup"
+            ),
             Stop::UnreadableLog { why } => write!(f, "the log can't be read back: {why}"),
         }
     }

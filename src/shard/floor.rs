@@ -15,6 +15,10 @@ use crate::wal::keeper::{Change, NewFloor};
 impl Shard {
     /// Two snapshots are verified, the older of them at `older`; `live` are the jobs that live in the newer one.
     pub fn handle_snapshots_kept(&mut self, older: Index, live: Arc<RoaringTreemap>) {
+        if !self.peers.is_empty() {
+            // A member that is away comes back by the log alone, so all of it stays.
+            return;
+        }
         let limit = self.needed_by_peers().map_or(older, |needed| older.min(needed));
         let floor = self.catalog.closed_end(limit).and_then(|(index, next_job)| {
             let log = self.raft.log();

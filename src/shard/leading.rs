@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::markers::MarkerReports;
 use super::placement::Placement;
 use super::references::References;
 use super::waits::{Ended, WaitKey, Waits};
@@ -97,6 +98,7 @@ pub struct Leading {
     /// Tubes whose TUBE_DROP is queued or proposed, and those of them that stand in entries not yet applied; ascending.
     drops_queued: BTreeSet<Bytes>,
     drops_proposed: VecDeque<(Index, Vec<Bytes>)>,
+    pub markers: MarkerReports,
     /// Which voters last reported room on their disks.
     pub room: BTreeMap<NodeId, bool>,
     pub placement: Placement,
@@ -119,6 +121,7 @@ impl Leading {
             tick: Tick::None,
             drops_queued: BTreeSet::new(),
             drops_proposed: VecDeque::new(),
+            markers: MarkerReports::default(),
             room: BTreeMap::new(),
             placement: Placement::default(),
         }

@@ -11,7 +11,7 @@
 //! Chapters, in reading order: `effect` (what comes out), `gate` (what must be durable before what leaves), `cache` and
 //! `closing` and `floor` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`,
 //! `references` (the side of the leader), `placement` (which node that should be), `operations` (what clients ask), `peers`
-//! (what other nodes say), `apply` (what is committed); `repair` (a shard whose log is damaged, before it takes part).
+//! (what other nodes say), `apply` (what is committed), `markers` (what is kept of it); `repair` (a shard whose log is damaged, before it takes part).
 
 pub mod apply;
 pub mod cache;
@@ -21,6 +21,7 @@ pub mod effect;
 pub mod floor;
 pub mod gate;
 pub mod leading;
+pub mod markers;
 pub mod operations;
 pub mod peers;
 pub mod placement;
@@ -40,6 +41,7 @@ use self::clock::LogClock;
 use self::effect::{Append, ConnectionId, Effect, Stop};
 use self::gate::Gate;
 use self::leading::Leading;
+use self::markers::Markers;
 use self::peers::Peer;
 use self::reads::{BodyReads, Reads};
 use self::references::NodeReferences;
@@ -85,6 +87,8 @@ pub struct ShardConfig {
     pub no_quorum_timeout: Nanos,
     /// Where this shard's leader belongs; none where whoever was elected may stay.
     pub preferred_leader: Option<NodeId>,
+    /// A marker is proposed when the log has grown by so many bytes.
+    pub marker_bytes: u64,
     /// For Raft's randomised timeouts.
     pub seed: u64,
 }
@@ -93,6 +97,8 @@ pub struct ShardConfig {
 #[derive(Debug)]
 pub struct Recovered {
     pub vote: Vote,
+    /// The state that a snapshot holds, or the one before the first entry. Never above `committed`.
+    pub machine: Machine,
     pub log: Log,
     /// What has its rows in files: everything below the base of `index`.
     pub pieces: Vec<Piece>,
@@ -117,6 +123,7 @@ pub struct Shard {
     /// The segment whose rows are on their way to a file.
     closing: Option<SegmentNumber>,
     sessions: Sessions,
+    markers: Markers,
     reads: Reads,
     bodies: BodyReads,
     references: NodeReferences,
@@ -197,7 +204,9 @@ impl Shard {
             .collect();
         let mut shard = Shard {
             raft,
-            machine: Machine::new(),
+            markers: Markers::new(recovered.machine.applied(), recovered.machine.digest(), moment.now),
+            applied: recovered.machine.applied(),
+            machine: recovered.machine,
             gate: Gate::new(durable, recovered.vote),
             clock: LogClock::new(moment.now, recovered.last_times),
             cache: EntryCache::new(config.cache_bytes_max),
@@ -220,7 +229,6 @@ impl Shard {
             arriving: Vec::new(),
             appending: VecDeque::new(),
             committed: recovered.committed,
-            applied: LogPosition::ORIGIN,
             reading_back: false,
             own_room: true,
             cluster_room: true,
@@ -231,6 +239,7 @@ impl Shard {
             stopped: false,
             config,
         };
+        assert!(shard.applied.index <= shard.committed, "a snapshot holds only what was committed");
         shard.follow_raft(moment);
         shard.apply_committed(moment);
         shard
@@ -255,6 +264,9 @@ impl Shard {
         if let Some(look) = self.next_placement_look(moment) {
             deadline = deadline.min(look);
         }
+        if is_caught_up {
+            deadline = deadline.min(self.next_marker());
+        }
         deadline.min(self.next_deadline_soon(moment))
     }
 
@@ -271,7 +283,9 @@ impl Shard {
     /// effects.
     pub fn flush(&mut self, moment: Moment) {
         self.send_gathered();
+        self.propose_marker(moment);
         self.form_entries(moment);
+        self.save_snapshot();
     }
 
     pub fn handle_vote_saved(&mut self, moment: Moment, vote: Vote) {
@@ -469,10 +483,15 @@ impl Shard {
         self.catalog.next_job_after(after)
     }
 
-    fn evict(&mut self) {
-        let durable = self.appending.front().map_or(self.raft.last_position().index, |oldest| {
+    /// Everything up to here is durable on this node.
+    fn durable_upto(&self) -> Index {
+        self.appending.front().map_or(self.raft.last_position().index, |oldest| {
             oldest.metas.first().map_or(oldest.token.index, |(meta, _, _)| Index(meta.position.index.0 - 1))
-        });
+        })
+    }
+
+    fn evict(&mut self) {
+        let durable = self.durable_upto();
         self.cache.evict(self.applied.index.min(durable));
     }
 

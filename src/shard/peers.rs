@@ -138,6 +138,11 @@ impl Shard {
                     self.handle_read_answer(moment, read, index, soft);
                 }
             }
+            PeerMessage::MarkerDigest { term, marker, digest } => {
+                if self.leads_in(term) {
+                    self.handle_marker_digest(from, marker, digest);
+                }
+            }
             PeerMessage::References { term, whole, changes } => {
                 if self.leads_in(term) {
                     self.handle_references(from, whole, &changes);
@@ -298,6 +303,7 @@ impl Shard {
     }
 
     fn hand_everything_over(&mut self, moment: Moment) {
+        self.report_marker();
         if let Some(boot) = self.sessions.boot_command() {
             self.deliver(boot);
         }

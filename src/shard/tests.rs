@@ -1,6 +1,7 @@
 //! Three shards in one thread under a seeded schedule: messages and completions at any time, connections that break,
 //! nodes that are killed and come back with what was durable. Clients must see every put happen once.
 
+mod markers;
 mod placement;
 mod trouble;
 mod waiting;
@@ -12,9 +13,11 @@ use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::effect::{Append, ConnectionId, Effect};
+use super::effect::{Append, ConnectionId, Effect, SnapshotDraft, Stop};
 use super::*;
 use crate::api::{Answer, Operation};
+use crate::io::AlignedBuf;
+use crate::snapshot::{Contents, Frame, archive};
 use crate::types::{BootEpoch, ClusterId, JobId};
 use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::origin_chain;
@@ -26,6 +29,8 @@ const IDENTITY: LogIdentity = LogIdentity { cluster: ClusterId(7), shard: ShardI
 /// One node's disk: what is durable, and writes that are under way.
 #[derive(Default)]
 struct TestDisk {
+    /// Of which entry it has a snapshot.
+    snapshot: Option<Index>,
     entries: Vec<Entry>,
     vote: Vote,
     committed: Index,
@@ -54,6 +59,14 @@ impl TestDisk {
     }
 }
 
+/// The machine that a snapshot holds.
+fn restore((frame, body): &(Frame, Vec<u8>)) -> Machine {
+    let mut aligned = AlignedBuf::zeroed(body.len());
+    aligned[..body.len()].copy_from_slice(body);
+    let image = archive::image(frame.kind, &aligned[..body.len()]).expect("it was archived");
+    Machine::restore(image, frame.digest).expect("it was captured")
+}
+
 struct World {
     rng: ChaCha8Rng,
     now: Nanos,
@@ -69,6 +82,12 @@ struct World {
     nodes: Vec<NodeId>,
     segments_closed: u64,
     preferred_leader: Option<NodeId>,
+    /// Every snapshot that any node has kept.
+    snapshots: BTreeMap<Index, (Frame, Vec<u8>)>,
+    restored: usize,
+    /// Nodes were made wrong, and may find it out.
+    expects_stops: bool,
+    stops: BTreeMap<NodeId, Stop>,
 }
 
 impl World {
@@ -87,6 +106,10 @@ impl World {
             nodes: nodes.clone(),
             segments_closed: 0,
             preferred_leader: None,
+            snapshots: BTreeMap::new(),
+            restored: 0,
+            expects_stops: false,
+            stops: BTreeMap::new(),
         };
         for node in nodes {
             world.start(node);
@@ -123,12 +146,16 @@ impl World {
             entry_bytes_target: 400,
             cache_bytes_max: 2000,
             lagging_bytes_max: 0,
+            marker_bytes: 400,
             no_quorum_timeout: Nanos::from_secs(3600),
             preferred_leader: self.preferred_leader,
             seed: self.rng.next_u64(),
         };
+        let machine = disk.snapshot.map_or_else(Machine::new, |index| restore(&self.snapshots[&index]));
+        self.restored += usize::from(disk.snapshot.is_some());
+        let committed = disk.committed.max(machine.applied().index);
         let recovered =
-            Recovered { vote: disk.vote, log, pieces: Vec::new(), index, rows, committed: disk.committed, last_times };
+            Recovered { vote: disk.vote, machine, log, pieces: Vec::new(), index, rows, committed, last_times };
         let shard = Shard::new(config, recovered, self.moment());
         self.shards.insert(node, shard);
         for peer in self.nodes.clone() {
@@ -190,6 +217,9 @@ impl World {
             }
             for effect in effects {
                 self.carry_out(node, effect);
+                if self.stops.contains_key(&node) {
+                    return self.kill(node);
+                }
             }
         }
     }
@@ -232,7 +262,23 @@ impl World {
                 self.shards.get_mut(&node).expect("it asked").handle_rows_mapped(Rc::new(rows));
             }
             Effect::Retain { .. } => unreachable!("these shards have no snapshots"),
-            Effect::Stop(why) => panic!("node {node} stops: {why}"),
+            Effect::WriteSnapshot(draft) => {
+                let SnapshotDraft { frame, capture } = *draft;
+                let index = frame.position.index;
+                assert!(index.0 as usize <= disk.entries.len(), "a snapshot stands on a log that reaches it");
+                let body = Contents::Partial(capture).archive().expect("memory takes it");
+                let known = self.snapshots.entry(index).or_insert_with(|| (frame.clone(), body.clone()));
+                assert!(
+                    *known == (frame, body) || self.expects_stops,
+                    "the same index has the same bytes on every node"
+                );
+                disk.snapshot = Some(index);
+                self.shards.get_mut(&node).expect("it asked").handle_snapshot_written();
+            }
+            Effect::Stop(why) => {
+                assert!(self.expects_stops, "node {node} stops: {why}");
+                self.stops.insert(node, why);
+            }
         }
     }
 
@@ -449,7 +495,8 @@ struct Ledger {
     closed: u64,
 }
 
-fn chaos(seed: u64) {
+/// How often a node started from a snapshot.
+fn chaos(seed: u64) -> usize {
     let mut world = World::new(seed, 3);
     let mut ledger = Ledger::default();
     for step in 0..1500 {
@@ -509,6 +556,7 @@ fn chaos(seed: u64) {
         watched.all(|tubes| tubes.iter().all(|tube| machine.ready_count(tube) == 0))
     });
     check(&mut world, &ledger);
+    world.restored
 }
 
 fn act(world: &mut World, ledger: &mut Ledger, node: NodeId, connection: ConnectionId, step: usize) {
@@ -670,11 +718,12 @@ fn check(world: &mut World, ledger: &Ledger) {
 fn whatever_the_schedule_every_put_happens_once_and_every_live_client_is_answered() {
     let runs = std::env::var("BEAVER_SHARD_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
     // 1027 once applied entries that a cut whose write was under way had replaced.
+    let mut restored = 0;
     for seed in (0..runs).chain([1027]) {
-        let caught = std::panic::catch_unwind(|| chaos(seed));
-        if let Err(panic) = caught {
+        restored += std::panic::catch_unwind(|| chaos(seed)).unwrap_or_else(|panic| {
             eprintln!("seed {seed} failed");
-            std::panic::resume_unwind(panic);
-        }
+            std::panic::resume_unwind(panic)
+        });
     }
+    assert!(restored > runs as usize / 30, "{restored} starts from a snapshot are too few to say anything");
 }

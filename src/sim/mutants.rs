@@ -32,7 +32,7 @@ const FROM_INSIDE: &[Mutation] = &[Mutation::InFlightBytesKept];
 pub fn mutants() -> Vec<Mutant> {
     let mutant = |mutation| {
         let (profile, seeds_max): (Profile, u64) = match mutation {
-            Mutation::StaleDurableMark => (cut_logs, 40),
+            Mutation::StaleDurableMark => (cut_logs, 200),
             Mutation::LateCompletion => (cut_logs_on_slow_disks, 200),
             Mutation::UnsortedQuorum => (as_drawn, 20),
             Mutation::EarlierTermByCounting => (changes_of_leader, 60),

@@ -44,6 +44,8 @@ pub struct RunOptions {
     pub outside_only: bool,
     /// A bug that is put back.
     pub mutation: Option<Mutation>,
+    /// Nodes keep snapshots, more or less often.
+    pub snapshots: bool,
     /// Print every event as it happens.
     pub trace: bool,
 }
@@ -116,6 +118,11 @@ fn run(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failure>> {
     if swarm.faults.contains(&FaultKind::Rot) {
         // The node that breaks for good could take the last intact copy of something with it.
         swarm.lasting = None;
+    }
+    if options.snapshots {
+        // Killed at every step of writing one, and started from one nearly always, or rarely.
+        let distances = [4 << 10, 64 << 10, 1 << 20];
+        swarm.cluster.tunables.snapshot_every_bytes = distances[(seed % 3) as usize];
     }
     let world = World::new(&executor, &swarm);
     if options.outside_only {

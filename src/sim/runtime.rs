@@ -12,6 +12,9 @@ use crate::types::Nanos;
 /// Real timers fire up to a millisecond late.
 const TIMER_LATE_MAX: Nanos = Nanos::from_millis(1);
 
+/// How long work beside the core threads takes at most.
+const BESIDE_MAX: Nanos = Nanos::from_millis(20);
+
 /// The world of one process, from its start to its end. Clones share it.
 #[derive(Clone)]
 pub struct SimRuntime {
@@ -67,6 +70,12 @@ impl Runtime for SimRuntime {
 
     fn random(&self) -> u64 {
         self.random.next()
+    }
+
+    /// Takes a while, in which everything else goes on.
+    async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.executor.sleep(self.random.nanos(Nanos::ZERO, BESIDE_MAX)).await;
+        work()
     }
 
     /// By the host's monotonic clock: drift changes how long it takes, and a suspension is not counted.

@@ -3,7 +3,6 @@
 //! No byte of the map may be looked at before.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -33,7 +32,7 @@ pub enum OpenError {
 pub struct Snapshot<Map> {
     pub path: PathBuf,
     pub header: Header,
-    map: Arc<Map>,
+    map: Map,
 }
 
 impl<Map: AsRef<[u8]>> Snapshot<Map> {
@@ -44,7 +43,7 @@ impl<Map: AsRef<[u8]>> Snapshot<Map> {
 
     fn body(&self) -> &[u8] {
         let start = self.header.body_offset() as usize;
-        &(*self.map).as_ref()[start..start + self.header.body_bytes as usize]
+        &self.map.as_ref()[start..start + self.header.body_bytes as usize]
     }
 
     fn image(&self) -> Result<&ArchivedImage, OpenError> {
@@ -137,5 +136,5 @@ pub async fn open<D: Disk>(disk: &D, path: &Path, identity: &LogIdentity) -> Res
     if found != expected {
         return Err(invalid(Invalid::Length { expected, found }));
     }
-    Ok(Snapshot { path: path.to_path_buf(), header, map: Arc::new(map) })
+    Ok(Snapshot { path: path.to_path_buf(), header, map })
 }

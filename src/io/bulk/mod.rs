@@ -54,7 +54,10 @@ type Filled = Request<Pieces, u64>;
 pub struct Bulk {
     zeroed: mpsc::UnboundedSender<Zeroed>,
     filled: mpsc::UnboundedSender<Filled>,
+    work: mpsc::UnboundedSender<Work>,
 }
+
+type Work = Box<dyn FnOnce() + Send>;
 
 impl Bulk {
     /// Starts the bulk thread. It is not pinned: the kernel gives it whatever the core threads leave.
@@ -65,6 +68,7 @@ impl Bulk {
     pub fn start(options: BulkOptions) -> io::Result<Bulk> {
         let (zeroed, to_zero) = mpsc::unbounded_channel();
         let (filled, to_fill) = mpsc::unbounded_channel();
+        let (work, to_do) = mpsc::unbounded_channel();
         // The executor is made on its own thread, so whether it could be made is heard from there.
         let (ready, started) = std::sync::mpsc::channel();
         let thread = LocalExecutorBuilder::new(Placement::Unbound)
@@ -75,13 +79,13 @@ impl Bulk {
             .spawn(move || async move {
                 // The one who started it waits for this.
                 let _ = ready.send(());
-                serve(to_zero, to_fill, options).await;
+                serve(to_zero, to_fill, to_do, options).await;
             })
             .map_err(into_io)?;
         if started.recv().is_err() {
             thread.join().map_err(into_io)?;
         }
-        Ok(Bulk { zeroed, filled })
+        Ok(Bulk { zeroed, filled, work })
     }
 
     /// Creates a file of `bytes` zeros, written and durable, and syncs its directory. What is left of one that could
@@ -105,6 +109,22 @@ impl Bulk {
     }
 }
 
+impl Bulk {
+    /// Runs work on a thread that is not pinned to a core, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// The bulk thread has ended.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let (done, answer) = oneshot::channel();
+        let gone = || io::Error::other("the bulk thread has ended");
+        // Whoever asked may be gone.
+        let work = move || drop(done.send(work()));
+        self.work.send(Box::new(work)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+}
+
 async fn ask<Content, Made>(
     queue: &mpsc::UnboundedSender<Request<Content, Made>>,
     path: PathBuf,
@@ -120,6 +140,7 @@ async fn ask<Content, Made>(
 async fn serve(
     to_zero: mpsc::UnboundedReceiver<Zeroed>,
     to_fill: mpsc::UnboundedReceiver<Filled>,
+    mut to_do: mpsc::UnboundedReceiver<Work>,
     options: BulkOptions,
 ) {
     let rate = Arc::new(Rate::new(options.bytes_per_second));
@@ -130,6 +151,9 @@ async fn serve(
     let filling = in_turn("filling", 10, to_fill, async move |path: &Path, pieces| {
         filling::make_filled(path, pieces, Arc::clone(&filling_rate)).await
     });
+    while let Some(work) = to_do.recv().await {
+        glommio::executor().spawn_blocking(work).await;
+    }
     zeroing.await;
     filling.await;
 }

@@ -25,6 +25,10 @@ impl UringDisk {
         UringDisk { bulk, durability }
     }
 
+    pub(super) fn bulk(&self) -> &Bulk {
+        &self.bulk
+    }
+
     fn open_flags(&self, mode: OpenMode) -> i32 {
         match (mode, self.durability) {
             (OpenMode::Read, _) | (_, Durability::WriteThenSync) => libc::O_DIRECT,

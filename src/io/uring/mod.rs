@@ -89,6 +89,15 @@ impl Runtime for UringRuntime {
         tokio::time::sleep(duration.duration()).await;
     }
 
+    async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.world
+            .disk
+            .bulk()
+            .run(work)
+            .await
+            .expect("the bulk thread lives as long as a core thread has a handle on it")
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.world.panics.spawn(task);
     }

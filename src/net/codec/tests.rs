@@ -163,6 +163,9 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
         1 => (term(), any::<u64>(), number(), soft()).prop_map(|(term, read, index, soft)| {
             PeerMessage::ReadAnswer { term, read, index: Index(index), soft }
         }),
+        1 => (term(), number(), any::<u128>()).prop_map(|(term, marker, digest)| {
+            PeerMessage::MarkerDigest { term, marker: Index(marker), digest }
+        }),
         1 => (term(), any::<bool>(), references())
             .prop_map(|(term, whole, changes)| PeerMessage::References { term, whole, changes }),
         1 => (1u64..1 << 52, 0u64..1 << 52, prop::option::of(any::<u128>())).prop_map(|(first, more, chain)| {

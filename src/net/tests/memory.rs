@@ -129,6 +129,10 @@ impl Runtime for World {
         random >> 11
     }
 
+    async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        work()
+    }
+
     async fn sleep(&self, duration: Nanos) {
         let number = self.inner.timers_made.get();
         self.inner.timers_made.set(number + 1);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use beaver_raft::api::Operation;
 use beaver_raft::job::codec::{body_hash, encode, encode_tubes};
+use beaver_raft::job::Machine;
 use beaver_raft::job::command::{Class, Command, Numbered, Origin, TubeList};
 use beaver_raft::net::codec;
 use beaver_raft::net::frame::{FrameBuilder, FrameKind, HEADER_BYTES};
@@ -57,12 +58,14 @@ impl World {
             entry_bytes_target: 400,
             cache_bytes_max: 1000,
             lagging_bytes_max: 0,
+            marker_bytes: 600,
             no_quorum_timeout: Nanos::from_secs(5),
             preferred_leader: None,
             seed: 1,
         };
         let recovered = Recovered {
             vote: Vote::default(),
+            machine: Machine::new(),
             log: Log::new(LogPosition::ORIGIN, origin_chain(&LOG)),
             pieces: Vec::new(),
             index: LogIndex::default(),
@@ -147,6 +150,7 @@ impl World {
                 self.shard.handle_rows_mapped(Rc::new(rows));
             }
             Effect::Retain { .. } => unreachable!("these shards have no snapshots"),
+            Effect::WriteSnapshot(_) => self.shard.handle_snapshot_written(),
             Effect::Stop(_) => self.stopped = true,
         }
     }
@@ -267,7 +271,8 @@ impl World {
         let (seq, registration) = (input.number(), u64::from(input.below(6)));
         let tube = Bytes::from_static(TUBES[usize::from(input.below(3))]);
         let tubes = Bytes::from(encode_tubes(TUBES.iter().skip(usize::from(input.below(4))).copied()));
-        match input.below(8) {
+        match input.below(9) {
+            8 => PeerMessage::MarkerDigest { term, marker: self.index(input), digest: input.number().into() },
             0 | 1 => PeerMessage::Wait { term, session, seq, registration, poll: input.below(2) == 0, tubes },
             2 => PeerMessage::Withdraw { term, session, seq, registration },
             3 => PeerMessage::WaitEnded { term, session, seq, registration, applied: self.index(input) },

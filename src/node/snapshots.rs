@@ -1,0 +1,75 @@
+//! The task that writes snapshots, one after the other, and keeps two.
+//!
+//! It must never keep the shard waiting, nor remove a snapshot before two newer ones were read back.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::host::{Event, Host};
+use crate::fatal::Fatal;
+use crate::io::Runtime;
+use crate::shard::effect::SnapshotDraft;
+use crate::snapshot::shelf::{KEPT, tidy};
+use crate::snapshot::{Contents, write};
+use crate::types::{Index, Nanos};
+
+/// The last snapshot that was written or started from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SnapshotView {
+    pub index: Index,
+    pub bytes: u64,
+    /// How many were written since the start.
+    pub written: u64,
+    /// How long the last one took.
+    pub took: Nanos,
+    /// Since when there has been none newer.
+    pub since: Nanos,
+}
+
+pub struct Shelf {
+    pub dir: PathBuf,
+    /// Those that were verified by this process, ascending.
+    pub whole: Vec<Index>,
+    pub view: Rc<Cell<SnapshotView>>,
+}
+
+pub async fn write_snapshots<R: Runtime>(host: Rc<Host<R>>, mut shelf: Shelf) {
+    while !host.fate.is_sealed() {
+        host.to_snapshot.wait().await;
+        for draft in host.to_snapshot.take() {
+            write_one(&host, &mut shelf, draft).await;
+            host.events.push(Event::SnapshotWritten);
+        }
+    }
+}
+
+async fn write_one<R: Runtime>(host: &Host<R>, shelf: &mut Shelf, draft: SnapshotDraft) {
+    let SnapshotDraft { frame, capture } = draft;
+    let live = Arc::new(capture.live());
+    let begun = host.rt.now();
+    let shard = frame.identity.shard;
+    let written = match write(host.rt.disk(), &shelf.dir, frame, Contents::Partial(capture)).await {
+        Ok(written) => written,
+        Err(error) if error.is_lack_of_room() => {
+            return tracing::warn!(%shard, "{error}; the next marker has another");
+        }
+        Err(error) => {
+            return host.fate.seal(Fatal::WriteFailed { path: shelf.dir.clone(), why: error.to_string() });
+        }
+    };
+    let now = host.rt.now();
+    let took = now.saturating_sub(begun);
+    let index = written.position.index;
+    tracing::info!(%shard, index = index.0, bytes = written.bytes, took_ms = took.0 / 1_000_000, "wrote a snapshot");
+    let count = shelf.view.get().written + 1;
+    shelf.view.set(SnapshotView { index, bytes: written.bytes, written: count, took, since: now });
+    shelf.whole.push(index);
+    if let Err(error) = tidy(host.rt.disk(), &shelf.dir, &shelf.whole).await {
+        tracing::warn!(%shard, "an old snapshot could not be removed: {error}");
+    }
+    if let Some(&older) = shelf.whole.iter().rev().nth(KEPT - 1) {
+        host.events.push(Event::SnapshotsKept { older, live });
+    }
+}
