@@ -44,7 +44,7 @@ impl Machine {
     }
 
     fn enqueue(&mut self, job: JobId, class: &Class<'_>) -> Outcome {
-        let tube = self.tubes.named_or_created(class.tube);
+        let tube = self.tubes.named_or_created(class.tube, &mut self.news);
         tube.total_jobs += 1;
         self.total_jobs += 1;
         let record = Record::as_enqueued(tube.id, ClassKey::of(class));

@@ -51,11 +51,16 @@ pub struct Machine {
 /// also where nobody takes anything.
 #[derive(Debug, Default)]
 pub(super) struct News {
+    created: BTreeSet<TubeId>,
     made_ready: BTreeSet<TubeId>,
     emptied: BTreeSet<TubeId>,
 }
 
 impl News {
+    pub(super) fn created(&mut self, tube: TubeId) {
+        self.created.insert(tube);
+    }
+
     pub(super) fn made_ready(&mut self, tube: TubeId) {
         self.made_ready.insert(tube);
     }
@@ -65,6 +70,7 @@ impl News {
     }
 
     pub(super) fn dropped(&mut self, tube: TubeId) {
+        self.created.remove(&tube);
         self.made_ready.remove(&tube);
         self.emptied.remove(&tube);
     }
@@ -99,6 +105,12 @@ impl Machine {
             pauses: BTreeSet::new(),
             news: News::default(),
         }
+    }
+
+    /// The tubes that got their record since this was last asked, and have it still. In order of creation.
+    pub fn take_created(&mut self) -> Vec<Bytes> {
+        let tubes = std::mem::take(&mut self.news.created);
+        self.names_of(&tubes, |_| true)
     }
 
     /// The tubes in which jobs became ready, or whose pause ended, since this was last asked, and which can serve

@@ -10,7 +10,7 @@ impl Machine {
     pub(super) fn pause(&mut self, name: &[u8], duration_s: u32, referenced: bool) -> Outcome {
         let tube = match self.tubes.named_mut(name) {
             Some(tube) => tube,
-            None if referenced => self.tubes.named_or_created(name),
+            None if referenced => self.tubes.named_or_created(name, &mut self.news),
             None => return Outcome::NotFound,
         };
         tube.pauses += 1;

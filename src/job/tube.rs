@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::fingerprint::{Fingerprint, TubeSeed};
+use super::machine::News;
 use super::ready::Ready;
 use crate::types::{JobId, Nanos};
 
@@ -151,11 +152,12 @@ impl Tubes {
     }
 
     /// The tube called so; created if it has no record.
-    pub(super) fn named_or_created(&mut self, name: &[u8]) -> &mut Tube {
-        let id = match self.id(name) {
-            Some(id) => id,
-            None => self.create(name),
-        };
+    pub(super) fn named_or_created(&mut self, name: &[u8], news: &mut News) -> &mut Tube {
+        let id = self.id(name).unwrap_or_else(|| {
+            let id = self.create(name);
+            news.created(id);
+            id
+        });
         self.tubes.get_mut(&id).expect("a named tube has a record")
     }
 

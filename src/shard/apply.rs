@@ -151,6 +151,7 @@ impl Shard {
 
     /// The leader's part: waits whose RESERVE was decided, workers that wait for what became ready, tubes that are gone.
     fn serve(&mut self, moment: Moment, entry: &Entry, outcomes: &[Applied]) {
+        let created = self.machine.take_created();
         let made_ready = self.machine.take_made_ready();
         let emptied = self.machine.take_emptied();
         let position = entry.meta.position;
@@ -176,7 +177,8 @@ impl Shard {
                 ended.push(Ended { key, registration });
             }
         }
-        for tube in &made_ready {
+        // Whoever used it may be gone by now, and its place with them.
+        for tube in &created {
             leading.references.note_tube(tube);
         }
         if leading.waits.has_idle() {
@@ -185,7 +187,7 @@ impl Shard {
             }
         }
         leading.handle_applied(position.index);
-        for tube in leading.take_dropped(position.index).into_iter().chain(emptied) {
+        for tube in leading.take_dropped(position.index).into_iter().chain(emptied).chain(created) {
             self.drop_tube_if_unused(&tube);
         }
         for end in ended {

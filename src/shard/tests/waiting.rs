@@ -160,6 +160,36 @@ fn a_tube_is_forgotten_each_time_that_it_is_emptied() {
 }
 
 #[test]
+fn a_tube_is_listed_for_its_only_job_though_its_user_left_before_the_job_was_written() {
+    let mut world = settled(1);
+    let node = NodeId(1);
+    let name = Bytes::from_static(b"left");
+    let refer = |change| Operation::Reference { tube: Bytes::from_static(b"left"), change };
+    world.ask(node, FIRST, refer(ReferenceChange::Use));
+    let delayed = Operation::Put { tube: name.clone(), priority: 1, delay_s: 2000, ttr_s: 60, body: Bytes::new() };
+    let put = world.ask(node, FIRST, delayed);
+    world.ask(node, FIRST, refer(ReferenceChange::Unuse));
+    assert!(world.answer_to(put).is_none(), "the user leaves first");
+    world.run_until("an answer", |world| world.answer_to(put).is_some());
+    let Answer::Tubes(tubes) = world.call(node, FIRST, Operation::ListTubes) else { panic!("tubes are told") };
+    assert!(tubes.contains(&name), "{tubes:?}");
+}
+
+#[test]
+fn a_tube_that_only_got_a_pause_after_its_user_left_is_forgotten() {
+    let mut world = settled(1);
+    let node = NodeId(1);
+    let name = Bytes::from_static(b"left");
+    let refer = |change| Operation::Reference { tube: Bytes::from_static(b"left"), change };
+    world.ask(node, FIRST, refer(ReferenceChange::Use));
+    let pause = world.ask(node, FIRST, Operation::Pause { tube: name.clone(), duration_s: 1000 });
+    world.ask(node, FIRST, refer(ReferenceChange::Unuse));
+    world.run_until("an answer", |world| world.answer_to(pause).is_some());
+    assert_eq!(world.answer_to(pause), Some(&Answer::Paused));
+    world.run_until("it is forgotten", |world| !world.shards[&node].machine.has_tube(&name));
+}
+
+#[test]
 fn nothing_is_kept_of_a_wait_that_is_over() {
     let mut world = settled(1);
     let node = NodeId(1);
