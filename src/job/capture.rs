@@ -149,9 +149,9 @@ impl Capture {
     #[must_use]
     pub fn live(&self) -> RoaringTreemap {
         let mut live: RoaringTreemap = self.records.iter().map(|(job, _)| job.0).collect();
-        self.waiting_as_enqueued().for_each(|job| {
-            live.insert(job.0);
-        });
+        for (_, set) in self.tubes.iter().flat_map(|tube| &tube.sets) {
+            set.add_to(&mut live);
+        }
         live
     }
 

@@ -134,6 +134,17 @@ impl JobSet {
         }
     }
 
+    /// Adds the ids to a bitmap; a large set by whole containers.
+    pub(super) fn add_to(&self, bitmap: &mut RoaringTreemap) {
+        match self.ids.as_deref() {
+            Some(Ids::Many { bits, .. }) => *bitmap |= bits,
+            Some(Ids::Few(ids)) => bitmap.extend(ids.iter().map(|id| id.0)),
+            None => {
+                bitmap.insert(self.first.0);
+            }
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.ids.as_ref().map_or(1, |ids| ids.len())
     }
