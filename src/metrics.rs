@@ -138,6 +138,8 @@ metrics! {
         commit_seconds: Histogram = "commit_seconds", "Time from the proposal of an entry by this leader to its commit";
         faulty_entries: Gauge = "faulty_entries", "Entries of the log that were durable here, are damaged, and are looked for at the other nodes";
         repaired_entries: Counter = "repaired_entries", "Damaged entries of the log that were written again from a copy of another node";
+        installs: Counter = "installs", "Snapshots of other nodes that took the place of the log here, which had fallen behind theirs";
+        pulled_jobs: Counter = "pulled_jobs", "Jobs that were pulled from other nodes for such a snapshot";
         body_reads: Counter = "body_reads", "Bodies that were read from the log's files, not from memory";
     }
     /// What is said between this node and one peer, for one shard.

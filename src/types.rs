@@ -183,6 +183,17 @@ impl fmt::Display for SessionId {
     }
 }
 
+/// Which snapshot: nodes that have one of the same name have the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotName {
+    /// The last entry whose effect is in it.
+    pub position: LogPosition,
+    /// Of its header, which holds the hash of all that follows it.
+    pub hash: u128,
+    /// Length of the file.
+    pub bytes: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,6 +75,7 @@ struct Totals {
     unknown: u64,
     leaders: u64,
     cuts: u64,
+    installs: u64,
     resets: u64,
     faults: BTreeMap<FaultKind, u64>,
     coverage: Coverage,
@@ -89,6 +90,7 @@ impl Totals {
         self.unknown += report.history.unknown;
         self.leaders += report.group.leaders;
         self.cuts += report.group.cuts;
+        self.installs += report.group.installs;
         self.resets += report.network.resets;
         self.coverage.add(&report.coverage);
         for (kind, count) in &report.faults {
@@ -109,7 +111,10 @@ impl Totals {
             self.answered,
             self.unknown
         );
-        println!("{} leaders, {} logs cut, {} streams reset", self.leaders, self.cuts, self.resets);
+        println!(
+            "{} leaders, {} logs cut, {} snapshots installed, {} streams reset",
+            self.leaders, self.cuts, self.installs, self.resets
+        );
         println!("faults: {}", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") });
         for (what, count) in self.coverage.iter().filter(|(what, _)| !what.starts_with("fault ")) {
             println!("{count:>8} {what}");

@@ -6,6 +6,7 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod install;
 mod raft;
 mod read;
 mod repair;
@@ -29,6 +30,9 @@ const REFERENCES: u8 = 8;
 const FETCH: u8 = 9;
 const FETCHED: u8 = 10;
 const MARKER_DIGEST: u8 = 11;
+const OFFER: u8 = 12;
+const PULL: u8 = 13;
+const PULLED: u8 = 14;
 
 /// Writes a message into a frame.
 pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
@@ -89,6 +93,21 @@ pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
             frame.fields().put_u8(FETCHED);
             repair::encode_fetched(fetched, frame);
         }
+        PeerMessage::Offer { term, snapshot } => {
+            let fields = frame.fields();
+            fields.put_u8(OFFER);
+            fields.put_u64_le(term.0);
+            install::encode_name(snapshot, fields);
+        }
+        PeerMessage::Pull(pull) => {
+            let fields = frame.fields();
+            fields.put_u8(PULL);
+            install::encode_pull(pull, fields);
+        }
+        PeerMessage::Pulled(pulled) => {
+            frame.fields().put_u8(PULLED);
+            install::encode_pulled(pulled, frame);
+        }
     }
 }
 
@@ -121,6 +140,9 @@ pub fn decode(payload: Bytes, log: &LogIdentity) -> Result<PeerMessage, DecodeEr
         MARKER_DIGEST => {
             PeerMessage::MarkerDigest { term: fields.term()?, marker: fields.index()?, digest: fields.u128()? }
         }
+        OFFER => PeerMessage::Offer { term: fields.term()?, snapshot: install::decode_name(&mut fields)? },
+        PULL => PeerMessage::Pull(install::decode_pull(&mut fields)?),
+        PULLED => PeerMessage::Pulled(install::decode_pulled(&mut fields)?),
         other => return Err(DecodeError::Unknown { what: "kind of message", value: other.into() }),
     };
     fields.end()?;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::raft::message::Message;
-use crate::types::{ChainHash, Index, SessionId, Term, Times};
+use crate::types::{ChainHash, Index, JobId, Nanos, SessionId, SnapshotName, Term, Times};
 use crate::wal::entry::Entry;
 
 #[derive(Debug, Clone)]
@@ -65,6 +65,64 @@ pub enum PeerMessage {
     },
     Fetch(Fetch),
     Fetched(Fetched),
+    /// From the leader of `term` to a node that needs entries that its log no longer has: this snapshot can be had from it.
+    Offer {
+        term: Term,
+        snapshot: SnapshotName,
+    },
+    Pull(Pull),
+    Pulled(Pulled),
+}
+
+/// Asks for a part of a snapshot, or for jobs that live in it. Whoever is asked keeps both for a while from then on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pull {
+    pub snapshot: SnapshotName,
+    pub part: Part,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// The file from this offset on, a multiple of [`PIECE_ALIGNMENT`].
+    File { offset: u64 },
+    /// The ENQs of these jobs, ascending, at least one and at most [`JOBS_PER_PULL_MAX`].
+    Jobs(Vec<JobId>),
+}
+
+/// Pieces of a snapshot begin, and but for its end also end, at multiples of this.
+pub const PIECE_ALIGNMENT: u64 = 4096;
+
+/// The longest piece of a snapshot in one answer, and about how many bytes of ENQs go in one, unless a single one is longer.
+pub const PULLED_BYTES_MAX: u64 = 256 * 1024;
+
+pub const JOBS_PER_PULL_MAX: usize = 1024;
+
+/// The answer to a [`Pull`] from this snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    pub snapshot: SnapshotName,
+    pub what: Given,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    /// The bytes of the file from `offset` on.
+    Piece { offset: u64, bytes: Bytes },
+    /// The first so many of the jobs that were asked for, in that order; at least one.
+    Jobs(Vec<GivenJob>),
+    /// This node does not have the snapshot, or not the first of the jobs.
+    Nothing,
+}
+
+/// A job as it was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenJob {
+    pub job: JobId,
+    /// Of the entry that it came with, and that entry's wall time.
+    pub index: Index,
+    pub wall: Nanos,
+    /// As its entry held it.
+    pub enqueue: Bytes,
 }
 
 /// Asks for a copy of an entry that is damaged at the sender, and of those before it down to `first`.

@@ -7,18 +7,15 @@ use std::sync::Arc;
 
 use super::fate::Fate;
 use super::front::{Front, Mailboxes, ShardAnswers};
-use super::host::{Event, Host, StallLimits, TurnWatch};
-use super::keeping::keep_files;
+use super::host::{Event, Host, Life, StallLimits, TurnWatch};
 use super::listeners::Listeners;
-use super::log_writer::{Spares, make_spares, write_log, write_votes};
-use super::mending::Mending;
+use super::living::Lives;
 use super::observer::StatusObserver;
-use super::opening::{OpenedShard, Opening, Readers, open_node, open_shard, readers};
+use super::opening::{Readers, open_node, open_shard, readers};
 use super::peering::{EventSink, IncarnationGate, Links, PeerAcceptor, accept_peers, dial_peers, serve_peers};
 use super::place::{Crossing, Home, Place};
 use super::queue::Queue;
-use super::restoring::{recount, snapshots_dir};
-use super::snapshots::{Shelf, SnapshotView, write_snapshots};
+use super::restoring::snapshots_dir;
 pub use super::stopping::StopRequest;
 use super::stopping::Stopping;
 use crate::api::beanstalkd::front_door::FrontDoor;
@@ -28,7 +25,7 @@ use crate::io::{Disk, Runtime, Wire};
 use crate::metrics::Metrics;
 use crate::net::link::PeerSink;
 use crate::status::Board;
-use crate::types::{Nanos, ShardId};
+use crate::types::Nanos;
 
 /// How often the free space is looked at.
 const ROOM_EVERY: Nanos = Nanos::from_secs(1);
@@ -133,18 +130,9 @@ async fn start_shards<R: Runtime>(
         let answers = ShardAnswers { shard, mailboxes: Rc::clone(&mailboxes), place: Rc::clone(place) };
         let readers = readers(rt, &setup.config, &opened.directory, shard);
         let host = make_host(rt, setup, readers, events, links, answers, fate);
-        match opening {
-            Opening::Ready(recovered) => run_shard(&host, setup, shard, *recovered, begun),
-            Opening::Faulty(faulty) => {
-                let mending = Mending::new(&host, setup, &opened.directory, shard);
-                let (host, setup) = (Rc::clone(&host), setup.clone());
-                rt.spawn(async move {
-                    if let Some(recovered) = mending.run(*faulty).await {
-                        run_shard(&host, &setup, shard, recovered, begun);
-                    }
-                });
-            }
-        }
+        let (directory, setup) = (opened.directory.clone(), setup.clone());
+        let lives = Lives { host: Rc::clone(&host), setup, directory, shard, begun };
+        rt.spawn(lives.live(opening));
         hosts.push(host);
     }
     let acceptor = accept_peers(rt, setup, &opened, place, &gate, sinks);
@@ -214,6 +202,12 @@ fn make_host<R: Runtime>(
         to_snapshot: Queue::default(),
         last_snapshot: Rc::default(),
         to_keep: Queue::default(),
+        wanted: Queue::default(),
+        pulled: Queue::default(),
+        staged: RefCell::default(),
+        giving: RefCell::default(),
+        snapshots: snapshots_dir(&setup.config.data, shard),
+        life: Life::default(),
         links,
         reader: readers.log,
         stores: readers.stores,
@@ -231,51 +225,9 @@ fn make_host<R: Runtime>(
         census: Cell::default(),
         leads: Cell::default(),
         is_marking: Cell::default(),
+        committed: Cell::default(),
+        pinned: RefCell::default(),
     })
-}
-
-/// A shard whose log is whole: from now on it takes part.
-fn run_shard<R: Runtime>(
-    host: &Rc<Host<R>>,
-    setup: &Setup,
-    shard: ShardId,
-    mut opened: OpenedShard<R::Disk>,
-    begun: Nanos,
-) {
-    let rt = &host.rt;
-    let elapsed = rt.now().saturating_sub(begun);
-    setup.metrics.node.recovery_seconds.observe(elapsed.duration().as_secs_f64());
-    tracing::info!(
-        %shard,
-        "log recovered in {} ms: {} entries, {} of them known to be committed",
-        elapsed.0 / 1_000_000,
-        opened.entries,
-        opened.committed
-    );
-    let metrics = setup.metrics.shard(shard);
-    let spares = Rc::new(Spares::default());
-    spares.want(opened.writer.spares_wanted());
-    rt.spawn(make_spares(Rc::clone(host), Rc::clone(&spares)));
-    rt.spawn(write_log(Rc::clone(host), opened.writer, spares, metrics.clone()));
-    rt.spawn(write_votes(Rc::clone(host), opened.vote_file, metrics));
-    host.census.set(opened.keeper.census());
-    rt.spawn(keep_files(Rc::clone(host), opened.keeper));
-    let shelf = Shelf {
-        dir: snapshots_dir(&setup.config.data, shard),
-        whole: opened.snapshot.iter().map(|snapshot| snapshot.frame().position.index).collect(),
-        view: Rc::clone(&host.last_snapshot),
-    };
-    rt.spawn(write_snapshots(Rc::clone(host), shelf));
-    if let Some(snapshot) = opened.snapshot {
-        host.last_snapshot.set(SnapshotView {
-            index: snapshot.frame().position.index,
-            bytes: snapshot.header.file_bytes(),
-            since: rt.now(),
-            ..SnapshotView::default()
-        });
-        rt.spawn(recount(Rc::clone(host), snapshot));
-    }
-    rt.spawn(Rc::clone(host).run(opened.shard));
 }
 
 /// Tells every shard of the thread whether there is room for more jobs. `tells`: this thread tells the operator, too.

@@ -3,27 +3,30 @@
 //! Every turn takes all events that gathered, lets the shard decide, and starts what it decided. Disk and network work
 //! goes on in tasks of its own, which push their completions back as events.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use roaring::RoaringTreemap;
+use tokio::sync::Notify;
 
 use super::fate::Fate;
+use super::giving::{give_jobs, give_piece};
+use super::installing::Staged;
 use super::keeping::Keep;
 use super::queue::Queue;
 use super::snapshots::SnapshotView;
 use crate::api::{Answer, Operation};
 use crate::fatal::Fatal;
 use crate::io::Runtime;
-use crate::net::message::PeerMessage;
+use crate::net::message::{PeerMessage, Pulled};
 use crate::net::outbox::{Outbox, PushError};
 use crate::raft::message::Vote;
-use crate::shard::effect::{Append, ConnectionId, Effect, SnapshotDraft, Stop};
+use crate::shard::effect::{Append, ConnectionId, Effect, SnapshotDraft, Stop, Wanted};
+use crate::shard::giving::Kept;
 use crate::shard::{Moment, Shard};
 use crate::types::{Index, Nanos, NodeId};
 use crate::wal::catalog::{EnqueueAt, PieceName};
@@ -72,11 +75,13 @@ pub enum Event {
     /// An append waits for room for a new segment.
     LogLacksRoom,
     SnapshotWritten,
-    /// Two snapshots are verified: the jobs that live in the newer one, and where the older one stands.
-    SnapshotsKept {
-        older: Index,
-        live: Arc<RoaringTreemap>,
+    /// A snapshot is verified; and where the one before it stands, if that is, too.
+    SnapshotKept {
+        newest: Kept,
+        older: Option<Index>,
     },
+    /// A snapshot was pulled, and waits to take the log's place.
+    Staged,
     /// The node is about to stop in peace.
     Stopping,
     TransferLeadership,
@@ -95,6 +100,35 @@ pub trait Observer {
 /// Sees the shard after each of its turns. Simulation checks its invariants here; a node that serves has none.
 pub trait TurnWatch {
     fn turned(&self, shard: &Shard, moment: Moment);
+}
+
+impl Event {
+    /// Whether it still means something to a shard that is opened anew.
+    #[must_use]
+    pub fn outlives_its_shard(&self) -> bool {
+        match self {
+            Event::Operation { .. }
+            | Event::Closed(_)
+            | Event::PeerUp(_)
+            | Event::PeerLost { .. }
+            | Event::IncomingUp(_)
+            | Event::IncomingLost(_)
+            | Event::Message { .. }
+            | Event::Room(_)
+            | Event::Stopping
+            | Event::TransferLeadership => true,
+            Event::VoteSaved(_)
+            | Event::Appended(_)
+            | Event::EntriesRead { .. }
+            | Event::CommandRead { .. }
+            | Event::RowsMapped(_)
+            | Event::FilesChanged(_)
+            | Event::LogLacksRoom
+            | Event::SnapshotWritten
+            | Event::SnapshotKept { .. }
+            | Event::Staged => false,
+        }
+    }
 }
 
 /// What the shard itself does not know of its disk.
@@ -124,6 +158,14 @@ pub struct Host<R: Runtime> {
     pub to_snapshot: Queue<SnapshotDraft>,
     pub last_snapshot: Rc<Cell<SnapshotView>>,
     pub to_keep: Queue<Keep>,
+    /// Snapshots that this node lacks, what others gave of one, and one that came in full.
+    pub wanted: Queue<Wanted>,
+    pub pulled: Queue<(NodeId, Pulled)>,
+    pub staged: RefCell<Option<Box<Staged<R::Disk>>>>,
+    /// Who is being given something at the moment.
+    pub giving: RefCell<BTreeSet<NodeId>>,
+    pub snapshots: PathBuf,
+    pub life: Life,
     pub links: BTreeMap<NodeId, Outbox>,
     pub reader: LogReader<R::Disk>,
     pub stores: StoreReader<R::Disk>,
@@ -144,6 +186,10 @@ pub struct Host<R: Runtime> {
     pub leads: Cell<bool>,
     /// A marker or a snapshot is under way, as of the last turn; for shutdown.
     pub is_marking: Cell<bool>,
+    /// Up to where the log is known to be committed, as of the last turn.
+    pub committed: Cell<Index>,
+    /// Snapshots that others may be pulling, as of the last turn.
+    pub pinned: RefCell<BTreeSet<Index>>,
 }
 
 impl<R: Runtime> Host<R> {
@@ -169,8 +215,23 @@ impl<R: Runtime> Host<R> {
         self.writes.get().0 > 0 || !self.log_work.is_empty() || !self.votes.is_empty() || !self.events.is_empty()
     }
 
-    /// Runs the shard until the node's fate is sealed.
-    pub async fn run(self: Rc<Self>, mut shard: Shard) {
+    /// Whether this life of the shard is over, and its tasks are to end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.fate.is_sealed() || self.life.is_over()
+    }
+
+    /// Returns when there may be something in the queue, or this life of the shard is over.
+    pub async fn wait_for<T>(&self, queue: &Queue<T>) {
+        tokio::select! {
+            biased;
+            () = queue.wait() => {}
+            () = self.life.end() => {}
+        }
+    }
+
+    /// Runs the shard until the node's fate is sealed; or until it is to be opened anew, from what was staged for it.
+    pub async fn run(self: Rc<Self>, mut shard: Shard) -> Option<(Shard, Staged<R::Disk>)> {
         let mut publish_at = Nanos::ZERO;
         while !self.fate.is_sealed() {
             let moment = self.moment();
@@ -187,6 +248,8 @@ impl<R: Runtime> Host<R> {
             }
             self.leads.set(shard.leads());
             self.is_marking.set(shard.is_marking());
+            self.committed.set(shard.raft().committed());
+            *self.pinned.borrow_mut() = shard.pinned_snapshots();
             if let Some(watch) = &self.watch {
                 watch.turned(&shard, moment);
             }
@@ -195,6 +258,9 @@ impl<R: Runtime> Host<R> {
                 let (segments, log_bytes) = self.log_extent.get();
                 self.observer.observe(&mut shard, DiskView { stalled, segments, log_bytes, census: self.census.get() });
                 publish_at = moment.now.saturating_add(PUBLISH_EVERY);
+            }
+            if let Some(staged) = self.take_staged(&shard) {
+                return Some((shard, staged));
             }
             if self.events.is_empty() {
                 let mut deadline = shard.next_deadline(moment).min(publish_at);
@@ -214,6 +280,20 @@ impl<R: Runtime> Host<R> {
                 yield_now().await;
             }
         }
+        None
+    }
+
+    /// What was staged, once the shard has nothing under way any more. What it no longer wants is forgotten.
+    fn take_staged(&self, shard: &Shard) -> Option<Staged<R::Disk>> {
+        let mut staged = self.staged.borrow_mut();
+        let is_wanted = staged.as_ref().map(|staged| shard.wants(&staged.name, staged.staging.after()))?;
+        if !is_wanted {
+            *staged = None;
+            return None;
+        }
+        let is_at_rest =
+            self.writes.get().0 == 0 && self.log_work.is_empty() && self.votes.is_empty() && shard.is_at_rest();
+        if is_at_rest { staged.take().map(|staged| *staged) } else { None }
     }
 
     fn handle(&self, shard: &mut Shard, moment: Moment, event: Event) {
@@ -230,6 +310,7 @@ impl<R: Runtime> Host<R> {
                 self.nudge(peer);
             }
             Event::IncomingLost(peer) => shard.handle_incoming_lost(peer),
+            Event::Message { from, message: PeerMessage::Pulled(pulled) } => self.pulled.push((from, pulled)),
             Event::Message { from, message } => shard.handle_message(moment, from, message),
             Event::VoteSaved(vote) => shard.handle_vote_saved(moment, vote),
             Event::Appended(placements) => shard.handle_appended(moment, &placements),
@@ -248,7 +329,9 @@ impl<R: Runtime> Host<R> {
             Event::Room(has_room) => shard.handle_room(has_room),
             Event::LogLacksRoom => shard.handle_log_lacks_room(moment),
             Event::SnapshotWritten => shard.handle_snapshot_written(),
-            Event::SnapshotsKept { older, live } => shard.handle_snapshots_kept(older, live),
+            Event::SnapshotKept { newest, older } => shard.handle_snapshot_kept(moment, newest, older),
+            // What is staged is looked at in each turn.
+            Event::Staged => {}
             Event::Stopping => shard.handle_stopping(),
             Event::TransferLeadership => {
                 shard.transfer_leadership(moment);
@@ -274,7 +357,15 @@ impl<R: Runtime> Host<R> {
     fn handle_unsent(&self, to: NodeId, message: &PeerMessage, error: PushError) {
         match (error, message) {
             (PushError::Down, _)
-            | (PushError::Full, PeerMessage::Raft(_) | PeerMessage::Fetch(_) | PeerMessage::Fetched(_)) => {}
+            | (
+                PushError::Full,
+                PeerMessage::Raft(_)
+                | PeerMessage::Fetch(_)
+                | PeerMessage::Fetched(_)
+                | PeerMessage::Offer { .. }
+                | PeerMessage::Pull(_)
+                | PeerMessage::Pulled(_),
+            ) => {}
             (PushError::Full, _) => {
                 tracing::warn!("too much waits for node {to}: the connection is made anew");
                 self.links[&to].break_off();
@@ -300,6 +391,17 @@ impl<R: Runtime> Host<R> {
             && let Err(error) = link.push(message)
         {
             self.handle_unsent(to, message, error);
+        }
+    }
+
+    /// One gift at a time goes to a peer; who does not wait for it asks again.
+    fn give(self: &Rc<Self>, to: NodeId, gift: impl Future<Output = ()> + 'static) {
+        if self.giving.borrow_mut().insert(to) {
+            let host = Rc::clone(self);
+            self.rt.spawn(async move {
+                gift.await;
+                host.giving.borrow_mut().remove(&to);
+            });
         }
     }
 
@@ -338,8 +440,60 @@ impl<R: Runtime> Host<R> {
             Effect::WriteRows { subject, rows } => self.to_keep.push(Keep::Rows { subject, rows }),
             Effect::Retain { floor, live } => self.to_keep.push(Keep::Retain { floor, live }),
             Effect::WriteSnapshot(draft) => self.to_snapshot.push(*draft),
+            Effect::GivePiece { to, snapshot, offset } => {
+                self.give(to, give_piece(Rc::clone(self), to, snapshot, offset))
+            }
+            Effect::GiveJobs { to, snapshot, jobs } => self.give(to, give_jobs(Rc::clone(self), to, snapshot, jobs)),
+            Effect::Install(wanted) => self.wanted.push(wanted),
             Effect::Stop(why) => self.fate.seal(self.fatal(&why)),
         }
+    }
+}
+
+/// One life of a shard in a process: from its opening to its end, or to its next opening. Its tasks end with it.
+#[derive(Debug, Default)]
+pub struct Life {
+    is_over: Cell<bool>,
+    tasks: Cell<usize>,
+    changed: Notify,
+}
+
+impl Life {
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over.get()
+    }
+
+    /// Returns when it is over.
+    pub async fn end(&self) {
+        while !self.is_over() {
+            let changed = self.changed.notified();
+            if self.is_over() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub fn begin(&self) {
+        self.is_over.set(false);
+    }
+
+    /// Ends it; returns when all its tasks have ended.
+    pub async fn finish(&self) {
+        self.is_over.set(true);
+        self.changed.notify_waiters();
+        while self.tasks.get() > 0 {
+            self.changed.notified().await;
+        }
+    }
+
+    /// A task of this life.
+    pub async fn task(&self, work: impl Future<Output = ()>) {
+        self.tasks.set(self.tasks.get() + 1);
+        work.await;
+        self.tasks.set(self.tasks.get() - 1);
+        self.changed.notify_waiters();
     }
 }
 

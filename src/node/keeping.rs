@@ -22,8 +22,8 @@ pub enum Keep {
 }
 
 pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Disk>) {
-    while !host.fate.is_sealed() {
-        host.to_keep.wait().await;
+    while !host.is_over() {
+        host.wait_for(&host.to_keep).await;
         for work in host.to_keep.take() {
             match work {
                 Keep::Rows { subject, rows } => write_rows(&host, &mut keeper, &subject, &rows).await,
@@ -35,7 +35,7 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
             host.census.set(keeper.census());
         }
         // Rows of the newest segments come first: they free memory.
-        while host.to_keep.is_empty() && !host.fate.is_sealed() {
+        while host.to_keep.is_empty() && !host.is_over() {
             let compacted = keeper.compact().await;
             if !announce(&host, &keeper, compacted).await {
                 break;
@@ -47,7 +47,7 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
 
 async fn write_rows<R: Runtime>(host: &Host<R>, keeper: &mut Keeper<R::Disk>, subject: &Subject, rows: &FooterDraft) {
     let mut has_failed = false;
-    while !host.fate.is_sealed() {
+    while !host.is_over() {
         match keeper.write_rows(subject, rows).await {
             Ok(footer) => return host.events.push(Event::RowsMapped(footer)),
             Err(error) => {

@@ -37,17 +37,17 @@ pub async fn write_log<R: Runtime>(
 ) {
     let mut work: VecDeque<Append> = VecDeque::new();
     let mut committed = Index::ZERO;
-    while !host.fate.is_sealed() {
+    while !host.is_over() {
         work.extend(host.log_work.take());
         spares.hand_over(&mut writer);
         let Some(first) = work.pop_front() else {
             if !writer.seal_is_due() {
-                host.log_work.wait().await;
+                host.wait_for(&host.log_work).await;
                 continue;
             }
             tokio::select! {
                 biased;
-                () = host.log_work.wait() => {}
+                () = host.wait_for(&host.log_work) => {}
                 () = host.rt.sleep(SEAL_AFTER) => {
                     host.begin_write(host.rt.now());
                     let sealed = writer.seal_tail(committed).await;
@@ -128,8 +128,8 @@ fn take_group(first: Append, work: &mut VecDeque<Append>) -> Vec<Append> {
 
 /// Votes are written beside the log, never behind an append. Only the newest matters.
 pub async fn write_votes<R: Runtime>(host: Rc<Host<R>>, mut file: VoteFile<R::Disk>, metrics: ShardMetrics) {
-    while !host.fate.is_sealed() {
-        host.votes.wait().await;
+    while !host.is_over() {
+        host.wait_for(&host.votes).await;
         for vote in host.votes.take() {
             let begun = host.rt.now();
             host.begin_write(begun);
@@ -176,10 +176,14 @@ impl Spares {
 /// Has spare segments zeroed on the bulk path, one after the other.
 pub async fn make_spares<R: Runtime>(host: Rc<Host<R>>, spares: Rc<Spares>) {
     let mut has_failed = false;
-    while !host.fate.is_sealed() {
+    while !host.is_over() {
         let next = spares.wanted.borrow_mut().pop_front();
         let Some(spare) = next else {
-            spares.changed.notified().await;
+            tokio::select! {
+                biased;
+                () = spares.changed.notified() => {}
+                () = host.life.end() => {}
+            }
             continue;
         };
         let made = host.rt.disk().make_zeroed(spare.path.clone(), spare.bytes).await;

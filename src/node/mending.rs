@@ -196,7 +196,8 @@ impl<R: Runtime> Mending<R> {
             Event::TransferLeadership
             | Event::LogLacksRoom
             | Event::SnapshotWritten
-            | Event::SnapshotsKept { .. }
+            | Event::SnapshotKept { .. }
+            | Event::Staged
             | Event::Stopping
             | Event::VoteSaved(_)
             | Event::Appended(_)

@@ -1,8 +1,8 @@
 //! Drives the shards of one node: threads, listeners, directories, signals, the end. It decides nothing about the protocol.
 //!
 //! Reading order: `core` (one core thread from its start to its end), `opening` (directories and recovery), `host` (one
-//! shard), `log_writer` and `keeping` (its disk), `mending` (a shard whose log is damaged), `listeners`, `peering` and `front`
-//! (its wires), `observer` and `admin` (what it shows),
+//! shard), `log_writer` and `keeping` (its disk), `living` (its lives), `mending` (a shard whose log is damaged), `installing` and `giving` (one
+//! that is behind the log, and who helps it), `listeners`, `peering` and `front` (its wires), `observer` and `admin` (what it shows),
 //! `fate` and `stopping` (how it ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
 //! speak), `together` (what they share), `cores` (their start and end).
 
@@ -11,9 +11,12 @@ pub mod core;
 pub mod cores;
 pub mod fate;
 pub mod front;
+pub mod giving;
 pub mod host;
+pub mod installing;
 pub mod keeping;
 pub mod listeners;
+pub mod living;
 pub mod log_writer;
 pub mod mending;
 pub mod observer;

@@ -1,15 +1,19 @@
 //! From a directory to shards that are ready to run: identity, boot epoch, vote, log.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use super::installing::install_place;
 use super::restoring::{self, Restored, snapshots_dir};
 use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::lock::LockError;
 use crate::io::{Disk, Runtime};
 use crate::raft::{self, Log, Membership};
+use crate::shard::giving::Kept;
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
 use crate::snapshot::Snapshot;
+use crate::snapshot::install::{InstallError, complete};
 use crate::types::{Incarnation, Index, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::compaction::Bounds;
 use crate::wal::directory::{
@@ -134,6 +138,12 @@ pub async fn open_shard<R: Runtime>(
     given_up: Option<Index>,
 ) -> Result<Opening<R::Disk>, Fatal> {
     let segments = segments_dir(&config.data, shard);
+    let place = install_place(config, shard, opened.identity.log(shard), 0);
+    let was_installed = complete(rt.disk(), &place).await;
+    let failed = |error: InstallError| Fatal::WriteFailed { path: place.dir.clone(), why: error.to_string() };
+    if was_installed.map_err(failed)? {
+        tracing::info!(%shard, "a snapshot of another node is in its place");
+    }
     let vote_path = vote_path(&config.data, shard);
     let (vote_file, vote) = VoteFile::open(rt.disk(), &vote_path, opened.identity.vote(shard)).await?;
     let identity = opened.identity.log(shard);
@@ -193,18 +203,22 @@ pub async fn open_shard<R: Runtime>(
         let index = frame.position.index;
         restoring::check(frame, recovered.last, log.position_at(index).zip(log.chain_at(index)))?;
     }
-    let shard = Shard::new(
+    let live = snapshot.as_ref().map(|_| Arc::new(machine.capture().live()));
+    let mut shard = Shard::new(
         shard_config(config, opened, identity, rt.random()),
         Recovered { vote, machine, log, pieces: keeper.pieces(), index: recovered.index, rows, committed, last_times },
         moment,
     );
+    if let Some((snapshot, live)) = snapshot.as_ref().zip(live) {
+        shard.handle_snapshot_found(Kept { name: snapshot.header.name(), live });
+    }
     let writer = recovered.writer;
     let opened = OpenedShard { shard, writer, vote_file, keeper, snapshot, entries, committed };
     Ok(Opening::Ready(Box::new(opened)))
 }
 
 /// The largest store segment: it is put together in memory.
-const STORE_BYTES_MAX: u64 = 16 << 20;
+pub const STORE_BYTES_MAX: u64 = 16 << 20;
 
 fn keeper_place(config: &Config, shard: ShardId, identity: LogIdentity) -> KeeperPlace {
     KeeperPlace {

@@ -11,6 +11,7 @@ use super::host::{Event, Host};
 use crate::fatal::Fatal;
 use crate::io::Runtime;
 use crate::shard::effect::SnapshotDraft;
+use crate::shard::giving::Kept;
 use crate::snapshot::shelf::{KEPT, tidy};
 use crate::snapshot::{Contents, write};
 use crate::types::{Index, Nanos};
@@ -36,8 +37,8 @@ pub struct Shelf {
 }
 
 pub async fn write_snapshots<R: Runtime>(host: Rc<Host<R>>, mut shelf: Shelf) {
-    while !host.fate.is_sealed() {
-        host.to_snapshot.wait().await;
+    while !host.is_over() {
+        host.wait_for(&host.to_snapshot).await;
         for draft in host.to_snapshot.take() {
             write_one(&host, &mut shelf, draft).await;
             host.events.push(Event::SnapshotWritten);
@@ -66,10 +67,10 @@ async fn write_one<R: Runtime>(host: &Host<R>, shelf: &mut Shelf, draft: Snapsho
     let count = shelf.view.get().written + 1;
     shelf.view.set(SnapshotView { index, bytes: written.bytes, written: count, took, since: now });
     shelf.whole.push(index);
-    if let Err(error) = tidy(host.rt.disk(), &shelf.dir, &shelf.whole).await {
+    let pinned = host.pinned.borrow().clone();
+    if let Err(error) = tidy(host.rt.disk(), &shelf.dir, &shelf.whole, &pinned).await {
         tracing::warn!(%shard, "an old snapshot could not be removed: {error}");
     }
-    if let Some(&older) = shelf.whole.iter().rev().nth(KEPT - 1) {
-        host.events.push(Event::SnapshotsKept { older, live });
-    }
+    let older = shelf.whole.iter().rev().nth(KEPT - 1).copied();
+    host.events.push(Event::SnapshotKept { newest: Kept { name: written.name, live }, older });
 }

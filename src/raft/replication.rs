@@ -3,7 +3,8 @@
 //!
 //! Three kinds of append leave here, and only the first waits for room in the window:
 //! - with entries, each behind the one before;
-//! - heartbeats, which speak only of what the follower acknowledged, so that they hold whatever they overtake;
+//! - heartbeats, which speak only of what the follower acknowledged, so that they hold whatever they overtake, or of the
+//!   floor, where the follower is behind it;
 //! - notices of a new commit index, sent at once where no append with entries carries it.
 
 use crate::raft::message::Body;
@@ -81,8 +82,13 @@ pub(super) fn inquire(peer: &mut Progress, rounds: &mut Rounds, state: &mut Stat
     peer.inquired(now, round);
 }
 
+/// Speaks of what the follower acknowledged; of the floor to one that is behind it, so that it can say when it no longer is.
 pub(super) fn heartbeat(peer: &Progress, rounds: &mut Rounds, state: &mut State) {
-    let prev = state.log.position_at(peer.matched()).unwrap_or(LogPosition::ORIGIN);
+    let known = match peer.state() {
+        ProgressState::Behind => state.log.floor().index,
+        ProgressState::Probe { .. } | ProgressState::Replicate => peer.matched(),
+    };
+    let prev = state.log.position_at(known).unwrap_or(LogPosition::ORIGIN);
     let commit = state.committed.min(prev.index);
     let round = rounds.begin();
     state.send(peer.node, Body::Append { prev, entries: Vec::new(), commit, round });

@@ -11,7 +11,7 @@ use crate::job::Capture;
 use crate::net::message::PeerMessage;
 use crate::raft::message::{StopReason, Token, Vote};
 use crate::snapshot::Frame;
-use crate::types::{Index, LogPosition, NodeId};
+use crate::types::{Index, JobId, LogPosition, Nanos, NodeId, SnapshotName};
 use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::Entry;
 use crate::wal::footer::{FooterDraft, Subject};
@@ -61,8 +61,45 @@ pub enum Effect {
     },
     /// Write this snapshot beside everything else, then `handle_snapshot_written`. One at a time.
     WriteSnapshot(Box<SnapshotDraft>),
+    /// Read this part of a snapshot and give it to a peer.
+    GivePiece {
+        to: NodeId,
+        snapshot: SnapshotName,
+        offset: u64,
+    },
+    /// Read these jobs' ENQs and give them to a peer, as many as can be read.
+    GiveJobs {
+        to: NodeId,
+        snapshot: SnapshotName,
+        jobs: Vec<JobPlace>,
+    },
+    /// Pull this snapshot and the jobs in it that are not here, beside everything else; and when that is done, open the shard
+    /// anew from it, if [`crate::shard::Shard::wants`] it still. Said again every now and then.
+    Install(Wanted),
     /// The node must stop.
     Stop(Stop),
+}
+
+/// Where a job's ENQ stands, and what else a node that takes it over needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobPlace {
+    pub job: JobId,
+    /// Of its entry.
+    pub index: Index,
+    pub wall: Nanos,
+    pub at: EnqueueAt,
+}
+
+/// A snapshot that a node lacks which is behind the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who offered it.
+    pub from: NodeId,
+    pub snapshot: SnapshotName,
+    /// The last entry that is known to be committed here: the jobs that came with it and before are here.
+    pub after: Index,
+    /// The first job that is not.
+    pub first_job: JobId,
 }
 
 /// A state, and what it is of.

@@ -1,25 +1,23 @@
 //! The log's floor: how far back it is needed. Two verified snapshots stand for everything below the older of them; what lives
 //! of it is kept by job, not by entry.
 //!
-//! It must never raise the floor above what the older snapshot covers, nor into the middle of a segment.
-
-use std::sync::Arc;
-
-use roaring::RoaringTreemap;
+//! It must never raise the floor above what the older snapshot covers, nor into the middle of a segment, nor above what a
+//! node goes on from that pulls a snapshot.
 
 use super::effect::Effect;
+use super::giving::Kept;
 use super::{Moment, Shard};
+use crate::raft::ProgressState;
 use crate::types::Index;
 use crate::wal::keeper::{Change, NewFloor};
 
 impl Shard {
-    /// Two snapshots are verified, the older of them at `older`; `live` are the jobs that live in the newer one.
-    pub fn handle_snapshots_kept(&mut self, older: Index, live: Arc<RoaringTreemap>) {
-        if !self.peers.is_empty() {
-            // A member that is away comes back by the log alone, so all of it stays.
-            return;
-        }
-        let limit = self.needed_by_peers().map_or(older, |needed| older.min(needed));
+    /// This node has a new verified snapshot; `older`: where the one before it stands, if that is verified too.
+    pub fn handle_snapshot_kept(&mut self, moment: Moment, newest: Kept, older: Option<Index>) {
+        self.giving.note_newest(newest);
+        self.giving.forget_old_pins(moment.now);
+        let (Some(older), Some(live)) = (older, self.giving.live()) else { return };
+        let limit = self.needed_by_peers().into_iter().chain(self.giving.lowest_pinned()).fold(older, Index::min);
         let floor = self.catalog.closed_end(limit).and_then(|(index, next_job)| {
             let log = self.raft.log();
             let (position, chain) = (log.position_at(index)?, log.chain_at(index)?);
@@ -28,13 +26,17 @@ impl Shard {
         self.effects.push_back(Effect::Retain { floor, live });
     }
 
-    /// The leader's part: the last entry that a connected peer has, where it lags by no more than what is kept for such.
+    /// The leader's part: the last entry that a peer has, of those that lag by no more than the log is kept for. Others get a
+    /// snapshot, if they come back.
     fn needed_by_peers(&self) -> Option<Index> {
-        let is_connected = |node| self.peers.get(&node).is_some_and(|peer| peer.connected);
-        let matched = self.raft.progress().filter(|peer| is_connected(peer.node)).map(|peer| peer.matched).min()?;
-        let behind = self.raft.log().iter().rev().take_while(|meta| meta.position.index > matched);
-        let bytes: u64 = behind.map(|meta| u64::from(meta.bytes)).sum();
-        (bytes <= self.config.lagging_bytes_max).then_some(matched)
+        let mut bytes = 0;
+        let kept = self.raft.log().iter().rev().take_while(|meta| {
+            bytes += u64::from(meta.bytes);
+            bytes <= self.config.lagging_bytes_max
+        });
+        let oldest_kept = kept.last().map_or(self.raft.last_position().index, |meta| Index(meta.position.index.0 - 1));
+        let lagging = self.raft.progress().filter(|peer| peer.state != ProgressState::Behind);
+        lagging.map(|peer| peer.matched).filter(|matched| *matched >= oldest_kept).min()
     }
 
     /// Files below the floor were given up, or replaced by others.

@@ -11,7 +11,8 @@
 //! Chapters, in reading order: `effect` (what comes out), `gate` (what must be durable before what leaves), `cache` and
 //! `closing` and `floor` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`,
 //! `references` (the side of the leader), `placement` (which node that should be), `operations` (what clients ask), `peers`
-//! (what other nodes say), `apply` (what is committed), `markers` (what is kept of it); `repair` (a shard whose log is damaged, before it takes part).
+//! (what other nodes say), `apply` (what is committed), `markers` (what is kept of it), `giving` and `installing` (a node that is behind the log and one
+//! that is not); `repair` (a shard whose log is damaged, before it takes part).
 
 pub mod apply;
 pub mod cache;
@@ -20,6 +21,8 @@ pub mod closing;
 pub mod effect;
 pub mod floor;
 pub mod gate;
+pub mod giving;
+pub mod installing;
 pub mod leading;
 pub mod markers;
 pub mod operations;
@@ -40,6 +43,7 @@ use self::cache::EntryCache;
 use self::clock::LogClock;
 use self::effect::{Append, ConnectionId, Effect, Stop};
 use self::gate::Gate;
+use self::giving::Giving;
 use self::leading::Leading;
 use self::markers::Markers;
 use self::peers::Peer;
@@ -81,7 +85,7 @@ pub struct ShardConfig {
     pub entry_bytes_target: usize,
     /// Recent entries kept in memory.
     pub cache_bytes_max: usize,
-    /// The log is kept for connected peers that lag by no more than this.
+    /// The log is kept for peers that lag by no more than this.
     pub lagging_bytes_max: u64,
     /// Operations wait this long for a leader; then their connections are closed.
     pub no_quorum_timeout: Nanos,
@@ -124,6 +128,7 @@ pub struct Shard {
     closing: Option<SegmentNumber>,
     sessions: Sessions,
     markers: Markers,
+    giving: Giving,
     reads: Reads,
     bodies: BodyReads,
     references: NodeReferences,
@@ -212,6 +217,7 @@ impl Shard {
             cache: EntryCache::new(config.cache_bytes_max),
             catalog: Catalog::new(recovered.pieces, recovered.index, recovered.rows),
             closing: None,
+            giving: Giving::default(),
             sessions: Sessions::new(config.node, config.boot),
             reads: Reads::default(),
             bodies: BodyReads::default(),
@@ -277,6 +283,7 @@ impl Shard {
         self.give_up_waiting(moment);
         self.watch_deadlines(moment);
         self.mind_placement(moment);
+        self.offer_snapshots(moment);
     }
 
     /// Everything that one turn of events gathered goes on its way. Call after each batch of events, before taking
@@ -397,6 +404,12 @@ impl Shard {
     #[must_use]
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// An entry that is in memory, to be looked at.
+    #[must_use]
+    pub fn recent_entry(&self, index: Index) -> Option<&Entry> {
+        self.cache.get(index)
     }
 
     fn stop(&mut self, why: Stop) {

@@ -151,6 +151,10 @@ impl Shard {
             PeerMessage::Fetch(fetch) => self.handle_fetch(from, fetch),
             // This shard's log is whole; it was meant for the repair before it.
             PeerMessage::Fetched(_) => {}
+            PeerMessage::Offer { term, snapshot } => self.handle_offer(from, term, snapshot),
+            PeerMessage::Pull(pull) => self.handle_pull(moment, from, pull),
+            // It is for whoever pulls, beside the shard.
+            PeerMessage::Pulled(_) => {}
         }
     }
 

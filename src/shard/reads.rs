@@ -134,6 +134,17 @@ pub struct BodyReads {
     under_way: BTreeMap<u64, LogRead>,
 }
 
+impl BodyReads {
+    /// Those who wait for a body.
+    pub(super) fn connections(&self) -> Vec<ConnectionId> {
+        let connection = |read: &LogRead| match read {
+            LogRead::Body { read, .. } => Some(read.connection),
+            _ => None,
+        };
+        self.under_way.values().filter_map(connection).collect()
+    }
+}
+
 impl Shard {
     pub(super) fn next_read_number(&mut self, read: LogRead) -> u64 {
         let number = self.next_read;
@@ -349,7 +360,9 @@ impl Shard {
             return self.stop(Stop::UnreadableLog { why: format!("no row for live job {}", read.job) });
         };
         let (offset, bytes, at) = (found.offset, found.bytes, found.at);
-        if let Some(entry) = self.cache.entry_of_job(read.job) {
+        // In a store segment offsets count from the start of the file, though the entry may be in memory still.
+        let counts_in_entry = !matches!(at, Some((_, EnqueueAt::Store(_))));
+        if let Some(entry) = self.cache.entry_of_job(read.job).filter(|_| counts_in_entry) {
             let command = entry.payload_bytes().slice(offset as usize..(offset + bytes) as usize);
             let position = entry.meta.position;
             return self.hand_out(read, position, command);

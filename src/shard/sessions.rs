@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 use super::effect::ConnectionId;
 use crate::api::Operation;
-use crate::job::codec;
 use crate::job::command::{Command, Numbered, Origin};
+use crate::job::{Machine, codec};
 use crate::types::{BootEpoch, JobId, Nanos, NodeId, SessionId, Term};
 
 /// A command that was given a number and is not yet seen applied.
@@ -260,6 +260,40 @@ impl Sessions {
         self.sessions.remove(&connection);
         self.forget_applied();
         Some(connection)
+    }
+
+    /// The state jumps ahead to this machine's, past outcomes that nobody here saw: those who waited for one.
+    pub fn skip_to(&mut self, machine: &Machine) -> Vec<ConnectionId> {
+        self.boot_applied = machine.node_boot(self.node) == Some(self.boot);
+        let mut owed = Vec::new();
+        for (number, connection) in self.by_number.clone() {
+            let (node, boot) = (self.node, self.boot);
+            let Some(session) = self.sessions.get_mut(&connection) else { continue };
+            let Some(last) = machine.session_last_seq(SessionId { node, boot, number }) else {
+                let opens = session.expects.front().is_some_and(|expect| expect.what == Expected::Open);
+                if !opens {
+                    // It was closed, as it asked to be or by a later boot.
+                    let closes = session.closing && session.wait.is_none();
+                    self.sessions.remove(&connection);
+                    self.by_number.remove(&number);
+                    owed.extend((!closes).then_some(connection));
+                }
+                continue;
+            };
+            let mut is_owed = false;
+            while let Some(skipped) = session.expects.front().filter(|expect| expect.seq <= last) {
+                is_owed |= skipped.what != Expected::Open;
+                session.expects.pop_front();
+            }
+            if session.next_seq <= last {
+                // The wait was granted a job, which goes back when the session closes.
+                session.next_seq = last + 1;
+                is_owed |= session.wait.take().is_some();
+            }
+            owed.extend(is_owed.then_some(connection));
+        }
+        self.forget_applied();
+        owed
     }
 
     /// Begins a wait of an open session.

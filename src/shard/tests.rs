@@ -262,6 +262,9 @@ impl World {
                 self.shards.get_mut(&node).expect("it asked").handle_rows_mapped(Rc::new(rows));
             }
             Effect::Retain { .. } => unreachable!("these shards have no snapshots"),
+            Effect::GivePiece { .. } | Effect::GiveJobs { .. } | Effect::Install(_) => {
+                unreachable!("no log here is shortened, so nobody is behind one")
+            }
             Effect::WriteSnapshot(draft) => {
                 let SnapshotDraft { frame, capture } = *draft;
                 let index = frame.position.index;

@@ -265,6 +265,8 @@ impl Cluster {
     /// Counts what the node will find on its disk.
     fn survey(&self, member: &Member) {
         let Ok(log) = self.read(&member.disk().image()) else { return };
+        // What it replays is not in its memory when it is applied.
+        self.oracle.note_entries(&log.entries);
         let counts = &mut *self.starts.borrow_mut();
         counts.starts += 1;
         counts.cuts += u64::from(log.was_cut);
@@ -387,8 +389,8 @@ impl Cluster {
     /// write. True where there was such an entry.
     pub fn rot(&self, member: &Member, random: &Random) -> bool {
         let Ok(log) = self.medium_log(member) else { return false };
-        let last = log.entries.len() as u64;
-        let index = Index(random.between(1, last.max(1)));
+        let count = log.entries.len() as u64;
+        let index = Index(log.floor.0 + random.between(1, count.max(1)));
         let (Some(chain), Some(place)) = (log.chain_at(index), log.place_of(index)) else { return false };
         let has_copy = |other: &Member| {
             other.node != member.node && self.medium_log(other).is_ok_and(|log| log.chain_at(index) == Some(chain))

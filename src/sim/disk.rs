@@ -276,8 +276,14 @@ impl Disk for SimDisk {
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.act(|world| {
-            world.id(from)?;
-            world.rename_by(NameChange::Rename { from: from.to_owned(), to: to.to_owned() });
+            let file = world.id(from)?;
+            if from.parent() == to.parent() {
+                world.rename_by(NameChange::Rename { from: from.to_owned(), to: to.to_owned() });
+            } else {
+                // Each directory is durable by itself: a crash may leave the file in both.
+                world.rename_by(NameChange::Link { path: to.to_owned(), file });
+                world.rename_by(NameChange::Unlink { path: from.to_owned() });
+            }
             Ok(())
         })?;
         self.delay(Operation::Metadata).await;

@@ -120,9 +120,14 @@ fn run(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failure>> {
         swarm.lasting = None;
     }
     if options.snapshots {
-        // Killed at every step of writing one, and started from one nearly always, or rarely.
-        let distances = [4 << 10, 64 << 10, 1 << 20];
-        swarm.cluster.tunables.snapshot_every_bytes = distances[(seed % 3) as usize];
+        // Killed at every step of writing one, and started from one nearly always, or rarely; the log kept for nodes that lag,
+        // or hardly ever.
+        let (distances, kept) = ([4 << 10, 64 << 10, 1 << 20], [0, 16 << 10, 1 << 20]);
+        let tunables = &mut swarm.cluster.tunables;
+        tunables.snapshot_every_bytes = distances[(seed % 3) as usize];
+        tunables.lagging_bytes_max = kept[(seed / 3 % 3) as usize];
+        // A copy of what rots may be below every other node's floor by the time it is looked for.
+        swarm.faults.retain(|kind| *kind != FaultKind::Rot);
     }
     let world = World::new(&executor, &swarm);
     if options.outside_only {
@@ -279,9 +284,11 @@ impl World {
                 "the disks of nodes {node} and {other} differ at entry {committed}: {chain:?} and {differs:?}"
             ));
         }
-        let committed_entries = usize::try_from(committed.0).expect("a log fits into memory");
-        let entries = log.entries.get(..committed_entries).ok_or("the first disk lacks committed entries")?;
-        let (decided, model) = self.replay(entries)?;
+        let oracle = self.cluster.oracle();
+        logs.iter().for_each(|(_, log, _)| oracle.note_entries(&log.entries));
+        oracle.note_entries(&log.entries);
+        let entries = oracle.log_up_to(committed, chain.ok_or("the first disk lacks committed entries")?)?;
+        let (decided, model) = self.replay(&entries)?;
         let history = self.workload.history().check(&decided, &model).map_err(|violation| violation.to_string())?;
         let left: Vec<u64> = model.live().map(|job| job.0).collect();
         if !left.is_empty() {

@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::io::BLOCK_BYTES;
 use crate::job::Capture;
 use crate::raft::Membership;
-use crate::types::{ChainHash, ClusterId, Index, JobId, LogPosition, Nanos, ShardId, Term, Times};
+use crate::types::{ChainHash, ClusterId, Index, JobId, LogPosition, Nanos, ShardId, SnapshotName, Term, Times};
 use crate::wal::entry::LogIdentity;
 
 /// Of this layout and of the image's.
@@ -120,6 +120,13 @@ impl Header {
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         self.body_offset() + self.padded_body_bytes()
+    }
+
+    /// What the snapshot is called between nodes.
+    #[must_use]
+    pub fn name(&self) -> SnapshotName {
+        let hash = self.encode().first_chunk().map_or(0, |hash| u128::from_le_bytes(*hash));
+        SnapshotName { position: self.frame.position, hash, bytes: self.file_bytes() }
     }
 
     /// One block.

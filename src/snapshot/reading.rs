@@ -10,6 +10,7 @@ use super::archive::{self, NoArchive};
 use super::frame::{CHUNK_BYTES, Frame, HASH_BYTES, Header, Invalid, hash};
 use crate::io::{AlignedBuf, BLOCK_BYTES, Disk, File, OpenMode};
 use crate::job::{ArchivedImage, Machine, RecountError, RestoreError, recount};
+use crate::types::SnapshotName;
 use crate::wal::entry::LogIdentity;
 
 /// Chunks that one read asks for.
@@ -112,6 +113,32 @@ pub async fn verify<D: Disk>(disk: &D, path: &Path, identity: &LogIdentity) -> R
         }
     }
     Ok(header)
+}
+
+/// How many bytes from its beginning on a file holds of a snapshot that is still being pulled: nothing without its header and table,
+/// then whole chunks up to the first that is not as the table says.
+///
+/// # Errors
+/// If the disk fails otherwise than for one sector.
+pub async fn whole_prefix<F: File>(file: &F, name: &SnapshotName, identity: &LogIdentity) -> Result<u64, Invalid> {
+    let (result, block) = file.read_at(AlignedBuf::zeroed(BLOCK_BYTES), 0).await;
+    let header = result.ok().and_then(|()| Header::decode(&block, identity).ok());
+    let Some(header) = header.filter(|header| header.name() == *name) else { return Ok(0) };
+    let Ok(table) = read(file, BLOCK_BYTES as u64, header.table_bytes()).await else { return Ok(0) };
+    let table = &table[..header.table_bytes() as usize];
+    if hash(table) != header.table_hash {
+        return Ok(0);
+    }
+    let mut done = header.body_offset();
+    for expected in table.chunks_exact(HASH_BYTES).take(header.chunks() as usize) {
+        let bytes = (header.file_bytes() - done).min(CHUNK_BYTES as u64);
+        let Ok(chunk) = read(file, done, bytes).await else { break };
+        if hash(&chunk[..bytes as usize]).to_le_bytes() != expected {
+            break;
+        }
+        done += bytes;
+    }
+    Ok(done)
 }
 
 async fn read<F: File>(file: &F, offset: u64, bytes: u64) -> Result<AlignedBuf, Invalid> {

@@ -3,6 +3,7 @@
 //!
 //! It must never remove one of the two newest that count.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -76,17 +77,19 @@ pub async fn restore_newest<D: Disk>(disk: &D, dir: &Path, identity: &LogIdentit
     Ok(Found { newest: None, refused })
 }
 
-/// Removes what is not kept: all below the `KEPT` newest of `whole`, which are verified, and what an interrupted writing
-/// left behind. Files above the newest of them are left alone: they cannot be used, and tell of a fault.
+/// Removes what is not kept: all below the `KEPT` newest of `whole`, which are verified, but for those that other nodes are
+/// pulling, and what an interrupted writing left behind. Files above the newest are left alone: they cannot be used, and tell
+/// of a fault.
 ///
 /// # Errors
 /// A file cannot be removed.
-pub async fn tidy<D: Disk>(disk: &D, dir: &Path, whole: &[Index]) -> io::Result<()> {
+pub async fn tidy<D: Disk>(disk: &D, dir: &Path, whole: &[Index], pulled: &BTreeSet<Index>) -> io::Result<()> {
     let lowest_kept = whole.iter().rev().nth(KEPT - 1).copied();
     let mut removed = false;
     for file in disk.list(dir).await? {
         let is_left_over = file.name.ends_with(TEMPORARY_SUFFIX);
-        let is_old = index_of(&file.name).is_some_and(|index| lowest_kept.is_some_and(|lowest| index < lowest));
+        let is_old = index_of(&file.name)
+            .is_some_and(|index| lowest_kept.is_some_and(|lowest| index < lowest) && !pulled.contains(&index));
         if is_left_over || is_old {
             disk.unlink(&dir.join(&file.name)).await?;
             removed = true;

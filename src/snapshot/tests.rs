@@ -1,5 +1,6 @@
 //! A snapshot is there as a whole or does not count, and what is damaged is found before it is used.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::shelf::{self, restore_newest, tidy};
@@ -161,7 +162,7 @@ fn a_crash_at_any_step_of_writing_leaves_the_older_snapshot_or_the_newer_one() {
             outcomes[usize::from(machine == newer)] += 1;
             // The next life writes the same snapshot again, over what was left.
             assert!(write_one(&disk, &newer).is_ok());
-            block_on(tidy(&disk, dir(), &[Index(2), Index(3)])).unwrap();
+            block_on(tidy(&disk, dir(), &[Index(2), Index(3)], &BTreeSet::new())).unwrap();
             assert_eq!(disk.files().len(), 2);
             if is_done {
                 assert!(machine == newer);
@@ -180,9 +181,9 @@ fn two_are_kept_and_what_was_left_half_written_goes() {
     }
     block_on(disk.make_allocated(&dir().join("00000000000000000009.snap.tmp"), 4096)).unwrap();
     block_on(disk.make_allocated(&dir().join("a note"), 4096)).unwrap();
-    block_on(tidy(&disk, dir(), &[Index(4)])).unwrap();
+    block_on(tidy(&disk, dir(), &[Index(4)], &BTreeSet::new())).unwrap();
     assert_eq!(block_on(shelf::list(&disk, dir())).unwrap().len(), 4, "one that is whole is not two");
-    block_on(tidy(&disk, dir(), &[Index(3), Index(4)])).unwrap();
+    block_on(tidy(&disk, dir(), &[Index(3), Index(4)], &BTreeSet::new())).unwrap();
     let kept: Vec<Index> = block_on(shelf::list(&disk, dir())).unwrap().into_iter().map(|file| file.0).collect();
     assert_eq!(kept, [Index(4), Index(3)]);
     assert_eq!(disk.files().len(), 3, "a file that is none of ours stays");

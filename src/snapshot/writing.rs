@@ -13,7 +13,7 @@ use super::frame::{Frame, Invalid};
 use super::reading::verify;
 use super::shelf;
 use crate::io::Disk;
-use crate::types::LogPosition;
+use crate::types::{LogPosition, SnapshotName};
 
 /// A snapshot that counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub struct Written {
     pub position: LogPosition,
     pub path: PathBuf,
     pub bytes: u64,
+    pub name: SnapshotName,
 }
 
 #[derive(Debug, Error)]
@@ -54,10 +55,11 @@ pub async fn write<D: Disk>(disk: &D, dir: &Path, frame: Frame, contents: Conten
         _ => {}
     }
     let bytes = disk.make_filled(temporary.clone(), pieces(frame, contents)).await.map_err(failed)?;
-    if let Err(why) = verify(disk, &temporary, &identity).await {
-        return Err(WriteError::NotWhole { path, why });
-    }
+    let name = match verify(disk, &temporary, &identity).await {
+        Ok(header) => header.name(),
+        Err(why) => return Err(WriteError::NotWhole { path, why }),
+    };
     disk.rename(&temporary, &path).await.map_err(failed)?;
     disk.sync_dir(dir).await.map_err(failed)?;
-    Ok(Written { position, path, bytes })
+    Ok(Written { position, path, bytes, name })
 }

@@ -8,6 +8,8 @@
 
 use std::rc::Rc;
 
+use roaring::RoaringTreemap;
+
 use super::entry::Entry;
 use super::footer::{Footer, FooterDraft, Row, Subject};
 use super::index::{LogIndex, Placement, SegmentNumber};
@@ -58,7 +60,7 @@ impl EnqueueAt {
 pub struct Found<'a> {
     pub class: Class<'a>,
     pub enqueued_wall: Nanos,
-    /// Of the command within its entry's payload, where that is in memory still.
+    /// Of the command within its entry's payload; where it is in a store segment, see `at`.
     pub offset: u32,
     pub bytes: u32,
     /// And the index of its entry; none while that is not yet durable.
@@ -230,6 +232,34 @@ impl Catalog {
         let mut logs = self.pieces.iter().rev().filter(|piece| matches!(piece.name, PieceName::Log(_)));
         let subject = logs.find(|piece| piece.footer.subject().last <= limit)?.footer.subject();
         Some((subject.last, subject.next_job))
+    }
+
+    /// The segments of the log with entries above `floor`, up to `last`, each with the last of its entries that count.
+    #[must_use]
+    pub fn segments_between(&self, floor: Index, last: Index) -> Vec<(SegmentNumber, Index)> {
+        let closed = self.pieces.iter().filter_map(|piece| match piece.name {
+            PieceName::Log(number) => Some((number, piece.footer.subject().last)),
+            PieceName::Store(_) => None,
+        });
+        let mut segments: Vec<(SegmentNumber, Index)> = closed.filter(|(_, end)| *end > floor).collect();
+        for (index, placement, ..) in self.index.entries_up_to(last) {
+            match segments.last_mut() {
+                Some((number, end)) if *number == placement.segment => *end = index,
+                _ => segments.push((placement.segment, index)),
+            }
+        }
+        segments
+    }
+
+    /// How many of these jobs are here, of those below `limit`; by the ranges of files, which hold as many jobs as they say.
+    #[must_use]
+    pub fn count_below(&self, limit: JobId, jobs: &RoaringTreemap) -> u64 {
+        let below = |job: JobId| job.min(limit).0.checked_sub(1).map_or(0, |last| jobs.rank(last));
+        let in_pieces = self.pieces.iter().map(|Piece { footer, .. }| {
+            (below(footer.next_job()) - below(footer.first_job())).min(footer.jobs() as u64)
+        });
+        let first_in_memory = self.index.next_job_after(self.index.base());
+        in_pieces.sum::<u64>() + below(self.rows.next_job()) - below(first_in_memory)
     }
 
     #[must_use]

@@ -12,6 +12,7 @@
 //!  DATA/shard-0/wal/       segments
 //!  DATA/shard-0/manifest   what stands below the log's floor (`manifest.rs`)
 //!  DATA/shard-0/store/     jobs moved out of segments below the floor (`store.rs`)
+//!  DATA/shard-0/install/   what is pulled by a node that is behind the log (`snapshot::install`)
 //! ```
 //!
 //! The small files are JSON in one line, with a checksum in a second, and are replaced as a whole.
@@ -127,6 +128,12 @@ pub fn segments_dir(data: &Path, shard: ShardId) -> PathBuf {
 #[must_use]
 pub fn stores_dir(data: &Path, shard: ShardId) -> PathBuf {
     shard_dir(data, shard).join("store")
+}
+
+/// Where a snapshot of another node gathers that is to take the log's place.
+#[must_use]
+pub fn install_dir(data: &Path, shard: ShardId) -> PathBuf {
+    shard_dir(data, shard).join("install")
 }
 
 /// A shard's manifest.
@@ -352,13 +359,21 @@ impl StoredIdentity {
     }
 }
 
-pub(super) async fn write<D: Disk>(disk: &D, path: &Path, content: &impl Serialize) -> Result<(), DirectoryError> {
+/// Replaces one of the small files.
+///
+/// # Errors
+/// If the disk is full or fails.
+pub async fn write<D: Disk>(disk: &D, path: &Path, content: &impl Serialize) -> Result<(), DirectoryError> {
     let json = serde_json::to_string(content).map_err(|error| failed(path)(error.into()))?;
     let checksum = xxh3_128_with_seed(json.as_bytes(), CHECKSUM_DOMAIN);
     disk.replace_small(path, format!("{json}\n{checksum:032x}\n").as_bytes()).await.map_err(failed(path))
 }
 
-pub(super) async fn read<D: Disk, T: DeserializeOwned>(disk: &D, path: &Path) -> Result<Option<T>, DirectoryError> {
+/// One of the small files, if it is there.
+///
+/// # Errors
+/// If it is damaged, or cannot be read.
+pub async fn read<D: Disk, T: DeserializeOwned>(disk: &D, path: &Path) -> Result<Option<T>, DirectoryError> {
     let content = disk.read_small(path, SMALL_BYTES_MAX).await.map_err(failed(path))?;
     let Some(content) = content else { return Ok(None) };
     let text = std::str::from_utf8(&content).map_err(|_| damaged(path, "it is no text"))?;

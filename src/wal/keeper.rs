@@ -694,7 +694,7 @@ impl Copied {
 }
 
 /// Lets every other task of the thread run once.
-async fn yield_now() {
+pub async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(move |context| {
         if std::mem::replace(&mut yielded, true) {

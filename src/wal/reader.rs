@@ -93,6 +93,11 @@ impl<D: Disk> LogReader<D> {
         self.open.borrow_mut().retain(|open| open.number != number);
     }
 
+    /// Other files have taken the place of all there were.
+    pub fn forget_all(&self) {
+        self.open.borrow_mut().clear();
+    }
+
     /// Reads entries, in the order of their places. Where two follow each other in the log, they are proven to.
     ///
     /// # Errors

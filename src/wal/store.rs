@@ -314,6 +314,11 @@ impl<D: Disk> StoreReader<D> {
         Ok(file)
     }
 
+    /// Other files have taken the place of all there were.
+    pub fn forget_all(&self) {
+        self.open.borrow_mut().clear();
+    }
+
     /// The file is given up: its room comes back once the last read of it has ended.
     pub fn forget(&self, number: SegmentNumber) {
         self.open.borrow_mut().retain(|(open, _)| *open != number);

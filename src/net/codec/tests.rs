@@ -1,9 +1,13 @@
 use super::super::frame::{FrameKind, HEADER_BYTES};
-use super::super::message::{Fetch, Fetched, Held, RaftMessage, ReadAbout, ReferenceDelta, Soft};
+use super::super::message::{
+    Fetch, Fetched, Given, GivenJob, Held, PULLED_BYTES_MAX, Part, Pull, Pulled, RaftMessage, ReadAbout,
+    ReferenceDelta, Soft,
+};
 use super::*;
 use crate::raft::message::{Body, Message};
 use crate::types::{
-    BootEpoch, ChainHash, ClusterId, Index, JobId, LogPosition, Nanos, NodeId, SessionId, ShardId, Term, Times,
+    BootEpoch, ChainHash, ClusterId, Index, JobId, LogPosition, Nanos, NodeId, SessionId, ShardId, SnapshotName, Term,
+    Times,
 };
 use crate::wal::entry::{Draft, Entry, EntryKind};
 use proptest::prelude::*;
@@ -173,7 +177,74 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
             PeerMessage::Fetch(Fetch { first: Index(first), last, chain: chain.map(ChainHash) })
         }),
         1 => fetched(),
+        1 => (term(), snapshot()).prop_map(|(term, snapshot)| PeerMessage::Offer { term, snapshot }),
+        1 => (snapshot(), 0u64..40).prop_map(|(snapshot, block)| {
+            PeerMessage::Pull(Pull { snapshot, part: Part::File { offset: block * 4096 } })
+        }),
+        1 => (snapshot(), jobs()).prop_map(|(snapshot, jobs)| {
+            PeerMessage::Pull(Pull { snapshot, part: Part::Jobs(jobs) })
+        }),
+        1 => pulled(),
     ]
+}
+
+/// Of a file of more than 40 blocks.
+fn snapshot() -> impl Strategy<Value = SnapshotName> {
+    (position(), any::<u128>(), 41u64..100_000).prop_map(|(position, hash, blocks)| SnapshotName {
+        position,
+        hash,
+        bytes: blocks * 4096,
+    })
+}
+
+fn jobs() -> impl Strategy<Value = Vec<JobId>> {
+    prop::collection::btree_set(1u64.., 1..20).prop_map(|jobs| jobs.into_iter().map(JobId).collect())
+}
+
+fn pulled() -> impl Strategy<Value = PeerMessage> {
+    let piece = (0u64..40, 1usize..4).prop_map(|(block, blocks)| Given::Piece {
+        offset: block * 4096,
+        bytes: Bytes::from(vec![7; blocks.min(41 - block as usize) * 4096]),
+    });
+    let jobs = (jobs(), prop::collection::vec((1u64..9, any::<u64>(), bytes(0..90)), 20)).prop_map(|(jobs, rest)| {
+        let mut at = 0;
+        let given = jobs.into_iter().zip(rest).map(|(job, (step, wall, enqueue))| {
+            at += step;
+            GivenJob { job, index: Index(at), wall: Nanos(wall), enqueue }
+        });
+        Given::Jobs(given.collect())
+    });
+    let what = prop_oneof![piece, jobs, Just(Given::Nothing)];
+    (snapshot(), what).prop_map(|(snapshot, what)| PeerMessage::Pulled(Pulled { snapshot, what }))
+}
+
+#[test]
+fn a_piece_beyond_its_snapshot_or_of_no_whole_blocks_and_jobs_out_of_order_are_no_messages() {
+    let position = LogPosition::new(Term(1), Index(9));
+    let snapshot = SnapshotName { position, hash: 5, bytes: 3 * 4096 };
+    let refused = |message: PeerMessage| assert!(decode(payload(&message), &LOG).is_err(), "{message:?}");
+    let piece = |offset, bytes: usize| {
+        PeerMessage::Pulled(Pulled { snapshot, what: Given::Piece { offset, bytes: Bytes::from(vec![1; bytes]) } })
+    };
+    assert!(decode(payload(&piece(4096, 2 * 4096)), &LOG).is_ok());
+    for (offset, bytes) in [(4096, 3 * 4096), (3 * 4096, 4096), (1, 4096), (0, 4095), (0, 0)] {
+        refused(piece(offset, bytes));
+    }
+    let long = SnapshotName { bytes: 4 * PULLED_BYTES_MAX, ..snapshot };
+    let bytes = Bytes::from(vec![1; PULLED_BYTES_MAX as usize + 4096]);
+    refused(PeerMessage::Pulled(Pulled { snapshot: long, what: Given::Piece { offset: 0, bytes } }));
+    refused(PeerMessage::Pull(Pull { snapshot, part: Part::File { offset: 3 * 4096 } }));
+    let jobs = |jobs: &[u64]| {
+        PeerMessage::Pull(Pull { snapshot, part: Part::Jobs(jobs.iter().copied().map(JobId).collect()) })
+    };
+    for ids in [&[][..], &[0], &[2, 1], &[2, 2]] {
+        refused(jobs(ids));
+    }
+    refused(jobs(&(1..=1025).collect::<Vec<u64>>()));
+    let given = |job, index| GivenJob { job: JobId(job), index: Index(index), wall: Nanos(0), enqueue: Bytes::new() };
+    for wrong in [vec![], vec![given(2, 5), given(1, 5)], vec![given(1, 5), given(2, 4)], vec![given(1, 0)]] {
+        refused(PeerMessage::Pulled(Pulled { snapshot, what: Given::Jobs(wrong) }));
+    }
 }
 
 fn fetched() -> impl Strategy<Value = PeerMessage> {

@@ -12,6 +12,7 @@ use crate::shard::{Moment, Shard};
 use crate::sim::executor::Executor;
 use crate::sim::oracle::stability::Stability;
 use crate::types::{ChainHash, Index, NodeId, Term};
+use crate::wal::entry::Entry;
 
 /// What the group did; a run without any of it has tested little.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct GroupCounts {
     pub applied: u64,
     /// Logs that lost entries to another leader's.
     pub cuts: u64,
+    /// Snapshots of other nodes that took the place of a log.
+    pub installs: u64,
     /// Leaders that a node got to know while commands of its clients were under way.
     pub leaders_with_commands: u64,
 }
@@ -34,6 +37,8 @@ struct State {
     history: RefCell<GroupHistory>,
     nodes: RefCell<BTreeMap<NodeId, Seen>>,
     fingerprints: RefCell<BTreeMap<Index, (Fingerprint, NodeId)>>,
+    /// Every entry that was seen anywhere, also where it is below every floor by now.
+    entries: RefCell<BTreeMap<(Index, ChainHash), Entry>>,
     committed: Rc<Cell<Index>>,
     committed_chain: Cell<ChainHash>,
     counts: Cell<GroupCounts>,
@@ -63,6 +68,7 @@ impl GroupOracle {
             history: RefCell::default(),
             nodes: RefCell::default(),
             fingerprints: RefCell::default(),
+            entries: RefCell::default(),
             committed: Rc::default(),
             committed_chain: Cell::default(),
             counts: Cell::default(),
@@ -155,6 +161,30 @@ impl GroupOracle {
         self.0.fingerprints.borrow().get(&index).map(|(fingerprint, _)| *fingerprint)
     }
 
+    /// Notes entries that were seen.
+    pub fn note_entries<'a>(&self, seen: impl IntoIterator<Item = &'a Entry>) {
+        let mut entries = self.0.entries.borrow_mut();
+        for entry in seen {
+            entries.entry((entry.meta.position.index, entry.meta.chain)).or_insert_with(|| entry.clone());
+        }
+    }
+
+    /// The whole log up to an entry, from the first on.
+    ///
+    /// # Errors
+    /// If an entry was never seen.
+    pub fn log_up_to(&self, mut index: Index, mut chain: ChainHash) -> Result<Vec<Entry>, String> {
+        let entries = self.0.entries.borrow();
+        let mut log = Vec::new();
+        while index > Index::ZERO {
+            let entry = entries.get(&(index, chain)).ok_or_else(|| format!("entry {index} was never seen"))?;
+            log.push(entry.clone());
+            (index, chain) = (Index(index.0 - 1), entry.prev_chain);
+        }
+        log.reverse();
+        Ok(log)
+    }
+
     fn count(&self, add: impl FnOnce(&mut GroupCounts)) {
         let mut counts = self.0.counts.get();
         add(&mut counts);
@@ -232,6 +262,11 @@ impl GroupOracle {
             return Ok(());
         }
         self.count(|counts| counts.applied += applied.0 - seen.applied.0);
+        if seen.applied > Index::ZERO && shard.raft().log().floor().index > seen.applied {
+            self.0.executor.tell(format_args!("node {node} goes on from a snapshot of entry {applied}"));
+            self.count(|counts| counts.installs += 1);
+        }
+        self.note_entries((seen.applied.0 + 1..=applied.0).filter_map(|index| shard.recent_entry(Index(index))));
         seen.applied = applied;
         let fingerprint = machine.fingerprint();
         let mut fingerprints = self.0.fingerprints.borrow_mut();

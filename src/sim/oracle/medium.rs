@@ -20,6 +20,7 @@ use crate::wal::segment::SegmentSizes;
 pub struct MediumLog {
     /// The log's floor: what is below is committed, and covered by snapshots.
     pub floor: Index,
+    pub floor_chain: ChainHash,
     /// Those above it.
     pub entries: Vec<Entry>,
     /// Entries that were durable and are damaged.
@@ -37,6 +38,9 @@ pub struct MediumLog {
 impl MediumLog {
     #[must_use]
     pub fn chain_at(&self, index: Index) -> Option<ChainHash> {
+        if index == self.floor {
+            return Some(self.floor_chain);
+        }
         let place = usize::try_from(index.0.checked_sub(self.floor.0 + 1)?).ok()?;
         self.entries.get(place).map(|entry| entry.meta.chain)
     }
@@ -89,6 +93,7 @@ pub fn read_log(
     let segments = segments.len();
     Ok(MediumLog {
         floor: place.base.index,
+        floor_chain: place.base_chain,
         entries,
         faulty: recovered.faulty.iter().map(|faulty| faulty.index).collect(),
         inventory: Some(recovered.inventory()),

@@ -8,6 +8,7 @@ mod stage;
 mod clients;
 mod full_disk;
 mod gray;
+mod installs;
 mod linearizable;
 mod partitions;
 mod stops;

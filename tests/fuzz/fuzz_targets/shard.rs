@@ -151,6 +151,9 @@ impl World {
             }
             Effect::Retain { .. } => unreachable!("these shards have no snapshots"),
             Effect::WriteSnapshot(_) => self.shard.handle_snapshot_written(),
+            Effect::GivePiece { .. } | Effect::GiveJobs { .. } => unreachable!("this shard has no snapshot to give"),
+            // Somebody offers what is never pulled.
+            Effect::Install(_) => {}
             Effect::Stop(_) => self.stopped = true,
         }
     }

@@ -1,0 +1,146 @@
+//! A shard's lives in one process: opened from its directory, run, and where a snapshot of another node takes its log's place, opened anew.
+//!
+//! It must never open the files of a shard as long as a task of its life before may write to one.
+
+use std::rc::Rc;
+
+use super::core::Setup;
+use super::host::Host;
+use super::installing::{Staged, install_place, pull_wanted};
+use super::keeping::keep_files;
+use super::log_writer::{Spares, make_spares, write_log, write_votes};
+use super::mending::Mending;
+use super::opening::{OpenedShard, Opening, STORE_BYTES_MAX, open_shard};
+use super::restoring::{recount, snapshots_dir};
+use super::snapshots::{Shelf, SnapshotView, write_snapshots};
+use crate::fatal::Fatal;
+use crate::io::Runtime;
+use crate::shard::{Moment, Shard};
+use crate::types::{Nanos, NodeId, ShardId};
+use crate::wal::directory::Opened;
+
+/// What a shard needs beside its host, in each of its lives.
+pub struct Lives<R: Runtime> {
+    pub host: Rc<Host<R>>,
+    pub setup: Setup,
+    pub directory: Opened,
+    pub shard: ShardId,
+    /// When the opening of the first was begun.
+    pub begun: Nanos,
+}
+
+impl<R: Runtime> Lives<R> {
+    /// Returns where the node ends.
+    pub async fn live(mut self, opening: Opening<R::Disk>) {
+        let Some(mut opened) = self.make_whole(opening).await else { return };
+        while let Some((mut before, staged)) = self.run(opened).await {
+            self.begun = self.host.rt.now();
+            let Some(next) = self.open_anew(&mut before, staged).await else { return };
+            opened = next;
+            let moment = Moment { now: self.host.rt.now(), wall: self.host.rt.wall() };
+            opened.shard.succeed(moment, before);
+        }
+    }
+
+    async fn make_whole(&self, opening: Opening<R::Disk>) -> Option<OpenedShard<R::Disk>> {
+        match opening {
+            Opening::Ready(opened) => Some(*opened),
+            Opening::Faulty(faulty) => {
+                Mending::new(&self.host, &self.setup, &self.directory, self.shard).run(*faulty).await
+            }
+        }
+    }
+
+    /// The shard takes part from now on. Returns it with what takes its log's place; none where the node ends.
+    async fn run(&self, mut opened: OpenedShard<R::Disk>) -> Option<(Shard, Staged<R::Disk>)> {
+        let (host, rt, shard) = (&self.host, &self.host.rt, self.shard);
+        let elapsed = rt.now().saturating_sub(self.begun);
+        self.setup.metrics.node.recovery_seconds.observe(elapsed.duration().as_secs_f64());
+        tracing::info!(
+            %shard,
+            "log recovered in {} ms: {} entries, {} of them known to be committed",
+            elapsed.0 / 1_000_000,
+            opened.entries,
+            opened.committed
+        );
+        let config = &self.setup.config;
+        let metrics = self.setup.metrics.shard(shard);
+        let spares = Rc::new(Spares::default());
+        spares.want(opened.writer.spares_wanted());
+        host.life.begin();
+        self.spawn(make_spares(Rc::clone(host), Rc::clone(&spares)));
+        self.spawn(write_log(Rc::clone(host), opened.writer, spares, metrics.clone()));
+        self.spawn(write_votes(Rc::clone(host), opened.vote_file, metrics));
+        host.census.set(opened.keeper.census());
+        self.spawn(keep_files(Rc::clone(host), opened.keeper));
+        let shelf = Shelf {
+            dir: snapshots_dir(&config.data, shard),
+            whole: opened.snapshot.iter().map(|snapshot| snapshot.frame().position.index).collect(),
+            view: Rc::clone(&host.last_snapshot),
+        };
+        self.spawn(write_snapshots(Rc::clone(host), shelf));
+        if let Some(snapshot) = opened.snapshot {
+            host.last_snapshot.set(SnapshotView {
+                index: snapshot.frame().position.index,
+                bytes: snapshot.header.file_bytes(),
+                since: rt.now(),
+                ..SnapshotView::default()
+            });
+            self.spawn(recount(Rc::clone(host), snapshot));
+        }
+        let others: Vec<NodeId> = config.members.keys().copied().filter(|node| *node != config.node).collect();
+        if !others.is_empty() {
+            let identity = self.directory.identity.log(shard);
+            let place = install_place(config, shard, identity, config.tunables.segment_bytes_max.min(STORE_BYTES_MAX));
+            let rate = config.tunables.bulk_bytes_per_second;
+            let pulled = self.setup.metrics.shard(shard).pulled_jobs;
+            self.spawn(pull_wanted(Rc::clone(host), place, others, rate, pulled));
+        }
+        Rc::clone(host).run(opened.shard).await
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let host = Rc::clone(&self.host);
+        self.host.rt.spawn(async move { host.life.task(task).await });
+    }
+
+    /// Puts what was pulled in its place, and opens the shard from it; or as it was, where that cannot be done.
+    async fn open_anew(&self, before: &mut Shard, staged: Staged<R::Disk>) -> Option<OpenedShard<R::Disk>> {
+        let host = &self.host;
+        host.life.finish().await;
+        host.to_keep.take();
+        host.to_snapshot.take();
+        host.wanted.take();
+        host.reader.forget_all();
+        host.stores.forget_all();
+        let Staged { name, whole, staging } = staged;
+        let position = name.position;
+        match staging.decide(&whole, before.committed_segments()).await {
+            Ok(()) => {
+                tracing::info!(shard = %self.shard, "the snapshot of entry {position} takes the place of the log")
+            }
+            Err(error) if error.is_lack_of_room() => {
+                tracing::warn!(shard = %self.shard, "the snapshot of entry {position} is not put in its place: {error}");
+            }
+            Err(error) => {
+                host.fate.seal(Fatal::WriteFailed { path: host.snapshots.clone(), why: error.to_string() });
+                return None;
+            }
+        }
+        drop(whole);
+        let opening = open_shard(&host.rt, &self.setup.config, &self.directory, self.shard, None).await;
+        // Only now: reads of the life before may have ended meanwhile.
+        for event in host.events.take() {
+            if event.outlives_its_shard() {
+                host.events.push(event);
+            }
+        }
+        match opening {
+            Ok(opening) => self.make_whole(opening).await,
+            Err(fatal) => {
+                host.fate.seal(fatal);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What a node does for one that is behind the log: a leader offers its newest snapshot, and any node gives parts of its own, and the
+//! jobs that live in it.
+//!
+//! It must never offer what it may not be able to give: a snapshot that is offered or pulled is pinned for a while, with every
+//! job in it and the log above it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use roaring::RoaringTreemap;
+
+use super::effect::{Effect, JobPlace};
+use super::{Moment, Shard};
+use crate::net::message::{Given, PULLED_BYTES_MAX, Part, PeerMessage, Pull, Pulled};
+use crate::raft::ProgressState;
+use crate::types::{Index, JobId, Nanos, NodeId, SnapshotName};
+
+/// Who does not pull for so long has given up, or has all of it.
+const PINNED_FOR: Nanos = Nanos::from_secs(60);
+
+/// A follower that is behind is told again what it can have.
+const OFFER_EVERY: Nanos = Nanos::from_secs(1);
+
+/// A verified snapshot of this node, and the jobs that live in it.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub name: SnapshotName,
+    pub live: Arc<RoaringTreemap>,
+}
+
+#[derive(Debug)]
+struct Pin {
+    kept: Kept,
+    until: Nanos,
+}
+
+#[derive(Debug, Default)]
+pub struct Giving {
+    newest: Option<Kept>,
+    /// What each node was offered, or pulls.
+    pins: BTreeMap<NodeId, Pin>,
+    /// When each was last offered something.
+    offered: BTreeMap<NodeId, Nanos>,
+}
+
+impl Giving {
+    pub(super) fn note_newest(&mut self, kept: Kept) {
+        self.newest = Some(kept);
+    }
+
+    pub(super) fn forget_old_pins(&mut self, now: Nanos) {
+        self.pins.retain(|_, pin| now < pin.until);
+    }
+
+    /// The lowest index at which somebody will go on from a snapshot of this node.
+    pub(super) fn lowest_pinned(&self) -> Option<Index> {
+        self.pins.values().map(|pin| pin.kept.name.position.index).min()
+    }
+
+    /// All jobs that live in the newest snapshot, or in one that is pinned.
+    pub(super) fn live(&self) -> Option<Arc<RoaringTreemap>> {
+        let newest = self.newest.as_ref()?;
+        let mut others = self.pins.values().filter(|pin| pin.kept.name != newest.name).peekable();
+        if others.peek().is_none() {
+            return Some(Arc::clone(&newest.live));
+        }
+        let mut live = (*newest.live).clone();
+        others.for_each(|pin| live |= &*pin.kept.live);
+        Some(Arc::new(live))
+    }
+}
+
+impl Shard {
+    /// This node has a verified snapshot from its start on.
+    pub fn handle_snapshot_found(&mut self, kept: Kept) {
+        self.giving.note_newest(kept);
+    }
+
+    /// The indexes of the snapshots that other nodes may be pulling.
+    #[must_use]
+    pub fn pinned_snapshots(&self) -> BTreeSet<Index> {
+        self.giving.pins.values().map(|pin| pin.kept.name.position.index).collect()
+    }
+
+    /// The leader's part: whoever is behind the log is offered a snapshot; one that is being pulled, rather than a newer one.
+    pub(super) fn offer_snapshots(&mut self, moment: Moment) {
+        let Some(term) = self.leading.as_ref().map(|leading| leading.term) else { return };
+        let is_connected = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.connected);
+        let behind = self.raft.progress().filter(|peer| peer.state == ProgressState::Behind).map(|peer| peer.node);
+        let behind: Vec<NodeId> = behind.filter(is_connected).collect();
+        for node in behind {
+            let is_due = |at: &Nanos| moment.now >= at.saturating_add(OFFER_EVERY);
+            if !self.giving.offered.get(&node).is_none_or(is_due) {
+                continue;
+            }
+            let floor = self.raft.log().floor().index;
+            let pinned = self.giving.pins.get(&node).map(|pin| pin.kept.clone());
+            let Some(kept) = pinned.or_else(|| self.giving.newest.clone()) else { continue };
+            if kept.name.position.index < floor {
+                // It was pinned under another leader, perhaps, and the log above it is gone here.
+                self.giving.pins.remove(&node);
+                continue;
+            }
+            self.giving.offered.insert(node, moment.now);
+            let snapshot = kept.name;
+            self.pin(moment, node, kept);
+            self.send(node, PeerMessage::Offer { term, snapshot });
+        }
+    }
+
+    fn pin(&mut self, moment: Moment, node: NodeId, kept: Kept) {
+        self.giving.pins.insert(node, Pin { kept, until: moment.now.saturating_add(PINNED_FOR) });
+    }
+
+    /// Another node pulls a part of a snapshot, or jobs that live in it.
+    pub(super) fn handle_pull(&mut self, moment: Moment, from: NodeId, pull: Pull) {
+        let Pull { snapshot, part } = pull;
+        let pinned = self.giving.pins.get(&from).map(|pin| &pin.kept);
+        let kept = pinned.into_iter().chain(&self.giving.newest).find(|kept| kept.name == snapshot).cloned();
+        let Some(kept) = kept else { return self.give_nothing(from, snapshot) };
+        let live = Arc::clone(&kept.live);
+        self.pin(moment, from, kept);
+        match part {
+            Part::File { offset } => self.effects.push_back(Effect::GivePiece { to: from, snapshot, offset }),
+            Part::Jobs(jobs) => {
+                let places = self.places_of(&jobs, &live);
+                if places.is_empty() {
+                    return self.give_nothing(from, snapshot);
+                }
+                self.effects.push_back(Effect::GiveJobs { to: from, snapshot, jobs: places });
+            }
+        }
+    }
+
+    fn give_nothing(&mut self, to: NodeId, snapshot: SnapshotName) {
+        self.send(to, PeerMessage::Pulled(Pulled { snapshot, what: Given::Nothing }));
+    }
+
+    /// Where the first of these jobs stand, as many as one answer takes.
+    fn places_of(&self, jobs: &[JobId], live: &RoaringTreemap) -> Vec<JobPlace> {
+        let mut places = Vec::new();
+        let mut bytes = 0;
+        for &job in jobs.iter().take_while(|job| live.contains(job.0)) {
+            let Some(found) = self.catalog.find(job) else { break };
+            let Some((index, at)) = found.at else { break };
+            bytes += u64::from(found.bytes);
+            if bytes > PULLED_BYTES_MAX && !places.is_empty() {
+                break;
+            }
+            places.push(JobPlace { job, index, wall: found.enqueued_wall, at });
+        }
+        places
+    }
+}
