@@ -110,25 +110,29 @@ impl BeanstalkdArgs {
     /// The environment may set what the original has no flag for, such as `BEAVER_RAFT_ADMIN`.
     fn config(&self, directory: &Path) -> Result<Config, Fatal> {
         let mut draft = ConfigFlags::default().lay_over(Draft::default())?;
-        let mut set = |name: &str, value: String| {
-            draft.override_with_flag(Key::find(name).expect("the key is in the table"), value);
+        let mut set = |key: &str, flag: &str, value: String| {
+            draft.override_with_flag(Key::find(key).expect("the key is in the table"), flag, value);
         };
-        set("data", directory.to_string_lossy().into_owned());
-        set("clients", self.listen());
+        set("data", "-b", directory.to_string_lossy().into_owned());
+        set("clients", if self.listens_on_path() { "-l" } else { "-l or -p" }, self.listen());
         if let Some(bytes) = &self.job_bytes_max {
-            set("job_bytes_max", bytes.clone());
+            set("job_bytes_max", "-z", bytes.clone());
         }
         match self.verbose {
             0 => {}
-            1 => set("log", "debug".to_owned()),
-            _ => set("log", "trace".to_owned()),
+            1 => set("log", "-V", "debug".to_owned()),
+            _ => set("log", "-V", "trace".to_owned()),
         }
         Ok(draft.validate_embedded()?)
     }
 
+    fn listens_on_path(&self) -> bool {
+        self.address.starts_with("unix:")
+    }
+
     fn listen(&self) -> String {
         let BeanstalkdArgs { address, port, .. } = self;
-        if address.starts_with("unix:") {
+        if self.listens_on_path() {
             address.clone()
         } else if address.contains(':') && !address.starts_with('[') {
             format!("[{address}]:{port}")
@@ -195,7 +199,14 @@ mod tests {
     #[test]
     fn a_body_larger_than_any_node_takes_is_refused() {
         let told = parse(&["-z", "1073741824"]).config(Path::new("d")).expect_err("refused").to_string();
-        assert!(told.contains("job_bytes_max must be 1 to 16777216"), "{told}");
+        assert_eq!(told, "flag -z: job_bytes_max must be 1 to 16777216 (bytes), not `1073741824`");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_the_name_of_the_flag_that_was_given() {
+        let told = |flags: &[&str]| parse(flags).config(Path::new("d")).expect_err("refused").to_string();
+        assert!(told(&["-p", "70000"]).starts_with("flag -l or -p: clients "), "{}", told(&["-p", "70000"]));
+        assert!(told(&["-l", "unix:"]).starts_with("flag -l: clients "), "{}", told(&["-l", "unix:"]));
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl ConfigFlags {
         };
         draft.override_with_environment(std::env::vars_os().filter_map(readable))?;
         for (key, value) in &self.given {
-            draft.override_with_flag(key, value.clone());
+            draft.override_with_flag(key, format!("--{}", key.name.replace('_', "-")), value.clone());
         }
         Ok(draft)
     }

@@ -51,8 +51,9 @@ pub(super) enum Origin {
     Environment {
         name: String,
     },
+    /// As it was given, dashes and all.
     Flag {
-        name: &'static str,
+        name: String,
     },
 }
 
@@ -70,7 +71,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
             Origin::Environment { name } => write!(f, "environment variable {name}"),
-            Origin::Flag { name } => write!(f, "flag --{}", name.replace('_', "-")),
+            Origin::Flag { name } => write!(f, "flag {name}"),
         }
     }
 }
@@ -126,9 +127,9 @@ impl Draft {
         Ok(())
     }
 
-    /// Lays one flag over what is there.
-    pub fn override_with_flag(&mut self, key: &'static Key, value: String) {
-        self.values.insert(key.name, Given { value: Value::Text(value), origin: Origin::Flag { name: key.name } });
+    /// Lays one flag over what is there. `name`: what the user calls it, as in `--heartbeat-ms` or `-z`.
+    pub fn override_with_flag(&mut self, key: &'static Key, name: impl Into<String>, value: String) {
+        self.values.insert(key.name, Given { value: Value::Text(value), origin: Origin::Flag { name: name.into() } });
     }
 }
 

@@ -51,7 +51,7 @@ fn flags_beat_the_environment_which_beats_the_file_which_beats_the_default() {
             variable("PATH", "/bin"),
         ])
         .expect("known keys");
-    draft.override_with_flag(Key::find("heartbeat_ms").unwrap(), "40".to_owned());
+    draft.override_with_flag(Key::find("heartbeat_ms").unwrap(), "--heartbeat-ms", "40".to_owned());
     let tunables = draft.validate().expect("valid").tunables;
     assert_eq!(tunables.heartbeat_ms, 40);
     assert_eq!(tunables.job_bytes_max, 2000);
@@ -125,12 +125,12 @@ fn members_can_come_from_the_environment() {
 #[test]
 fn an_embedded_node_needs_a_directory_and_an_address_only() {
     let mut draft = Draft::default();
-    draft.override_with_flag(Key::find("data").unwrap(), "d".to_owned());
-    draft.override_with_flag(Key::find("clients").unwrap(), "127.0.0.1:11300".to_owned());
+    draft.override_with_flag(Key::find("data").unwrap(), "--data", "d".to_owned());
+    draft.override_with_flag(Key::find("clients").unwrap(), "--clients", "127.0.0.1:11300".to_owned());
     let config = draft.validate_embedded().expect("valid");
     assert!(config.embedded && config.peers.is_none() && config.admin.is_none());
     assert_eq!(config.members.len(), 1);
-    draft.override_with_flag(Key::find("members").unwrap(), "1=a:1".to_owned());
+    draft.override_with_flag(Key::find("members").unwrap(), "--members", "1=a:1".to_owned());
     assert!(draft.validate_embedded().unwrap_err().to_string().contains("--config FILE"));
 }
 

@@ -67,7 +67,7 @@ fn by_the_name_of_the_drop_in_it_takes_the_flags_of_the_original() {
     assert!(ended.stdout.starts_with("Use: beaver-beanstalkd [OPTIONS]\n"), "{}", ended.stdout);
     let ended = run(Command::new(&name).args(["-z", "16777217", "-b", "d"]), "");
     assert_eq!(ended.status, Some(2));
-    assert!(ended.stderr.contains("job_bytes_max must be 1 to 16777216"), "{}", ended.stderr);
+    assert_eq!(ended.stderr, "beaver-raft: flag -z: job_bytes_max must be 1 to 16777216 (bytes), not `16777217`\n");
 }
 
 #[test]
