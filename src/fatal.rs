@@ -30,7 +30,7 @@ pub enum Fatal {
 
     #[error("io_uring cannot be used: {why}")]
     NoIoUring { why: String },
-    #[error("the limit on locked memory is too low: {why}; raise it (LimitMEMLOCK= in systemd, or ulimit -l)")]
+    #[error("the limit on locked memory is too low: {why}")]
     MemlockTooLow { why: String },
     #[error("the data directory {path} must be on a disk with direct I/O: {why}", path = path.display())]
     NoDirectIo { path: PathBuf, why: String },

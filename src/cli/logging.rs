@@ -1,12 +1,12 @@
 //! The log, to standard error: with times for people, without them where the journal adds its own.
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
 /// Starts logging. `filter` was checked with the configuration; a log that was started before stays.
 pub fn start(filter: &str) {
-    let targets: Targets = filter.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
+    let targets = targets(filter);
     // systemd sets it for a service whose standard error goes to the journal.
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -17,4 +17,33 @@ pub fn start(filter: &str) {
     } else {
         registry.with(layer.with_filter(targets)).try_init()
     };
+}
+
+/// Where glommio speaks of one thing only: it tries by a read whether a device can be polled, calls it an error that a file
+/// which is opened for writing cannot be read, and does not poll then. Polling is not wanted: the bulk path must never spin.
+/// To let it read would be worse, since an empty file is read without asking the device.
+const HARMLESS: &str = "glommio::reactor";
+
+/// What the operator asked for, less what would be read as a fault at each healthy start, unless that is asked for by name.
+fn targets(filter: &str) -> Targets {
+    let targets: Targets = filter.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
+    let is_asked_for = targets.iter().any(|(target, _)| target.starts_with("glommio"));
+    if is_asked_for { targets } else { targets.with_target(HARMLESS, LevelFilter::OFF) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn what_is_harmless_is_shown_only_to_who_asks_for_it_by_name() {
+        for filter in ["info", "trace", "warn,beaver_raft=debug", "not=a=filter"] {
+            assert!(!targets(filter).would_enable(HARMLESS, &Level::ERROR), "{filter}");
+            assert!(targets(filter).would_enable("glommio::sys::uring", &Level::WARN), "{filter}");
+            assert!(targets(filter).would_enable("beaver_raft::node", &Level::WARN), "{filter}");
+        }
+        assert!(targets("info,glommio=error").would_enable(HARMLESS, &Level::ERROR));
+    }
 }

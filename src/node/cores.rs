@@ -96,7 +96,10 @@ fn join(threads: Vec<CoreThread<()>>) -> Result<(), Fatal> {
 
 #[must_use]
 pub fn no_ring(error: &std::io::Error) -> Fatal {
-    Fatal::NoIoUring { why: error.to_string() }
+    match error.kind() {
+        ErrorKind::OutOfMemory => Fatal::MemlockTooLow { why: error.to_string() },
+        _ => Fatal::NoIoUring { why: error.to_string() },
+    }
 }
 
 fn panicked() -> Fatal {

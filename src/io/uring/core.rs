@@ -117,7 +117,8 @@ fn too_little_memory(error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(libc::ENOMEM) {
         return error;
     }
-    let text = "a ring needs more locked memory than this process may have; raise LimitMEMLOCK in its unit";
+    let text =
+        "a ring needs more locked memory than this process may have; raise LimitMEMLOCK in its unit, or `ulimit -l`";
     io::Error::new(io::ErrorKind::OutOfMemory, text)
 }
 
