@@ -113,7 +113,7 @@ fn a_node_that_is_asked_to_stop_hands_over_and_ends_cleanly() {
 }
 
 #[test]
-fn a_node_whose_directory_was_prepared_anew_is_refused_by_its_peers() {
+fn a_node_whose_directory_was_prepared_anew_is_refused_by_its_peers_and_stops() {
     let mut cluster = Cluster::start("wiped");
     let follower = cluster.follower();
     cluster.nodes[follower].connect().put("kept");
@@ -122,11 +122,14 @@ fn a_node_whose_directory_was_prepared_anew_is_refused_by_its_peers() {
     cluster.nodes[follower].init();
     cluster.nodes[follower].start();
     let other = (follower + 1) % 3;
-    let begun = std::time::Instant::now();
-    while !cluster.nodes[other].log().contains("lost its disk") {
-        assert!(begun.elapsed().as_secs() < 30, "nobody refused it: {}", cluster.nodes[other].log());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    assert_eq!(cluster.nodes[follower].wait().code(), Some(16), "{}", cluster.nodes[follower].log());
+    let number = cluster.nodes[follower].number;
+    let sentence = format!(
+        "beaver-raft: peers refuse this node: node {number} lost its disk: its directory was prepared anew and is not the one \
+         its peers know; start it on its former directory, or replace this member"
+    );
+    let log = cluster.nodes[follower].log();
+    assert_eq!(log.lines().filter(|line| *line == sentence).count(), 1, "{log}");
     // The two others are a majority and go on.
     assert_eq!(cluster.nodes[other].connect().reserve(10).map(|(_, body)| body).as_deref(), Some("kept"));
 }

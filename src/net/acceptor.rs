@@ -244,7 +244,7 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         if let Err(reason) = &admitted
             && reason.code != RefusalCode::Superseded
         {
-            route.sink.handle(PeerEvent::Refused { node: Some(node), reason: reason.clone() });
+            route.sink.handle(PeerEvent::Refused { node: Some(node), reason: reason.clone(), by_peer: false });
         }
         admitted.map(|()| (hello, route))
     }

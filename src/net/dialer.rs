@@ -212,7 +212,8 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
             if said.refusal != Some(refusal.code) {
                 said.refusal = Some(refusal.code);
                 tracing::warn!(peer = %self.peer, shard = %self.shard, address = self.address, %error, "no link to a peer");
-                self.sink.handle(PeerEvent::Refused { node: Some(self.peer), reason: refusal.clone() });
+                let by_peer = matches!(error, DialError::RefusedByPeer(_));
+                self.sink.handle(PeerEvent::Refused { node: Some(self.peer), reason: refusal.clone(), by_peer });
             }
         }
         self.report_lost(error.is_connection_refused(), said);

@@ -34,10 +34,12 @@ pub enum PeerEvent {
         node: NodeId,
         connection: ConnectionId,
     },
-    /// One side refused the other. `node` is the peer: the one that was dialled, or who it says it is.
+    /// One side refused the other. `node` is the peer: the one that was dialled, or who it says it is. `by_peer`: it was the
+    /// peer that refused this node.
     Refused {
         node: Option<NodeId>,
         reason: Refusal,
+        by_peer: bool,
     },
 }
 

@@ -122,8 +122,8 @@ pub fn lost_its_disk(node: NodeId) -> Refusal {
     Refusal::new(
         RefusalCode::Incarnation,
         format!(
-            "node {node} lost its disk: its directory was prepared anew and is not the one its peers know; it must be \
-             replaced"
+            "node {node} lost its disk: its directory was prepared anew and is not the one its peers know; start it on its \
+             former directory, or replace this member"
         ),
     )
 }

@@ -124,7 +124,7 @@ async fn start_shards<R: Runtime>(
     for shard in place.own_shards(setup.config.shards) {
         let opening = open_shard(rt, &setup.config, &opened.directory, shard, None).await?;
         let events = Rc::new(Queue::default());
-        let sink: Rc<dyn PeerSink> = Rc::new(EventSink { events: Rc::clone(&events) });
+        let sink: Rc<dyn PeerSink> = Rc::new(EventSink { events: Rc::clone(&events), fate: Rc::clone(fate) });
         let links = dial_peers(rt, setup, &opened, shard, &gate, &sink);
         sinks.push(sink);
         let answers = ShardAnswers { shard, mailboxes: Rc::clone(&mailboxes), place: Rc::clone(place) };

@@ -10,11 +10,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::core::Setup;
+use super::fate::Fate;
 use super::host::Event;
 use super::place::{Crossing, Home, Place};
 use super::queue::Queue;
 use super::together::{Bindings, OpenedNode};
 use crate::config::Config;
+use crate::fatal::Fatal;
 use crate::io::{Disk, Listener, Runtime, Wire};
 use crate::net::acceptor::{Acceptor, AcceptorCounters, Route};
 use crate::net::dialer::Dialer;
@@ -31,6 +33,7 @@ const ACCEPT_RETRY: Nanos = Nanos::from_millis(50);
 /// Events of one shard's links go into its queue.
 pub struct EventSink {
     pub events: Rc<Queue<Event>>,
+    pub fate: Rc<Fate>,
 }
 
 impl PeerSink for EventSink {
@@ -41,6 +44,11 @@ impl PeerSink for EventSink {
             PeerEvent::Message { node, message } => Event::Message { from: node, message },
             PeerEvent::IncomingLost { node, .. } => Event::IncomingLost(node),
             PeerEvent::IncomingUp { node, .. } => Event::IncomingUp(node),
+            // This node forgot what it promised under this name. One peer that knows is enough: others may not have met the
+            // former node, and would count a vote that it gave twice.
+            PeerEvent::Refused { reason, by_peer: true, .. } if reason.code == RefusalCode::Incarnation => {
+                return self.fate.seal(Fatal::Refused { why: reason.text });
+            }
             // The link has told the operator; the shard has no use for it.
             PeerEvent::Refused { .. } => return,
         });

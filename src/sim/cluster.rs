@@ -520,6 +520,12 @@ impl Member {
         Some((board.report(metrics), metrics.text()))
     }
 
+    /// Whether it was given an empty disk at some time.
+    #[must_use]
+    pub fn is_wiped(&self) -> bool {
+        self.is_wiped.get()
+    }
+
     /// Why its process ended by itself.
     #[must_use]
     pub fn ended(&self) -> Option<(u8, String)> {

@@ -241,11 +241,13 @@ impl World {
         self.workload.nonsense().map_or(Ok(()), Err)
     }
 
-    /// A node may end for faults of its world; never because it contradicts another, or for a bug.
+    /// A node may end for faults of its world; never because it contradicts another, or for a bug. Only one that lost its disk
+    /// is refused.
     fn check_ends(&self) -> Result<(), String> {
         for member in self.cluster.members() {
             if let Some((status, why)) = member.ended()
                 && !matches!(status, 0 | 11 | 32 | 33 | 34)
+                && !(status == 16 && member.is_wiped())
             {
                 return Err(format!("node {} ended with status {status}: {why}", member.node));
             }

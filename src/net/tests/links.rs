@@ -47,9 +47,10 @@ impl PeerSink for Journal {
             PeerEvent::Message { node, message } => format!("{message:?} of {node}"),
             PeerEvent::IncomingUp { node, connection } => format!("incoming {node} {connection}"),
             PeerEvent::IncomingLost { node, connection } => format!("incoming lost {node} {connection}"),
-            PeerEvent::Refused { node, reason } => {
+            PeerEvent::Refused { node, reason, by_peer } => {
                 format!(
-                    "refused {} {}",
+                    "refused {}{} {}",
+                    if by_peer { "by " } else { "" },
                     node.map_or_else(|| "?".to_owned(), |node| node.to_string()),
                     reason.code.name()
                 )
@@ -461,7 +462,7 @@ fn an_older_connection_that_comes_late_does_not_take_the_newer_ones_place() {
     assert!(!second.is_up());
     assert!(outbox.is_up());
     assert_eq!(pair.acceptor.take(), Vec::<String>::new());
-    assert_eq!(pair.dialer.take(), ["refused 2 superseded", "lost 2 refused=false"]);
+    assert_eq!(pair.dialer.take(), ["refused by 2 superseded", "lost 2 refused=false"]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn a_peer_of_another_kind_is_refused_on_both_sides_by_the_reason() {
     for (dialer, reason) in cases {
         let (dialer, _, pair) = meeting(dialer, identity(2));
         // Said once, though it is tried again and again.
-        assert_eq!(dialer, [format!("refused 2 {reason}"), "lost 2 refused=false".to_owned()]);
+        assert_eq!(dialer, [format!("refused by 2 {reason}"), "lost 2 refused=false".to_owned()]);
         let refused = pair.dialer_counters.handshakes_refused.get();
         assert!((4..=11).contains(&refused), "{refused} attempts in five seconds");
         assert_eq!(pair.strangers.handshakes_refused.get(), refused);
@@ -44,7 +44,7 @@ fn a_peer_of_another_kind_is_refused_on_both_sides_by_the_reason() {
 fn a_node_whose_disk_was_lost_is_refused_by_who_it_dials_and_by_who_dials_it() {
     let wiped = |node| Identity { incarnation: Incarnation(77), ..identity(node) };
     let (dialer, acceptor, _) = meeting(wiped(1), identity(2));
-    assert_eq!(dialer, ["refused 2 incarnation", "lost 2 refused=false"]);
+    assert_eq!(dialer, ["refused by 2 incarnation", "lost 2 refused=false"]);
     assert_eq!(acceptor[0], "refused 1 incarnation");
     let (dialer, _, _) = meeting(identity(1), wiped(2));
     assert_eq!(dialer, ["refused 2 incarnation", "lost 2 refused=false"]);
@@ -53,7 +53,7 @@ fn a_node_whose_disk_was_lost_is_refused_by_who_it_dials_and_by_who_dials_it() {
 #[test]
 fn an_address_that_leads_to_another_node_is_refused() {
     let (dialer, ..) = meeting(identity(1), identity(3));
-    assert_eq!(dialer, ["refused 2 wrong-node", "lost 2 refused=false"]);
+    assert_eq!(dialer, ["refused by 2 wrong-node", "lost 2 refused=false"]);
 }
 
 #[test]
