@@ -47,7 +47,11 @@ impl PeerSink for EventSink {
             // This node forgot what it promised under this name. One peer that knows is enough: others may not have met the
             // former node, and would count a vote that it gave twice.
             PeerEvent::Refused { reason, by_peer: true, .. } if reason.code == RefusalCode::Incarnation => {
-                return self.fate.seal(Fatal::Refused { why: reason.text });
+                // Each peer says so.
+                if !self.fate.is_sealed() {
+                    self.fate.seal(Fatal::Refused { why: reason.text });
+                }
+                return;
             }
             // The link has told the operator; the shard has no use for it.
             PeerEvent::Refused { .. } => return,
