@@ -42,13 +42,17 @@ pub fn reference_page() -> String {
 }
 
 fn section(page: &mut String, title: &str, keys: &[Key]) {
-    let _ = write!(page, "\n## {title}\n\n| key | unit or form | default | range | |\n|---|---|---|---|---|\n");
+    let _ = write!(
+        page,
+        "\n## {title}\n\n| key, environment | unit or form | default | range | |\n|---|---|---|---|---|\n"
+    );
     for key in keys {
         let doc: Vec<&str> = key.doc.split_whitespace().collect();
         let _ = writeln!(
             page,
-            "| `{}` | {} | {} | {} | {} |",
+            "| `{}` `{ENVIRONMENT_PREFIX}{}` | {} | {} | {} | {} |",
             key.name,
+            key.name.to_ascii_uppercase(),
             key.unit,
             key.default.replace('_', ""),
             plain_numbers(key.range),

@@ -38,6 +38,46 @@ fn flags_and_environment_are_checked_like_the_file() {
 }
 
 #[test]
+fn the_file_is_overridden_by_the_environment_and_that_by_a_flag() {
+    let directory = directory("overridden");
+    let file = directory.join("node.yaml");
+    let yaml = "cluster: orders\nnode: 1\ndata: DIR/of-file\nclients: 127.0.0.1:0\nmembers: { 1: '127.0.0.1:1' }\n";
+    std::fs::write(&file, yaml.replace("DIR", &directory.display().to_string())).expect("writes");
+    // Each start ends because its directory is not prepared, and says which one that was.
+    let chosen = |environment: &[&str], flags: &[&str]| {
+        let mut command = Command::new("env");
+        command.args(environment).arg(BINARY).args(["run", "--config"]).arg(&file).args(flags);
+        let ended = run(&mut command, "");
+        assert_eq!(ended.status, Some(13), "{}", ended.stderr);
+        ended.stderr
+    };
+    let environment = ["BEAVER_RAFT_DATA=/nowhere/of-environment"];
+    let of_file = directory.join("of-file");
+    assert!(chosen(&[], &[]).contains(&format!("{} is not a prepared", of_file.display())));
+    assert!(chosen(&environment, &[]).contains("/nowhere/of-environment is not a prepared"));
+    assert!(chosen(&environment, &["--data", "/nowhere/of-flag"]).contains("/nowhere/of-flag is not a prepared"));
+}
+
+#[test]
+fn every_key_is_documented_with_its_environment_name_and_taken_from_there() {
+    let page = include_str!("../../docs/configuration.md");
+    let keys = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let mut count = 0;
+    for (key, rest) in keys {
+        let variable = format!("BEAVER_RAFT_{}", key.to_ascii_uppercase());
+        assert!(rest.starts_with(&format!(" `{variable}` |")), "{key}: {rest}");
+        // Whatever else is wrong with this start: the name is known.
+        let mut command = Command::new("env");
+        command.args([&format!("{variable}=,"), BINARY, "run", "--config", "/dev/null"]);
+        let ended = run(&mut command, "");
+        assert_ne!(ended.status, Some(0), "{key}");
+        assert!(!ended.stderr.contains("unknown key"), "{key}: {}", ended.stderr);
+        count += 1;
+    }
+    assert!(count > 20, "{count} keys");
+}
+
+#[test]
 fn a_single_node_must_be_told_where() {
     let ended = beaver_raft(&["run", "--listen", "127.0.0.1:0"]);
     assert_eq!(ended.status, Some(2));
