@@ -199,6 +199,10 @@ impl<D: Disk> Staging<D> {
     async fn take_up_stores(&mut self) -> Result<(), InstallError> {
         let dir = &self.place.dir;
         let files = self.disk.list(dir).await.map_err(failed("list", dir))?;
+        // Of an attempt that was not decided on. By then another segment may have its number, or its place.
+        for file in files.iter().filter(|file| parse_file_name(&file.name).is_some()) {
+            unlink(&self.disk, &dir.join(&file.name)).await?;
+        }
         let mut numbers: Vec<SegmentNumber> =
             files.iter().filter_map(|file| parse_store_file_name(&file.name)).collect();
         numbers.sort_unstable();
@@ -418,7 +422,7 @@ impl<D: Disk> Staging<D> {
         for (nth, job) in live.map(JobId).enumerate() {
             while stores.next_if(|footer| footer.next_job() <= job).is_some() {}
             found += u64::from(stores.peek().is_some_and(|footer| footer.find(job).is_some()));
-            if nth.is_multiple_of(JOBS_AT_ONCE) {
+            if (nth + 1).is_multiple_of(JOBS_AT_ONCE) {
                 yield_now().await;
             }
         }

@@ -15,6 +15,8 @@ use crate::sim::disk::{Crash, SectorOdds, SimDisk};
 use crate::types::{BootEpoch, ChainHash, ClusterId, Index, JobId, NodeId, SessionId, ShardId, Term, Times};
 use crate::wal::entry::LogIdentity;
 
+mod install;
+
 const IDENTITY: LogIdentity = LogIdentity { cluster: ClusterId(7), shard: ShardId(1) };
 const ROOM: u64 = 1 << 30;
 

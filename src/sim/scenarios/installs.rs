@@ -1,9 +1,14 @@
 //! Nodes that are behind the log: what the others have kept no longer reaches back to them, so they take a snapshot of another node in the
 //! place of their log. They must come back with every job, and have lost nothing that they acknowledged.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use super::stage::{Client, Stage};
 use crate::config::Tunables;
+use crate::io::Disk;
 use crate::sim::dialogue::{Asked, Said};
+use crate::sim::disk::block_on::block_on;
 use crate::sim::disk::{Crash, SectorOdds};
 use crate::types::{Index, NodeId};
 
@@ -78,6 +83,102 @@ fn a_follower_that_was_away_longer_than_the_log_goes_back_takes_a_snapshot_and_s
     stage.wait_for(60_000, "the one that was away", || stage.is_settled());
     stage.cluster.kill(stage.member(leader));
     stage.wait_for(5_000, "leader", || stage.cluster.oracle().leader().is_some_and(|led| led.0 != leader));
+    assert_holds(&stage, away, &jobs);
+    stage.clear();
+}
+
+/// A cluster whose jobs are known, one node of which is off and behind the others' logs.
+fn with_one_behind(seed: u64, tune: impl FnOnce(&mut Tunables)) -> (Stage, NodeId, Vec<u64>) {
+    let stage = Stage::seeded(seed, 3, |tunables| {
+        shortened(tunables);
+        tune(tunables);
+    });
+    let leader = stage.leader();
+    let [away, other] = stage.others(leader)[..] else { unreachable!() };
+    let client = stage.client(other);
+    let mut jobs: Vec<u64> = (0..5).map(|_| client.puts(b"before")).collect();
+    stage.wait_for(5_000, "agreement", || stage.is_settled());
+    stage.cluster.kill(stage.member(away));
+    jobs.extend(go_on_past(&stage, away, &client));
+    (stage, away, jobs)
+}
+
+/// Ends in the midst of each change of the disk that an install makes, and of what the start behind it does, in each way in which
+/// a process or a host can end.
+#[test]
+fn s5_an_install_that_is_cut_off_at_any_change_of_the_disk_leaves_a_node_that_starts_and_installs() {
+    let ends = [
+        Crash::Process,
+        POWER_CUT,
+        Crash::Power(SectorOdds::NEW),
+        Crash::Power(SectorOdds { new: 0.3, torn: 0.4, garbage: 0.2 }),
+    ];
+    let (mut cut, mut changes) = (0, 0);
+    loop {
+        let (stage, away, jobs) = with_one_behind(changes, |_| {});
+        let member = stage.member(away);
+        stage.cluster.start(member);
+        let mut was_cut = 0;
+        // The second time in what the first left to be completed.
+        for later in [changes, changes % 7] {
+            let sprung = Rc::new(Cell::new(false));
+            let told = Rc::clone(&sprung);
+            member.disk().set_trap(later, move || told.set(true));
+            stage.wait_for(60_000, "the one that was away", || stage.is_settled() || sprung.get());
+            if !sprung.get() {
+                break;
+            }
+            was_cut += 1;
+            match ends[changes as usize % ends.len()] {
+                Crash::Process => stage.cluster.kill(member),
+                how => stage.cluster.cut_power(member, how),
+            }
+            stage.cluster.start(member);
+        }
+        stage.wait_for(60_000, "the one that was away", || stage.is_settled());
+        assert_holds(&stage, away, &jobs);
+        stage.clear();
+        if was_cut == 0 {
+            break;
+        }
+        (cut, changes) = (cut + was_cut, changes + 1);
+    }
+    assert!(changes > 40, "an install changes the disk {changes} times only, cut off {cut} times");
+}
+
+/// The one that gives goes on meanwhile: jobs end, newer snapshots are kept, old ones and what lived in them would go.
+#[test]
+fn s1_s6_what_is_being_pulled_slowly_stays_although_jobs_end_and_snapshots_advance() {
+    // One block takes half a second.
+    let (stage, away, mut jobs) = with_one_behind(3, |tunables| tunables.bulk_bytes_per_second = 8_192);
+    let leader = stage.leader();
+    let snapshots = |node| {
+        let dir = std::path::Path::new("/data/shard-0/snapshots");
+        block_on(crate::snapshot::shelf::list(&stage.member(node).disk().durable_image(), dir)).expect("it can be read")
+    };
+    stage.cluster.start(stage.member(away));
+    let pulls = || {
+        let dir = std::path::Path::new("/data/shard-0/install");
+        block_on(stage.member(away).disk().image().list(dir)).is_ok_and(|files| !files.is_empty())
+    };
+    stage.wait_for(30_000, "pull", pulls);
+    let offered = snapshots(leader)[0].0;
+    // What was kept so far ends, all but a few, and the log goes on past several snapshots.
+    let client = stage.client(leader);
+    for job in jobs.drain(5..) {
+        assert_eq!(client.says(Asked::Delete(job)).answer, Ok(Said::Deleted));
+    }
+    let mut rounds = 0;
+    while snapshots(leader).iter().filter(|(index, _)| *index > offered).count() < 2 || rounds < 60 {
+        let Ok(Said::Inserted(job)) = client.says(big()).answer else { panic!("a put was not answered") };
+        assert_eq!(client.says(Asked::Delete(job)).answer, Ok(Said::Deleted));
+        rounds += 1;
+        assert!(rounds < 2_000, "no snapshots are kept");
+    }
+    assert_eq!(stage.cluster.oracle().counts().installs, 0, "it was to be slow");
+    assert!(snapshots(leader).iter().any(|(index, _)| *index == offered), "what is being pulled was removed");
+    stage.wait_for(600_000, "the one that was away", || stage.is_settled());
+    assert_eq!(stage.cluster.oracle().counts().installs, 1);
     assert_holds(&stage, away, &jobs);
     stage.clear();
 }
