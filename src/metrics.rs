@@ -140,6 +140,7 @@ metrics! {
         repaired_entries: Counter = "repaired_entries", "Damaged entries of the log that were written again from a copy of another node";
         installs: Counter = "installs", "Snapshots of other nodes that took the place of the log here, which had fallen behind theirs";
         pulled_jobs: Counter = "pulled_jobs", "Jobs that were pulled from other nodes for such a snapshot";
+        copies_sought: Counter = "copies_sought", "Bodies below the log's floor that cannot be read here, and were looked for at the other nodes";
         body_reads: Counter = "body_reads", "Bodies that were read from the log's files, not from memory";
     }
     /// What is said between this node and one peer, for one shard.

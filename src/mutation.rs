@@ -49,6 +49,10 @@ mutations! {
     NoDeduplication = "no-deduplication",
     /// A leader applies and answers what it has just appended.
     ReplyBeforeCommit = "reply-before-commit",
+    /// A snapshot holds the bit of a job that has finished.
+    ForgottenHole = "forgotten-hole",
+    /// A snapshot lacks the record of a ready job that differs from its ENQ.
+    DroppedRecord = "dropped-record",
 }
 
 impl fmt::Display for Mutation {

@@ -16,6 +16,7 @@ use super::machine::Machine;
 use super::ready::ClassKey;
 use super::record::{Record, State};
 use super::tube::{Pause, Tube};
+use crate::mutation::{self, Mutation};
 use crate::types::{BootEpoch, JobId, LogPosition, NodeId, SessionId, Times};
 
 /// Up to so many ids are listed in an image; more are a bitmap. Any fixed number makes equal sets equal bytes.
@@ -60,12 +61,21 @@ struct CapturedTube {
 
 impl CapturedTube {
     fn of(tube: &Tube) -> CapturedTube {
+        let mut sets: Vec<(ClassKey, JobSet)> = tube.ready.sets().map(|(class, set)| (class, set.clone())).collect();
+        let mut count = tube.ready.count() + tube.reserved + tube.delayed.len() as u64 + tube.buried.len() as u64;
+        if mutation::is_on(Mutation::ForgottenHole)
+            && let Some((_, set)) = sets.first_mut()
+            && let Some(finished) = set.first().0.checked_sub(1).filter(|finished| *finished > 0)
+        {
+            set.insert(JobId(finished));
+            count += 1;
+        }
         CapturedTube {
             id: tube.id.0,
             name: tube.name.clone(),
-            sets: tube.ready.sets().map(|(class, set)| (class, set.clone())).collect(),
+            sets,
             differing_first: tube.ready.records().map(|(_, job)| job).min(),
-            count: tube.ready.count() + tube.reserved + tube.delayed.len() as u64 + tube.buried.len() as u64,
+            count,
             pause: tube.pause,
             totals: [tube.total_jobs, tube.deletes, tube.pauses],
             fingerprint: tube.fingerprint,
@@ -96,6 +106,18 @@ impl Machine {
     /// The state as it is now.
     #[must_use]
     pub fn capture(&self) -> Capture {
+        let mut capture = self.captured();
+        if mutation::is_on(Mutation::DroppedRecord)
+            && let Some(at) = capture.records.iter().position(|(_, record)| record.state == State::Ready)
+        {
+            let (_, record) = capture.records.remove(at);
+            let tube = capture.tubes.iter_mut().find(|tube| tube.id == record.tube.0);
+            tube.into_iter().for_each(|tube| tube.count -= 1);
+        }
+        capture
+    }
+
+    fn captured(&self) -> Capture {
         Capture {
             position: self.applied,
             times: self.times,

@@ -153,7 +153,9 @@ pub enum Held {
     Faulty,
     /// The log here holds another entry in its place, or ends before it.
     Absent,
-    /// The log here begins behind it, or which entry is meant is not known.
+    /// The log here begins behind it, and this snapshot can be had in the place of all that comes before.
+    Below(SnapshotName),
+    /// Which entry is meant is not known, or it can't be given.
     Unknown,
 }
 

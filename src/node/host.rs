@@ -230,6 +230,15 @@ impl<R: Runtime> Host<R> {
         }
     }
 
+    /// Sleeps for so long, or until this life of the shard is over.
+    pub async fn pause(&self, pause: Nanos) {
+        tokio::select! {
+            biased;
+            () = self.life.end() => {}
+            () = self.rt.sleep(pause) => {}
+        }
+    }
+
     /// Runs the shard until the node's fate is sealed; or until it is to be opened anew, from what was staged for it.
     pub async fn run(self: Rc<Self>, mut shard: Shard) -> Option<(Shard, Staged<R::Disk>)> {
         let mut publish_at = Nanos::ZERO;
@@ -310,7 +319,11 @@ impl<R: Runtime> Host<R> {
                 self.nudge(peer);
             }
             Event::IncomingLost(peer) => shard.handle_incoming_lost(peer),
-            Event::Message { from, message: PeerMessage::Pulled(pulled) } => self.pulled.push((from, pulled)),
+            Event::Message { from, message: PeerMessage::Pulled(pulled) } => {
+                if !shard.handle_copy(&pulled) {
+                    self.pulled.push((from, pulled));
+                }
+            }
             Event::Message { from, message } => shard.handle_message(moment, from, message),
             Event::VoteSaved(vote) => shard.handle_vote_saved(moment, vote),
             Event::Appended(placements) => shard.handle_appended(moment, &placements),
@@ -405,6 +418,12 @@ impl<R: Runtime> Host<R> {
         }
     }
 
+    /// Only the last snapshot that is wanted counts.
+    pub fn want(&self, wanted: Wanted) {
+        self.wanted.take();
+        self.wanted.push(wanted);
+    }
+
     pub fn nudge(&self, peer: NodeId) {
         if let Some(link) = self.links.get(&peer) {
             link.nudge();
@@ -444,7 +463,7 @@ impl<R: Runtime> Host<R> {
                 self.give(to, give_piece(Rc::clone(self), to, snapshot, offset))
             }
             Effect::GiveJobs { to, snapshot, jobs } => self.give(to, give_jobs(Rc::clone(self), to, snapshot, jobs)),
-            Effect::Install(wanted) => self.wanted.push(wanted),
+            Effect::Install(wanted) => self.want(wanted),
             Effect::Stop(why) => self.fate.seal(self.fatal(&why)),
         }
     }

@@ -8,7 +8,9 @@ use std::rc::Rc;
 
 use prometheus_client::metrics::counter::Counter;
 
+use super::core::Setup;
 use super::host::{Event, Host};
+use super::opening::STORE_BYTES_MAX;
 use super::restoring::snapshots_dir;
 use crate::config::Config;
 use crate::io::{Disk, Runtime};
@@ -37,7 +39,7 @@ pub struct Staged<D: Disk> {
 }
 
 #[must_use]
-pub fn install_place(config: &Config, shard: ShardId, identity: LogIdentity, store_bytes_max: u64) -> InstallPlace {
+pub fn install_place(config: &Config, shard: ShardId, identity: LogIdentity) -> InstallPlace {
     InstallPlace {
         dir: install_dir(&config.data, shard),
         segments: segments_dir(&config.data, shard),
@@ -45,18 +47,16 @@ pub fn install_place(config: &Config, shard: ShardId, identity: LogIdentity, sto
         snapshots: snapshots_dir(&config.data, shard),
         manifest: manifest_path(&config.data, shard),
         identity,
-        store_bytes_max,
+        store_bytes_max: config.tunables.segment_bytes_max.min(STORE_BYTES_MAX),
     }
 }
 
 /// The task that pulls whatever the shard wants.
-pub async fn pull_wanted<R: Runtime>(
-    host: Rc<Host<R>>,
-    place: InstallPlace,
-    others: Vec<NodeId>,
-    bytes_per_second: u64,
-    pulled: Counter,
-) {
+pub async fn pull_wanted<R: Runtime>(host: Rc<Host<R>>, setup: Setup, place: InstallPlace) {
+    let Setup { config, metrics, .. } = setup;
+    let bytes_per_second = config.tunables.bulk_bytes_per_second;
+    let pulled = metrics.shard(place.identity.shard).pulled_jobs;
+    let others: Vec<NodeId> = config.members.keys().copied().filter(|node| *node != config.node).collect();
     let mut pause = RETRY_AFTER_MIN;
     while !host.is_over() {
         host.wait_for(&host.wanted).await;
@@ -94,7 +94,7 @@ pub async fn pull_wanted<R: Runtime>(
             // Nothing of the shard's depends on it.
             Err(error) => tracing::error!(%shard, "a snapshot could not be pulled: {error}"),
         }
-        host.rt.sleep(pause).await;
+        host.pause(pause).await;
         pause = pause.saturating_add(pause).min(RETRY_AFTER_MAX);
     }
 }
@@ -124,7 +124,11 @@ impl<R: Runtime> Pulling<'_, R> {
                 self.slow_down(begun, bytes.len()).await;
             }
         }
-        let whole = staging.finish_snapshot().await?;
+        let (whole, snapshot) = staging.finish_snapshot().await?;
+        if let Err(error) = self.host.rt.beside(move || snapshot.recount()).await {
+            staging.discard().await?;
+            return Err(error.into());
+        }
         loop {
             let asked = staging.next_jobs(&whole, JOBS_PER_PULL_MAX);
             if asked.is_empty() {
@@ -177,7 +181,7 @@ impl<R: Runtime> Pulling<'_, R> {
             }
             self.at += 1;
             if attempt.is_multiple_of(self.peers.len()) {
-                self.host.rt.sleep(pause).await;
+                self.host.pause(pause).await;
                 pause = pause.saturating_add(pause).min(RETRY_AFTER_MAX);
             }
         }
@@ -225,7 +229,7 @@ impl<R: Runtime> Pulling<'_, R> {
         let due = Nanos((bytes as u64).saturating_mul(1_000_000_000) / self.bytes_per_second.max(1));
         let elapsed = self.host.rt.now().saturating_sub(begun);
         if due > elapsed {
-            self.host.rt.sleep(due.saturating_sub(elapsed)).await;
+            self.host.pause(due.saturating_sub(elapsed)).await;
         }
     }
 }

@@ -10,14 +10,15 @@ use super::installing::{Staged, install_place, pull_wanted};
 use super::keeping::keep_files;
 use super::log_writer::{Spares, make_spares, write_log, write_votes};
 use super::mending::Mending;
-use super::opening::{OpenedShard, Opening, STORE_BYTES_MAX, open_shard};
+use super::opening::{OpenedShard, Opening, open_shard};
 use super::restoring::{recount, snapshots_dir};
 use super::snapshots::{Shelf, SnapshotView, write_snapshots};
 use crate::fatal::Fatal;
 use crate::io::Runtime;
 use crate::shard::{Moment, Shard};
-use crate::types::{Nanos, NodeId, ShardId};
+use crate::types::{Index, Nanos, ShardId};
 use crate::wal::directory::Opened;
+use crate::wal::index::SegmentNumber;
 
 /// What a shard needs beside its host, in each of its lives.
 pub struct Lives<R: Runtime> {
@@ -88,13 +89,9 @@ impl<R: Runtime> Lives<R> {
             });
             self.spawn(recount(Rc::clone(host), snapshot));
         }
-        let others: Vec<NodeId> = config.members.keys().copied().filter(|node| *node != config.node).collect();
-        if !others.is_empty() {
-            let identity = self.directory.identity.log(shard);
-            let place = install_place(config, shard, identity, config.tunables.segment_bytes_max.min(STORE_BYTES_MAX));
-            let rate = config.tunables.bulk_bytes_per_second;
-            let pulled = self.setup.metrics.shard(shard).pulled_jobs;
-            self.spawn(pull_wanted(Rc::clone(host), place, others, rate, pulled));
+        if config.members.len() > 1 {
+            let place = install_place(config, shard, self.directory.identity.log(shard));
+            self.spawn(pull_wanted(Rc::clone(host), self.setup.clone(), place));
         }
         Rc::clone(host).run(opened.shard).await
     }
@@ -111,23 +108,9 @@ impl<R: Runtime> Lives<R> {
         host.to_keep.take();
         host.to_snapshot.take();
         host.wanted.take();
-        host.reader.forget_all();
-        host.stores.forget_all();
-        let Staged { name, whole, staging } = staged;
-        let position = name.position;
-        match staging.decide(&whole, before.committed_segments()).await {
-            Ok(()) => {
-                tracing::info!(shard = %self.shard, "the snapshot of entry {position} takes the place of the log")
-            }
-            Err(error) if error.is_lack_of_room() => {
-                tracing::warn!(shard = %self.shard, "the snapshot of entry {position} is not put in its place: {error}");
-            }
-            Err(error) => {
-                host.fate.seal(Fatal::WriteFailed { path: host.snapshots.clone(), why: error.to_string() });
-                return None;
-            }
+        if !put_in_place(host, &self.setup, self.shard, staged, Some(before.committed_segments())).await {
+            return None;
         }
-        drop(whole);
         let opening = open_shard(&host.rt, &self.setup.config, &self.directory, self.shard, None).await;
         // Only now: reads of the life before may have ended meanwhile.
         for event in host.events.take() {
@@ -143,4 +126,33 @@ impl<R: Runtime> Lives<R> {
             }
         }
     }
+}
+
+/// Decides that what was staged takes the log's place, or finds no room to. The shard is opened next in either case; false where
+/// the node ends.
+pub async fn put_in_place<R: Runtime>(
+    host: &Host<R>,
+    setup: &Setup,
+    shard: ShardId,
+    staged: Staged<R::Disk>,
+    segments: Option<Vec<(SegmentNumber, Index)>>,
+) -> bool {
+    host.reader.forget_all();
+    host.stores.forget_all();
+    let Staged { name, whole, staging } = staged;
+    let position = name.position;
+    match staging.decide(&whole, segments).await {
+        Ok(()) => {
+            tracing::info!(%shard, "the snapshot of entry {position} takes the place of the log");
+            setup.metrics.shard(shard).installs.inc();
+        }
+        Err(error) if error.is_lack_of_room() => {
+            tracing::warn!(%shard, "the snapshot of entry {position} is not put in its place: {error}");
+        }
+        Err(error) => {
+            host.fate.seal(Fatal::WriteFailed { path: host.snapshots.clone(), why: error.to_string() });
+            return false;
+        }
+    }
+    true
 }

@@ -8,16 +8,18 @@ use std::rc::Rc;
 
 use super::core::Setup;
 use super::host::{Event, Host};
+use super::installing::{Staged, install_place, pull_wanted};
+use super::living::put_in_place;
 use super::opening::{FaultyShard, OpenedShard, Opening, open_shard};
 use crate::api::{Answer, Operation};
 use crate::fatal::Fatal;
-use crate::io::Runtime;
+use crate::io::{Disk, Runtime};
 use crate::metrics::ShardMetrics;
-use crate::net::message::{Fetch, Held};
-use crate::shard::effect::ConnectionId;
+use crate::net::message::{Fetch, Held, PeerMessage};
+use crate::shard::effect::{ConnectionId, Wanted};
 use crate::shard::repair::{Effect, Outcome, Repair};
 use crate::status::{RoleName, ShardStatus};
-use crate::types::{Index, Nanos, NodeId, ShardId};
+use crate::types::{Index, JobId, Nanos, NodeId, ShardId};
 use crate::wal::directory::Opened;
 use crate::wal::index::Placement;
 use crate::wal::rewrite::{Plan, RewriteError, rewrite};
@@ -50,8 +52,10 @@ pub struct Mending<R: Runtime> {
 }
 
 /// How far one repair came.
-enum Came {
+enum Came<D: Disk> {
     To(Outcome),
+    /// A snapshot is here that holds all that the log did.
+    Pulled(Box<Staged<D>>),
     /// What was whole is not: the log must be read again.
     Undone,
 }
@@ -80,7 +84,15 @@ impl<R: Runtime> Mending<R> {
         let mut given_up: Option<Index> = None;
         loop {
             tracing::error!("{}; it is looked for at the other nodes", faulty.why);
-            match self.repair(faulty).await? {
+            let kept = faulty.floor.map(|_| Vec::new());
+            let came = self.repair(faulty).await;
+            self.host.life.finish().await;
+            match came? {
+                Came::Pulled(staged) => {
+                    if !put_in_place(&self.host, &self.setup, self.shard, *staged, kept).await {
+                        return None;
+                    }
+                }
                 Came::To(Outcome::Whole) => tracing::info!(shard = %self.shard, "the log is whole again"),
                 Came::To(Outcome::GiveUp(from)) => {
                     tracing::warn!(
@@ -106,10 +118,13 @@ impl<R: Runtime> Mending<R> {
         }
     }
 
-    async fn repair(&mut self, faulty: FaultyShard) -> Option<Came> {
+    async fn repair(&mut self, faulty: FaultyShard) -> Option<Came<R::Disk>> {
+        let (floor, first_job) = faulty.floor.unwrap_or((Index::ZERO, JobId(1)));
+        self.begin_pulling(floor);
         let config = &self.setup.config;
         let others = config.members.keys().copied().filter(|node| *node != config.node).collect();
-        let mut repair = Repair::new(others, faulty.term, faulty.inventory, self.host.rt.now());
+        let begin = if faulty.floor.is_some() { Repair::new } else { Repair::by_snapshot };
+        let mut repair = begin(others, faulty.term, faulty.inventory, self.host.rt.now());
         for &peer in &self.connected {
             repair.handle_peer_up(self.host.rt.now(), peer);
         }
@@ -127,6 +142,10 @@ impl<R: Runtime> Mending<R> {
                     Effect::Send { to, message } => self.host.send(to, &message),
                     Effect::Give { to, fetch, placements } => self.give(to, fetch, &placements).await,
                     Effect::Rewrite(plan) => to_write = Some((now, plan)),
+                    Effect::Install { from, snapshot } => {
+                        // Above the floor nothing is relied on.
+                        self.host.want(Wanted { from, snapshot, after: floor, first_job });
+                    }
                 }
             }
             if let Some((_, plan)) = to_write.take_if(|(at, _)| *at <= now) {
@@ -152,6 +171,9 @@ impl<R: Runtime> Mending<R> {
             if let Some(outcome) = repair.outcome() {
                 return Some(Came::To(outcome));
             }
+            if let Some(staged) = self.host.staged.borrow_mut().take() {
+                return Some(Came::Pulled(staged));
+            }
             if now >= publish_at {
                 publish_at = now.saturating_add(PUBLISH_EVERY);
                 self.publish(&repair, now);
@@ -167,6 +189,16 @@ impl<R: Runtime> Mending<R> {
             }
         }
         None
+    }
+
+    /// Where the others' logs begin behind what is damaged here, a snapshot of theirs takes this log's place.
+    fn begin_pulling(&self, floor: Index) {
+        let host = Rc::clone(&self.host);
+        host.life.begin();
+        host.committed.set(floor);
+        let place = install_place(&self.setup.config, self.shard, self.directory.identity.log(self.shard));
+        let pulling = pull_wanted(Rc::clone(&host), self.setup.clone(), place);
+        self.host.rt.spawn(async move { host.life.task(pulling).await });
     }
 
     fn handle(&mut self, repair: &mut Repair, now: Nanos, event: Event) {
@@ -186,6 +218,7 @@ impl<R: Runtime> Mending<R> {
             Event::IncomingLost(peer) => {
                 self.incoming.remove(&peer);
             }
+            Event::Message { from, message: PeerMessage::Pulled(pulled) } => self.host.pulled.push((from, pulled)),
             Event::Message { from, message } => repair.handle_message(now, from, message),
             Event::Operation { connection, ticket, operation } => {
                 self.waiting.push_back((now, connection, ticket, operation));

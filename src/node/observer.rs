@@ -55,6 +55,7 @@ impl StatusObserver {
         metrics.kicked.inc_by(now.kicked - before.kicked);
         metrics.refused_no_room.inc_by(now.refused_no_room - before.refused_no_room);
         metrics.body_reads.inc_by(now.body_reads - before.body_reads);
+        metrics.copies_sought.inc_by(now.copies_sought - before.copies_sought);
         metrics.elections.inc_by(now.elections_won - before.elections_won);
         metrics.timed_out.inc_by(picture.counts.timeouts.saturating_sub(shown.timeouts));
         if picture.leader.is_some() && picture.leader != shown.leader {

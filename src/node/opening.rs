@@ -14,7 +14,7 @@ use crate::shard::giving::Kept;
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
 use crate::snapshot::Snapshot;
 use crate::snapshot::install::{InstallError, complete};
-use crate::types::{Incarnation, Index, Nanos, NodeId, ShardId, Term, Times};
+use crate::types::{Incarnation, Index, JobId, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::compaction::Bounds;
 use crate::wal::directory::{
     self, DirectoryError, Expected, NodeIdentity, Opened, manifest_path, segments_dir, stores_dir, vote_path,
@@ -22,6 +22,7 @@ use crate::wal::directory::{
 use crate::wal::entry::LogIdentity;
 use crate::wal::inventory::Inventory;
 use crate::wal::keeper::{Keeper, KeeperPlace};
+use crate::wal::manifest::Manifest;
 use crate::wal::reader::LogReader;
 use crate::wal::recovery::{LogPlace, recover};
 use crate::wal::rows::Rows;
@@ -44,6 +45,9 @@ pub struct FaultyShard {
     pub term: Term,
     /// In the operator's words.
     pub why: String,
+    /// What of the files here can be relied on if a snapshot takes the log's place: those below the log's floor, and so all jobs
+    /// below the first above it; or nothing, and only a snapshot helps.
+    pub floor: Option<(Index, JobId)>,
 }
 
 /// A shard that can run, with the files it writes to.
@@ -138,7 +142,7 @@ pub async fn open_shard<R: Runtime>(
     given_up: Option<Index>,
 ) -> Result<Opening<R::Disk>, Fatal> {
     let segments = segments_dir(&config.data, shard);
-    let place = install_place(config, shard, opened.identity.log(shard), 0);
+    let place = install_place(config, shard, opened.identity.log(shard));
     let was_installed = complete(rt.disk(), &place).await;
     let failed = |error: InstallError| Fatal::WriteFailed { path: place.dir.clone(), why: error.to_string() };
     if was_installed.map_err(failed)? {
@@ -149,7 +153,15 @@ pub async fn open_shard<R: Runtime>(
     let identity = opened.identity.log(shard);
     let tunables = &config.tunables;
     let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
-    let keeper = Keeper::open(rt.disk().clone(), keeper_place(config, shard, identity)).await?;
+    let keeper = match Keeper::open(rt.disk().clone(), keeper_place(config, shard, identity)).await {
+        Err(error) if error.is_damage() && config.members.len() > 1 => {
+            let place = LogPlace::above(segments, identity, sizes, &manifest_of(rt, config, shard, &identity).await?);
+            let inventory = recover(rt.disk(), &place, |_, _| {}).await?.inventory();
+            let faulty = FaultyShard { inventory, term: vote.term, why: error.to_string(), floor: None };
+            return Ok(Opening::Faulty(Box::new(faulty)));
+        }
+        opened => opened?,
+    };
     let place = LogPlace::above(segments, identity, sizes, keeper.manifest());
     let mut rows = Rows::new(place.next_job);
     let snapshots = snapshots_dir(&config.data, shard);
@@ -174,7 +186,8 @@ pub async fn open_shard<R: Runtime>(
         Some(_) => {
             let (inventory, term) = (recovered.inventory(), vote.term);
             let why = recovered.require_whole().err().map(|error| error.to_string()).unwrap_or_default();
-            return Ok(Opening::Faulty(Box::new(FaultyShard { inventory, term, why })));
+            let floor = Some((place.base.index, place.next_job));
+            return Ok(Opening::Faulty(Box::new(FaultyShard { inventory, term, why, floor })));
         }
     }
     if let Some(why) = unreadable {
@@ -215,6 +228,15 @@ pub async fn open_shard<R: Runtime>(
     let writer = recovered.writer;
     let opened = OpenedShard { shard, writer, vote_file, keeper, snapshot, entries, committed };
     Ok(Opening::Ready(Box::new(opened)))
+}
+
+async fn manifest_of<R: Runtime>(
+    rt: &R,
+    config: &Config,
+    shard: ShardId,
+    identity: &LogIdentity,
+) -> Result<Manifest, Fatal> {
+    Ok(Manifest::load(rt.disk(), &manifest_path(&config.data, shard), identity).await?)
 }
 
 /// The largest store segment: it is put together in memory.

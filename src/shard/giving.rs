@@ -44,6 +44,10 @@ pub struct Giving {
 }
 
 impl Giving {
+    pub(super) fn newest_name(&self) -> Option<SnapshotName> {
+        self.newest.as_ref().map(|kept| kept.name)
+    }
+
     pub(super) fn note_newest(&mut self, kept: Kept) {
         self.newest = Some(kept);
     }
@@ -106,6 +110,16 @@ impl Shard {
             self.pin(moment, node, kept);
             self.send(node, PeerMessage::Offer { term, snapshot });
         }
+    }
+
+    /// Another node looks for an entry that is not in the log here any more: what it can have instead.
+    pub(super) fn offer_in_place_of_entries(&mut self, moment: Moment, to: NodeId) -> Option<SnapshotName> {
+        // Its log may reach further than the newest snapshot. Under load there will be another.
+        self.mark_where_idle(moment);
+        let kept = self.giving.newest.clone()?;
+        let name = kept.name;
+        self.pin(moment, to, kept);
+        Some(name)
     }
 
     fn pin(&mut self, moment: Moment, node: NodeId, kept: Kept) {

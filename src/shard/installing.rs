@@ -63,6 +63,7 @@ impl Shard {
         (self.own_room, self.cluster_room) = (before.own_room, before.cluster_room);
         self.deadlines_soon = before.deadlines_soon;
         let mut owed = before.bodies.connections();
+        owed.extend(before.copies.connections());
         owed.extend(self.sessions.skip_to(&self.machine));
         for connection in owed {
             self.answer(connection, 0, Answer::Hangup);

@@ -130,6 +130,13 @@ impl Shard {
         self.markers.is_asked = self.has_markers() && self.leading.is_some() && self.markers.bytes_since > 0;
     }
 
+    /// Somebody needs a snapshot of all there is. Where nothing comes any more, no marker falls due by itself.
+    pub(super) fn mark_where_idle(&mut self, moment: Moment) {
+        let is_idle = moment.now >= self.markers.last_applied.saturating_add(IDLE_AFTER);
+        self.markers.is_asked |=
+            is_idle && self.has_markers() && self.leading.is_some() && self.markers.bytes_since > 0;
+    }
+
     /// The snapshot of the last effect is written, or could not be.
     pub fn handle_snapshot_written(&mut self) {
         self.markers.is_writing = false;

@@ -12,12 +12,13 @@
 //! `closing` and `floor` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`,
 //! `references` (the side of the leader), `placement` (which node that should be), `operations` (what clients ask), `peers`
 //! (what other nodes say), `apply` (what is committed), `markers` (what is kept of it), `giving` and `installing` (a node that is behind the log and one
-//! that is not); `repair` (a shard whose log is damaged, before it takes part).
+//! that is not), `copies` (jobs that cannot be read here); `repair` (a shard whose log is damaged, before it takes part).
 
 pub mod apply;
 pub mod cache;
 pub mod clock;
 pub mod closing;
+pub mod copies;
 pub mod effect;
 pub mod floor;
 pub mod gate;
@@ -41,6 +42,7 @@ use bytes::Bytes;
 
 use self::cache::EntryCache;
 use self::clock::LogClock;
+use self::copies::Copies;
 use self::effect::{Append, ConnectionId, Effect, Stop};
 use self::gate::Gate;
 use self::giving::Giving;
@@ -129,6 +131,7 @@ pub struct Shard {
     sessions: Sessions,
     markers: Markers,
     giving: Giving,
+    copies: Copies,
     reads: Reads,
     bodies: BodyReads,
     references: NodeReferences,
@@ -218,6 +221,7 @@ impl Shard {
             catalog: Catalog::new(recovered.pieces, recovered.index, recovered.rows),
             closing: None,
             giving: Giving::default(),
+            copies: Copies::default(),
             sessions: Sessions::new(config.node, config.boot),
             reads: Reads::default(),
             bodies: BodyReads::default(),
@@ -273,7 +277,7 @@ impl Shard {
         if is_caught_up {
             deadline = deadline.min(self.next_marker());
         }
-        deadline.min(self.next_deadline_soon(moment))
+        deadline.min(self.next_deadline_soon(moment)).min(self.copies.next_deadline())
     }
 
     pub fn handle_time(&mut self, moment: Moment) {
@@ -284,6 +288,7 @@ impl Shard {
         self.watch_deadlines(moment);
         self.mind_placement(moment);
         self.offer_snapshots(moment);
+        self.seek_copies(moment);
     }
 
     /// Everything that one turn of events gathered goes on its way. Call after each batch of events, before taking

@@ -148,7 +148,7 @@ impl Shard {
                     self.handle_references(from, whole, &changes);
                 }
             }
-            PeerMessage::Fetch(fetch) => self.handle_fetch(from, fetch),
+            PeerMessage::Fetch(fetch) => self.handle_fetch(moment, from, fetch),
             // This shard's log is whole; it was meant for the repair before it.
             PeerMessage::Fetched(_) => {}
             PeerMessage::Offer { term, snapshot } => self.handle_offer(from, term, snapshot),
@@ -159,15 +159,18 @@ impl Shard {
     }
 
     /// A peer looks for a copy of an entry that is damaged there.
-    fn handle_fetch(&mut self, from: NodeId, fetch: Fetch) {
+    fn handle_fetch(&mut self, moment: Moment, from: NodeId, fetch: Fetch) {
         let log = self.raft.log();
+        if fetch.last <= log.floor().index {
+            let held = self.offer_in_place_of_entries(moment, from).map_or(Held::Unknown, Held::Below);
+            return self.answer_fetch(from, fetch, held);
+        }
         let held = match (log.chain_at(fetch.last), fetch.chain) {
             (None, _) if fetch.last > log.last().index => Held::Absent,
             (Some(own), Some(wanted)) if own != wanted => Held::Absent,
             (Some(_), None) if !self.raft.is_leader() => Held::Unknown,
-            // The floor is not an entry any more.
-            (Some(_), _) if fetch.last > log.floor().index => return self.give_copies(from, fetch),
-            _ => Held::Unknown,
+            (Some(_), _) => return self.give_copies(from, fetch),
+            (None, _) => Held::Unknown,
         };
         self.answer_fetch(from, fetch, held);
     }

@@ -355,7 +355,7 @@ impl Shard {
     }
 
     /// The body of a job that is live in the applied state: from a recent entry, else from the log.
-    pub(super) fn find_body(&mut self, _moment: Moment, read: BodyRead) {
+    pub(super) fn find_body(&mut self, moment: Moment, read: BodyRead) {
         let Some(found) = self.catalog.find(read.job) else {
             return self.stop(Stop::UnreadableLog { why: format!("no row for live job {}", read.job) });
         };
@@ -365,7 +365,7 @@ impl Shard {
         if let Some(entry) = self.cache.entry_of_job(read.job).filter(|_| counts_in_entry) {
             let command = entry.payload_bytes().slice(offset as usize..(offset + bytes) as usize);
             let position = entry.meta.position;
-            return self.hand_out(read, position, command);
+            return self.handle_enqueue_read(moment, read, position, command);
         }
         let Some((index, at)) = at else {
             return self.stop(Stop::UnreadableLog { why: format!("no entry for live job {}", read.job) });
@@ -380,22 +380,25 @@ impl Shard {
     pub fn handle_command_read(&mut self, moment: Moment, number: u64, command: Result<bytes::Bytes, String>) {
         let Some(LogRead::Body { read, position, at }) = self.bodies.under_way.remove(&number) else { return };
         match command {
-            Ok(command) => self.hand_out(read, position, command),
+            Ok(command) => self.handle_enqueue_read(moment, read, position, command),
             Err(why) => match self.catalog.find(read.job) {
-                Some(found) if found.at.is_none_or(|(_, now)| now == at) => self.stop(Stop::UnreadableLog { why }),
+                Some(found) if found.at.is_none_or(|(_, now)| now == at) => {
+                    self.seek_copy(moment, read, position.index, Stop::UnreadableLog { why });
+                }
                 // It was moved into another file meanwhile.
                 Some(_) => self.find_body(moment, read),
                 // It has ended meanwhile, and its file is gone.
-                None => self.answer(
-                    read.connection,
-                    read.ticket,
-                    match read.purpose {
-                        BodyFor::Found => Answer::NotFound,
-                        BodyFor::Reserved { .. } => Answer::Hangup,
-                    },
-                ),
+                None => self.answer_gone(read),
             },
         }
+    }
+
+    pub(super) fn answer_gone(&mut self, read: BodyRead) {
+        let answer = match read.purpose {
+            BodyFor::Found => Answer::NotFound,
+            BodyFor::Reserved { .. } => Answer::Hangup,
+        };
+        self.answer(read.connection, read.ticket, answer);
     }
 
     /// Entries were read back from the log.
@@ -420,20 +423,24 @@ impl Shard {
         }
     }
 
-    /// The command is the job's ENQ: its body goes to the client, once its hash is checked.
-    fn hand_out(&mut self, read: BodyRead, position: LogPosition, command: bytes::Bytes) {
-        let located = match Commands::new(&command).next() {
-            Some(Ok(located)) => located,
-            Some(Err(error)) => return self.stop(Stop::BodyMismatch { position, why: error.to_string() }),
-            None => return self.stop(Stop::BodyMismatch { position, why: "nothing there".to_string() }),
+    /// The command was read as the job's ENQ: its body goes to the client, once its hash is checked.
+    fn handle_enqueue_read(&mut self, moment: Moment, read: BodyRead, position: LogPosition, command: bytes::Bytes) {
+        let job = read.job;
+        let why = match Commands::new(&command).next() {
+            Some(Ok(located)) => match located.numbered.command {
+                Command::Enqueue { body, body_hash, .. } if codec::body_hash(body) == body_hash => {
+                    return self.hand_out(read, command.slice_ref(body));
+                }
+                Command::Enqueue { .. } => format!("the hash of job {job} differs"),
+                _ => format!("job {job} is no ENQ there"),
+            },
+            Some(Err(error)) => error.to_string(),
+            None => "nothing there".to_owned(),
         };
-        let Command::Enqueue { body, body_hash, .. } = located.numbered.command else {
-            return self.stop(Stop::BodyMismatch { position, why: format!("job {} is no ENQ there", read.job) });
-        };
-        if codec::body_hash(body) != body_hash {
-            return self.stop(Stop::BodyMismatch { position, why: format!("the hash of job {} differs", read.job) });
-        }
-        let body = command.slice_ref(body);
+        self.seek_copy(moment, read, position.index, Stop::BodyMismatch { position, why });
+    }
+
+    pub(super) fn hand_out(&mut self, read: BodyRead, body: bytes::Bytes) {
         let job = read.job;
         let answer = match read.purpose {
             BodyFor::Reserved { epoch } => Answer::Reserved { job, epoch, body },

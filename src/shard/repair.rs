@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 
 use crate::net::message::{Fetch, Fetched, Held, PeerMessage};
-use crate::types::{ChainHash, Index, Nanos, NodeId, Term};
+use crate::types::{ChainHash, Index, Nanos, NodeId, SnapshotName, Term};
 use crate::wal::entry::Entry;
 use crate::wal::index::{Placement, SegmentNumber};
 use crate::wal::inventory::{Copies, Inventory};
@@ -34,6 +34,7 @@ struct Want {
 enum Said {
     Faulty,
     Absent,
+    Below,
     Unknown,
 }
 
@@ -51,6 +52,11 @@ pub enum Effect {
     },
     /// Carry this out, then `handle_rewritten`. Nothing else changes the log meanwhile.
     Rewrite(Box<Plan>),
+    /// Pull this snapshot, and put it in the place of the whole log: what it is of is at or behind the log's end.
+    Install {
+        from: NodeId,
+        snapshot: SnapshotName,
+    },
 }
 
 /// How a repair ends.
@@ -77,6 +83,9 @@ pub struct Repair {
     ask_at: Nanos,
     is_writing: bool,
     given_up: Option<Index>,
+    /// Files below the log's floor are lost, so only a snapshot helps: the beginning of the log is asked for, in whose place one
+    /// can be had.
+    needs_snapshot: bool,
     repaired: u64,
     effects: VecDeque<Effect>,
 }
@@ -95,9 +104,20 @@ impl Repair {
             ask_at: now,
             is_writing: false,
             given_up: None,
+            needs_snapshot: false,
             repaired: 0,
             effects: VecDeque::new(),
         };
+        repair.look_on(now);
+        repair
+    }
+
+    /// Of a shard that has lost files below its log's floor, whether or not its log is whole.
+    #[must_use]
+    pub fn by_snapshot(others: BTreeSet<NodeId>, term: Term, inventory: Inventory, now: Nanos) -> Repair {
+        let mut repair = Repair::new(others, term, inventory, now);
+        repair.needs_snapshot = true;
+        repair.effects.clear();
         repair.look_on(now);
         repair
     }
@@ -177,6 +197,10 @@ impl Repair {
 
     /// The last faulty entry of the first segment with one that is not found yet: each entry names the one before it.
     fn next_want(&self) -> Option<Want> {
+        if self.needs_snapshot {
+            let fetch = Fetch { first: Index(1), last: Index(1), chain: None };
+            return Some(Want { fetch, segment: SegmentNumber(0) });
+        }
         let is_wanted = |index: &Index| self.given_up.is_none_or(|from| *index < from);
         let segment = self.inventory.segment(self.inventory.faulty().find(is_wanted)?)?;
         let of_segment = |index: &Index| self.inventory.segment(*index) == Some(segment) && is_wanted(index);
@@ -243,11 +267,23 @@ impl Repair {
             return;
         }
         let is_authority = leads.is_some_and(|term| term >= self.term);
+        let held = match held {
+            Held::Below(snapshot) => Held::Below(snapshot),
+            _ if self.needs_snapshot => Held::Unknown,
+            held => held,
+        };
         let said = match held {
             Held::Entries(entries) if chain.is_some() || is_authority => return self.take(now, want, entries),
             Held::Entries(_) | Held::Unknown => Said::Unknown,
             Held::Faulty => Said::Faulty,
             Held::Absent => Said::Absent,
+            Held::Below(snapshot) => {
+                // Whatever was acknowledged here and is committed is in it. A log that reaches further holds more.
+                if snapshot.position.index >= self.inventory.last() {
+                    self.effects.push_back(Effect::Install { from, snapshot });
+                }
+                Said::Below
+            }
         };
         self.said.insert(from, said);
         let nobody_has_it = self.others.iter().all(|node| self.said.get(node) == Some(&Said::Absent));
@@ -308,12 +344,18 @@ impl Repair {
     #[must_use]
     pub fn waits_for(&self) -> Option<String> {
         let want = self.want.filter(|_| !self.is_writing)?;
-        let mut text = format!("entry {} is damaged here", want.fetch.last);
+        let mut text = match self.needs_snapshot {
+            true => {
+                "files below the log are damaged here, and a snapshot of another node must take their place".to_owned()
+            }
+            false => format!("entry {} is damaged here", want.fetch.last),
+        };
         for node in &self.others {
             let said = match self.said.get(node) {
                 _ if !self.connected.contains(node) => "not connected",
                 Some(Said::Faulty) => "damaged there too",
                 Some(Said::Absent) => "never had it",
+                Some(Said::Below) => "has only a snapshot in its place",
                 Some(Said::Unknown) => "cannot tell",
                 None => "has not answered",
             };

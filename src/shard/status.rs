@@ -25,6 +25,8 @@ pub struct Counters {
     pub refused_no_room: u64,
     /// Bodies that were read back from the log.
     pub body_reads: u64,
+    /// Bodies that could not be, and were looked for at the other nodes.
+    pub copies_sought: u64,
     /// Forwarded commands that were not well-formed or not their sender's.
     pub commands_refused: u64,
     proposed: VecDeque<(Index, Nanos)>,

@@ -43,6 +43,7 @@ pub fn mutants() -> Vec<Mutant> {
             Mutation::ReadByEarlierRound => (reads_of_deposed_leaders, 200),
             Mutation::NoDeduplication => (changes_of_leader, 40),
             Mutation::ReplyBeforeCommit => (as_drawn, 20),
+            Mutation::ForgottenHole | Mutation::DroppedRecord => (nodes_that_start_again, 20),
         };
         Mutant { mutation, profile, seeds_max }
     };
@@ -74,6 +75,7 @@ pub fn hunt(mutant: &Mutant, first_seed: u64) -> Hunt {
         profile: Some(mutant.profile),
         mutation: Some(mutant.mutation),
         outside_only: !FROM_INSIDE.contains(&mutant.mutation),
+        snapshots: matches!(mutant.mutation, Mutation::ForgottenHole | Mutation::DroppedRecord),
         ..RunOptions::default()
     };
     let failing = |number: &u64| run_seed(first_seed + number, &with).err().map(|failure| (number + 1, failure.what));
@@ -109,6 +111,11 @@ fn changes_of_leader(swarm: &mut Swarm, random: &Random) {
         random,
         &[FaultKind::Kill, FaultKind::Isolate, FaultKind::Pause, FaultKind::Restart, FaultKind::SlowLink],
     );
+}
+
+/// What a snapshot holds is seen by who starts from it.
+fn nodes_that_start_again(swarm: &mut Swarm, random: &Random) {
+    only(swarm, random, &[FaultKind::Kill, FaultKind::Restart, FaultKind::PowerCut]);
 }
 
 fn broken_streams(swarm: &mut Swarm, random: &Random) {

@@ -126,8 +126,6 @@ fn run(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failure>> {
         let tunables = &mut swarm.cluster.tunables;
         tunables.snapshot_every_bytes = distances[(seed % 3) as usize];
         tunables.lagging_bytes_max = kept[(seed / 3 % 3) as usize];
-        // A copy of what rots may be below every other node's floor by the time it is looked for.
-        swarm.faults.retain(|kind| *kind != FaultKind::Rot);
     }
     let world = World::new(&executor, &swarm);
     if options.outside_only {

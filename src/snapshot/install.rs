@@ -26,12 +26,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::frame::{Frame, Header, Invalid};
-use super::reading::{OpenError, open, verify};
+use super::reading::{OpenError, Snapshot, open, verify};
 use super::shelf;
 use crate::io::{AlignedBuf, BLOCK_BYTES, Disk, File, OpenMode};
-use crate::job::Machine;
 use crate::job::codec::{Commands, body_hash};
 use crate::job::command::Command;
+use crate::job::{Machine, RecountError};
 use crate::types::{Index, JobId, Nanos, SnapshotName};
 use crate::wal::directory::{self, DirectoryError};
 use crate::wal::entry::LogIdentity;
@@ -75,6 +75,8 @@ pub enum InstallError {
     Snapshot(#[from] Invalid),
     #[error("{0}")]
     Open(#[from] OpenError),
+    #[error("the snapshot that was pulled contradicts itself: {0}")]
+    Recount(#[from] RecountError),
     #[error("a store segment that was just written cannot be used: {0}")]
     Rows(#[from] FooterError),
     #[error("what came for job {job} is not what it was put with: {why}")]
@@ -93,7 +95,11 @@ impl InstallError {
     pub fn is_of_peer(&self) -> bool {
         matches!(
             self,
-            InstallError::Snapshot(_) | InstallError::Open(_) | InstallError::Job { .. } | InstallError::Offset { .. }
+            InstallError::Snapshot(_)
+                | InstallError::Open(_)
+                | InstallError::Recount(_)
+                | InstallError::Job { .. }
+                | InstallError::Offset { .. }
         )
     }
 
@@ -305,11 +311,12 @@ impl<D: Disk> Staging<D> {
         Ok(())
     }
 
-    /// Verifies the snapshot, which came in full, and restores the machine in it.
+    /// Verifies the snapshot, which came in full, and restores the machine in it. Its jobs are still to be counted afresh, see
+    /// [`Snapshot::recount`], which takes long.
     ///
     /// # Errors
     /// If it is not whole; then it is pulled anew.
-    pub async fn finish_snapshot(&mut self) -> Result<Whole, InstallError> {
+    pub async fn finish_snapshot(&mut self) -> Result<(Whole, Snapshot<D::Map>), InstallError> {
         let Some(part) = self.part.as_ref() else { return Err(Invalid::Header.into()) };
         let (path, name) = (part.path.clone(), part.name);
         let finished = self.restore(&path, &name).await;
@@ -320,14 +327,15 @@ impl<D: Disk> Staging<D> {
         finished
     }
 
-    async fn restore(&self, path: &Path, name: &SnapshotName) -> Result<Whole, InstallError> {
+    async fn restore(&self, path: &Path, name: &SnapshotName) -> Result<(Whole, Snapshot<D::Map>), InstallError> {
         let header = verify(&self.disk, path, &self.place.identity).await?;
         if header.name() != *name {
             return Err(Invalid::Header.into());
         }
-        let machine = open(&self.disk, path, &self.place.identity).await?.restore()?;
+        let snapshot = open(&self.disk, path, &self.place.identity).await?;
+        let machine = snapshot.restore()?;
         let live = machine.capture().live();
-        Ok(Whole { frame: header.frame, machine, live })
+        Ok((Whole { frame: header.frame, machine, live }, snapshot))
     }
 
     // The jobs.
@@ -450,12 +458,16 @@ impl<D: Disk> Staging<D> {
     }
 
     /// Decides that the snapshot takes the place of the log, durably. `segments` are those above the log's floor with entries
-    /// up to the last that is committed here, each with the last of its entries that count; nobody writes to any file of the
-    /// shard. Then [`complete`] must follow.
+    /// up to the last that is committed here, each with the last of its entries that count; none where no file here can be relied
+    /// on. Nobody writes to any file of the shard. Then [`complete`] must follow.
     ///
     /// # Errors
     /// If the disk is full or fails: it may have been decided or not, and the shard must be opened anew.
-    pub async fn decide(self, whole: &Whole, segments: Vec<(SegmentNumber, Index)>) -> Result<(), InstallError> {
+    pub async fn decide(
+        self,
+        whole: &Whole,
+        segments: Option<Vec<(SegmentNumber, Index)>>,
+    ) -> Result<(), InstallError> {
         let Staging { disk, place, plan, part, stores, next_store, .. } = self;
         let mut manifest = Manifest::load(&disk, &place.manifest, &place.identity).await?;
         if manifest.next_store.0 > plan.first_store {
@@ -470,7 +482,10 @@ impl<D: Disk> Staging<D> {
         disk.sync_dir(&place.dir).await.map_err(failed("sync", &place.dir))?;
 
         let floor = manifest.floor.position.index;
-        manifest.segments.extend(segments.into_iter().filter(|(_, last)| *last > floor));
+        match segments {
+            Some(segments) => manifest.segments.extend(segments.into_iter().filter(|(_, last)| *last > floor)),
+            None => (manifest.segments, manifest.stores) = (Vec::new(), Vec::new()),
+        }
         manifest.segments.sort_unstable();
         manifest.floor = Floor { position, chain, next_job, ordinal };
         manifest.stores.extend(stores.iter().map(|(number, _)| *number));

@@ -58,6 +58,20 @@ pub enum KeepError {
     Segment { path: PathBuf, offset: u64, index: Index },
 }
 
+impl KeepError {
+    /// A file below the floor is damaged or lost: jobs that live may be lacking, and another node has them.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            KeepError::Rows { .. } | KeepError::Missing { .. } | KeepError::Damaged(_) | KeepError::Segment { .. } => {
+                true
+            }
+            KeepError::Io { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+            KeepError::Manifest(_) => false,
+        }
+    }
+}
+
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeepError {
     let path = path.to_owned();
     move |source| KeepError::Io { what, path, source }

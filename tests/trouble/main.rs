@@ -6,6 +6,7 @@ mod cluster;
 
 mod bad_input;
 mod full_disk;
+mod left_behind;
 mod no_quorum;
 mod refusals;
 mod small_disk;

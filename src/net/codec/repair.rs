@@ -3,6 +3,7 @@
 
 use bytes::{Buf, BufMut};
 
+use super::install;
 use crate::net::fields::{DecodeError, Fields, PutFields};
 use crate::net::frame::FrameBuilder;
 use crate::net::message::{Fetch, Fetched, Held};
@@ -13,6 +14,7 @@ const ENTRIES: u8 = 1;
 const FAULTY: u8 = 2;
 const ABSENT: u8 = 3;
 const UNKNOWN: u8 = 4;
+const BELOW: u8 = 5;
 
 /// A length in the table before the entries.
 const LENGTH_BYTES: usize = size_of::<u32>();
@@ -67,6 +69,10 @@ pub fn encode_fetched(fetched: &Fetched, frame: &mut FrameBuilder) {
         Held::Faulty => fields.put_u8(FAULTY),
         Held::Absent => fields.put_u8(ABSENT),
         Held::Unknown => fields.put_u8(UNKNOWN),
+        Held::Below(snapshot) => {
+            fields.put_u8(BELOW);
+            install::encode_name(snapshot, fields);
+        }
     }
 }
 
@@ -79,6 +85,7 @@ pub fn decode_fetched(fields: &mut Fields, log: &LogIdentity) -> Result<Fetched,
         FAULTY => Held::Faulty,
         ABSENT => Held::Absent,
         UNKNOWN => Held::Unknown,
+        BELOW => Held::Below(install::decode_name(fields)?),
         other => return Err(DecodeError::Unknown { what: "answer to a fetch", value: other.into() }),
     };
     Ok(Fetched { last, chain, leads, held })

@@ -249,7 +249,8 @@ fn a_piece_beyond_its_snapshot_or_of_no_whole_blocks_and_jobs_out_of_order_are_n
 
 fn fetched() -> impl Strategy<Value = PeerMessage> {
     let steps = prop::collection::vec((0u64..2, bytes(0..300)), 1..6);
-    let nothing = prop_oneof![Just(Held::Faulty), Just(Held::Absent), Just(Held::Unknown)];
+    let nothing =
+        prop_oneof![Just(Held::Faulty), Just(Held::Absent), Just(Held::Unknown), snapshot().prop_map(Held::Below)];
     let leads = || prop::option::of(number().prop_map(Term));
     prop_oneof![
         (0u64..1000, any::<bool>(), leads(), steps).prop_map(|(index, names_it, leads, steps)| {

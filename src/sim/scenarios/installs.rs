@@ -183,6 +183,43 @@ fn s1_s6_what_is_being_pulled_slowly_stays_although_jobs_end_and_snapshots_advan
     stage.clear();
 }
 
+/// What was durable on a node that is off is damaged, and the others have no copy any more: they have what came of it.
+#[test]
+fn a_damaged_entry_that_lies_below_every_other_log_is_no_loss_for_a_snapshot_takes_the_place_of_the_log() {
+    let (stage, away, jobs) = with_one_behind(5, |_| {});
+    let member = stage.member(away);
+    let log = stage.cluster.medium_log(member).expect("a sound disk");
+    let place = log.place_of(Index(3)).expect("it was durable");
+    let path = crate::wal::directory::segments_dir(std::path::Path::new("/data"), crate::types::ShardId(0));
+    let path = path.join(crate::wal::segment::file_name(place.segment));
+    member.disk().flip_bit(&path, (place.offset + 100) * 8).expect("it is there");
+    assert_eq!(stage.cluster.medium_log(member).expect("a log").faulty, [Index(3)]);
+    stage.cluster.start(member);
+    stage.wait_for(60_000, "the one that was away", || stage.is_settled());
+    assert!(floor(&stage, away) > log.last());
+    assert_holds(&stage, away, &jobs);
+    stage.clear();
+}
+
+/// A file below the log's floor is written once, and may rot for years before somebody reads it.
+#[test]
+fn a_job_that_cannot_be_read_below_the_floor_is_given_out_from_a_copy_of_another_node() {
+    let (stage, away, jobs) = with_one_behind(6, |tunables| tunables.recent_bytes_max = 1 << 20);
+    stage.cluster.start(stage.member(away));
+    stage.wait_for(60_000, "the one that was away", || stage.is_settled());
+    let dir = std::path::Path::new("/data/shard-0/store");
+    let disk = stage.member(away).disk();
+    let stores = block_on(disk.image().list(dir)).expect("it has store segments");
+    // The second block of each: its first records.
+    stores.iter().for_each(|file| disk.make_unreadable(&dir.join(&file.name), 4096, 512).expect("it is there"));
+    assert_holds(&stage, away, &jobs);
+    assert!(stage.cluster.is_running(stage.member(away)));
+    stage.pass(500);
+    let (_, metrics) = stage.member(away).status().expect("it runs");
+    assert!(!metrics.contains("copies_sought_total{shard=\"0\"} 0"), "nothing was unreadable: {metrics}");
+    stage.clear();
+}
+
 /// Found by the first seeds with floors in clusters: what a store segment says of a job's place was looked up in its entry.
 #[test]
 fn a_job_that_was_moved_into_a_store_segment_is_read_from_there_though_its_entry_is_in_memory_still() {

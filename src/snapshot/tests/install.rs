@@ -57,7 +57,9 @@ fn pull(staging: &mut Staging<SimDisk>, name: SnapshotName, file: &[u8], upto: u
 fn pull_all(staging: &mut Staging<SimDisk>) -> Whole {
     let (name, file) = given();
     pull(staging, name, &file, file.len());
-    block_on(staging.finish_snapshot()).unwrap()
+    let (whole, snapshot) = block_on(staging.finish_snapshot()).unwrap();
+    assert_eq!(snapshot.recount(), Ok(JOBS));
+    whole
 }
 
 /// As `machine` puts it.
@@ -106,7 +108,7 @@ fn s4_a_piece_that_was_not_asked_for_is_refused_and_a_pull_goes_on_where_it_brok
     let back = next_offset(&mut staging, name).unwrap();
     assert!(back < goes_on, "{back} is not before what rotted");
     pull(&mut staging, name, &file, file.len());
-    assert_eq!(block_on(staging.finish_snapshot()).unwrap().live.len(), JOBS);
+    assert_eq!(block_on(staging.finish_snapshot()).unwrap().0.live.len(), JOBS);
     // Another one begins at its beginning.
     let other = SnapshotName { hash: 1, ..name };
     assert_eq!(next_offset(&mut staging, other), Some(0));
@@ -187,7 +189,7 @@ fn jobs_that_came_before_a_crash_need_not_come_again_and_the_decision_puts_all_i
     block_on(staging.flush()).unwrap();
     block_on(staging.check_count(&whole, 0)).unwrap();
     assert!(!block_on(complete(&disk, &place())).unwrap(), "nothing is decided");
-    block_on(staging.decide(&whole, Vec::new())).unwrap();
+    block_on(staging.decide(&whole, None)).unwrap();
     let disk = disk.crash(Crash::Power(SectorOdds::OLD));
     assert!(block_on(complete(&disk, &place())).unwrap());
     assert!(!block_on(complete(&disk, &place())).unwrap(), "it is done once");
