@@ -157,8 +157,7 @@ impl<R: Runtime> Pulling<'_, R> {
             }
         }
         staging.flush().await?;
-        let here = whole.live.rank(self.wanted.first_job.0.saturating_sub(1));
-        if let Err(error) = staging.check_count(&whole, here).await {
+        if let Err(error) = staging.check_count(&whole).await {
             staging.discard().await?;
             return Err(error);
         }

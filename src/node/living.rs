@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::core::Setup;
-use super::host::Host;
+use super::host::{Event, Host};
 use super::installing::{Staged, install_place, pull_wanted};
 use super::keeping::keep_files;
 use super::log_writer::{Spares, make_spares, write_log, write_votes};
@@ -34,9 +34,9 @@ impl<R: Runtime> Lives<R> {
     /// Returns where the node ends.
     pub async fn live(mut self, opening: Opening<R::Disk>) {
         let Some(mut opened) = self.make_whole(opening).await else { return };
-        while let Some((mut before, staged)) = self.run(opened).await {
+        while let Some((before, staged)) = self.run(opened).await {
             self.begun = self.host.rt.now();
-            let Some(next) = self.open_anew(&mut before, staged).await else { return };
+            let Some(next) = self.open_anew(&before, staged).await else { return };
             opened = next;
             let moment = Moment { now: self.host.rt.now(), wall: self.host.rt.wall() };
             opened.shard.succeed(moment, before);
@@ -102,7 +102,7 @@ impl<R: Runtime> Lives<R> {
     }
 
     /// Puts what was pulled in its place, and opens the shard from it; or as it was, where that cannot be done.
-    async fn open_anew(&self, before: &mut Shard, staged: Staged<R::Disk>) -> Option<OpenedShard<R::Disk>> {
+    async fn open_anew(&self, before: &Shard, staged: Staged<R::Disk>) -> Option<OpenedShard<R::Disk>> {
         let host = &self.host;
         host.life.finish().await;
         host.to_keep.take();
@@ -113,11 +113,9 @@ impl<R: Runtime> Lives<R> {
         }
         let opening = open_shard(&host.rt, &self.setup.config, &self.directory, self.shard, None).await;
         // Only now: reads of the life before may have ended meanwhile.
-        for event in host.events.take() {
-            if event.outlives_its_shard() {
-                host.events.push(event);
-            }
-        }
+        let since = host.events.take();
+        before.connected_peers().for_each(|peer| host.events.push(Event::PeerUp(peer)));
+        since.into_iter().filter(Event::outlives_its_shard).for_each(|event| host.events.push(event));
         match opening {
             Ok(opening) => self.make_whole(opening).await,
             Err(fatal) => {

@@ -57,8 +57,9 @@ impl Shard {
 
     pub(super) fn seek_copies(&mut self, moment: Moment) {
         let late = |missing: &Missing| moment.now >= missing.since.saturating_add(PATIENCE);
-        let late: Vec<(JobId, Missing)> = self.copies.0.extract_if(.., |_, missing| late(missing)).collect();
-        for (job, Missing { reads, why, .. }) in late {
+        let late: Vec<JobId> = self.copies.0.iter().filter(|(_, missing)| late(missing)).map(|(&job, _)| job).collect();
+        for job in late {
+            let Some(Missing { reads, why, .. }) = self.copies.0.remove(&job) else { continue };
             let lives = self.catalog.find(job).is_some_and(|found| self.machine.is_live(job, &found.class));
             if lives {
                 return self.stop(why);

@@ -51,8 +51,14 @@ impl Shard {
         self.catalog.segments_between(self.raft.log().floor().index, self.committed)
     }
 
+    /// The peers that messages get through to.
+    pub fn connected_peers(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.connected).map(|(&node, _)| node)
+    }
+
     /// Takes over from the shard that ran before the snapshot was put in place: what clients of this node are owed. Those whose
-    /// outcomes were skipped are hung up on; everything else is handed over anew, as after a change of leader.
+    /// outcomes were skipped are hung up on; everything else is handed over anew, as after a change of leader. Which peers are
+    /// connected is still to be told.
     pub fn succeed(&mut self, moment: Moment, before: Shard) {
         self.sessions = before.sessions;
         self.references = before.references;
@@ -67,11 +73,6 @@ impl Shard {
         owed.extend(self.sessions.skip_to(&self.machine));
         for connection in owed {
             self.answer(connection, 0, Answer::Hangup);
-        }
-        for (node, peer) in before.peers {
-            if peer.connected {
-                self.handle_peer_up(moment, node);
-            }
         }
         self.reads.handle_applied(self.applied.index);
         self.answer_reads(moment);

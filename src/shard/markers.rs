@@ -130,11 +130,12 @@ impl Shard {
         self.markers.is_asked = self.has_markers() && self.leading.is_some() && self.markers.bytes_since > 0;
     }
 
-    /// Somebody needs a snapshot of all there is. Where nothing comes any more, no marker falls due by itself.
+    /// Somebody needs a snapshot of all there is. Where nothing comes any more, no marker falls due by itself; and the last one may
+    /// have come while another's snapshot was being written.
     pub(super) fn mark_where_idle(&mut self, moment: Moment) {
         let is_idle = moment.now >= self.markers.last_applied.saturating_add(IDLE_AFTER);
-        self.markers.is_asked |=
-            is_idle && self.has_markers() && self.leading.is_some() && self.markers.bytes_since > 0;
+        let is_at_end = self.giving.newest_name().is_some_and(|name| name.position.index >= self.applied.index);
+        self.markers.is_asked |= is_idle && !is_at_end && self.has_markers() && self.leading.is_some();
     }
 
     /// The snapshot of the last effect is written, or could not be.

@@ -83,8 +83,8 @@ pub enum InstallError {
     Job { job: JobId, why: &'static str },
     #[error("a piece at offset {found} came where {expected} was asked for")]
     Offset { expected: u64, found: u64 },
-    #[error("of {live} jobs in the snapshot {found} are here")]
-    Count { live: u64, found: u64 },
+    #[error("of {lacking} jobs in the snapshot that are not in the log here {found} were pulled")]
+    Count { lacking: u64, found: u64 },
     #[error("compaction has used up the numbers that were left to it")]
     Numbers,
 }
@@ -417,25 +417,24 @@ impl<D: Disk> Staging<D> {
 
     // The switch.
 
-    /// Whether every job that lives in the snapshot and is not in the log here was pulled: one by one. `here`: how many of the others
-    /// are in the log's files.
+    /// Whether every job that lives in the snapshot and is not in the log here was pulled: one by one.
     ///
     /// # Errors
     /// If one is lacking.
-    pub async fn check_count(&self, whole: &Whole, here: u64) -> Result<(), InstallError> {
-        let mut found = here;
+    pub async fn check_count(&self, whole: &Whole) -> Result<(), InstallError> {
+        let (mut lacking, mut found) = (0, 0);
         let mut stores = self.stores.iter().map(|(_, footer)| footer).peekable();
         let mut live = whole.live.iter();
         live.advance_to(self.plan.first_job);
         for (nth, job) in live.map(JobId).enumerate() {
             while stores.next_if(|footer| footer.next_job() <= job).is_some() {}
+            lacking += 1;
             found += u64::from(stores.peek().is_some_and(|footer| footer.find(job).is_some()));
             if (nth + 1).is_multiple_of(JOBS_AT_ONCE) {
                 yield_now().await;
             }
         }
-        let live = whole.live.len();
-        if found == live { Ok(()) } else { Err(InstallError::Count { live, found }) }
+        if found == lacking { Ok(()) } else { Err(InstallError::Count { lacking, found }) }
     }
 
     /// Forgets all that was pulled.

@@ -8,8 +8,6 @@
 
 use std::rc::Rc;
 
-use roaring::RoaringTreemap;
-
 use super::entry::Entry;
 use super::footer::{Footer, FooterDraft, Row, Subject};
 use super::index::{LogIndex, Placement, SegmentNumber};
@@ -249,17 +247,6 @@ impl Catalog {
             }
         }
         segments
-    }
-
-    /// How many of these jobs are here, of those below `limit`; by the ranges of files, which hold as many jobs as they say.
-    #[must_use]
-    pub fn count_below(&self, limit: JobId, jobs: &RoaringTreemap) -> u64 {
-        let below = |job: JobId| job.min(limit).0.checked_sub(1).map_or(0, |last| jobs.rank(last));
-        let in_pieces = self.pieces.iter().map(|Piece { footer, .. }| {
-            (below(footer.next_job()) - below(footer.first_job())).min(footer.jobs() as u64)
-        });
-        let first_in_memory = self.index.next_job_after(self.index.base());
-        in_pieces.sum::<u64>() + below(self.rows.next_job()) - below(first_in_memory)
     }
 
     #[must_use]

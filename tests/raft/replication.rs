@@ -372,6 +372,35 @@ fn r7_a_follower_below_the_floor_is_known_to_be_behind() {
 }
 
 #[test]
+fn s2_a_follower_that_came_over_the_floor_by_other_means_is_noticed_by_its_answers_to_heartbeats() {
+    let mut cluster = three();
+    cluster.crash(3);
+    for payload in 0..5 {
+        cluster.propose(1, payload).unwrap();
+        cluster.settle();
+    }
+    let committed = cluster.raft(1).committed();
+    cluster.step(1, |raft, _| raft.raise_floor(committed));
+    cluster.start(3);
+    cluster.step(1, |raft, now| raft.handle_peer_up(now, NodeId(3)));
+    cluster.advance(500);
+    let state = |cluster: &Cluster| {
+        cluster.raft(1).progress().find(|peer| peer.node == NodeId(3)).map(|peer| peer.state).unwrap()
+    };
+    assert_eq!(state(&cluster), ProgressState::Behind);
+    // As a snapshot of another node does; nobody tells the leader.
+    cluster.crash(3);
+    let disk = cluster.members[&1].disk.clone();
+    cluster.members.get_mut(&3).unwrap().disk = disk;
+    cluster.start(3);
+    cluster.advance(500);
+    assert_eq!(state(&cluster), ProgressState::Replicate);
+    cluster.propose(1, 9).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.committed(3), committed.0 + 1);
+}
+
+#[test]
 fn a_learner_receives_everything_and_counts_for_nothing() {
     let membership = Membership::new([NodeId(1), NodeId(2)], [NodeId(3)]).unwrap();
     let mut cluster = Cluster::with(membership);

@@ -201,6 +201,29 @@ fn a_damaged_entry_that_lies_below_every_other_log_is_no_loss_for_a_snapshot_tak
     stage.clear();
 }
 
+/// It finds that when it takes a snapshot, in the midst of its process's life. Seed 18 with snapshots.
+#[test]
+fn a_node_whose_own_files_are_damaged_when_it_takes_a_snapshot_pulls_every_job_and_goes_on() {
+    let stage = Stage::with(3, shortened);
+    let leader = stage.leader();
+    let [away, other] = stage.others(leader)[..] else { unreachable!() };
+    let client = stage.client(other);
+    let mut jobs: Vec<u64> = (0..5).map(|_| client.puts(b"before")).collect();
+    stage.wait_for(5_000, "agreement", || stage.is_settled());
+    stage.isolate(away);
+    let member = stage.member(away);
+    let place = stage.cluster.medium_log(member).expect("a sound disk").place_of(Index(3)).expect("it is durable");
+    let dir = crate::wal::directory::segments_dir(std::path::Path::new("/data"), crate::types::ShardId(0));
+    let path = dir.join(crate::wal::segment::file_name(place.segment));
+    jobs.extend(go_on_past(&stage, away, &client));
+    member.disk().flip_bit(&path, (place.offset + 100) * 8).expect("it is there");
+    stage.heal();
+    stage.wait_for(60_000, "the one that was away", || stage.is_settled());
+    assert_eq!(member.starts(), 1);
+    assert_holds(&stage, away, &jobs);
+    stage.clear();
+}
+
 /// A file below the log's floor is written once, and may rot for years before somebody reads it.
 #[test]
 fn a_job_that_cannot_be_read_below_the_floor_is_given_out_from_a_copy_of_another_node() {

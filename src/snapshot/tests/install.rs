@@ -165,12 +165,12 @@ fn s1_a_job_that_is_left_out_or_is_not_as_it_was_put_is_refused() {
     pull_jobs(&mut staging, &whole, JOBS - 1);
     block_on(staging.flush()).unwrap();
     assert!(matches!(
-        block_on(staging.check_count(&whole, 0)),
-        Err(InstallError::Count { live: JOBS, found }) if found == JOBS - 1
+        block_on(staging.check_count(&whole)),
+        Err(InstallError::Count { lacking: JOBS, found }) if found == JOBS - 1
     ));
     pull_jobs(&mut staging, &whole, JOBS);
     block_on(staging.flush()).unwrap();
-    block_on(staging.check_count(&whole, 0)).unwrap();
+    block_on(staging.check_count(&whole)).unwrap();
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn jobs_that_came_before_a_crash_need_not_come_again_and_the_decision_puts_all_i
     assert!(next > JobId(200) && next <= JobId(501), "it goes on at job {next}");
     pull_jobs(&mut staging, &whole, JOBS);
     block_on(staging.flush()).unwrap();
-    block_on(staging.check_count(&whole, 0)).unwrap();
+    block_on(staging.check_count(&whole)).unwrap();
     assert!(!block_on(complete(&disk, &place())).unwrap(), "nothing is decided");
     block_on(staging.decide(&whole, None)).unwrap();
     let disk = disk.crash(Crash::Power(SectorOdds::OLD));
@@ -216,8 +216,8 @@ fn jobs_of_a_later_snapshot_do_not_pass_for_those_of_an_earlier_one() {
     block_on(staging.flush()).unwrap();
     whole.live.insert(7);
     assert!(staging.next_jobs(&whole, 1).is_empty());
-    let lacking = block_on(staging.check_count(&whole, 0));
-    assert!(matches!(lacking, Err(InstallError::Count { live: JOBS, found }) if found == JOBS - 1), "{lacking:?}");
+    let lacking = block_on(staging.check_count(&whole));
+    assert!(matches!(lacking, Err(InstallError::Count { lacking: JOBS, found }) if found == JOBS - 1), "{lacking:?}");
     block_on(staging.discard()).unwrap();
     assert_eq!(open_staging(&disk).next_jobs(&whole, 1), [JobId(1)]);
 }
