@@ -128,7 +128,8 @@ impl From<KeepError> for Fatal {
     fn from(error: KeepError) -> Fatal {
         let why = error.to_string();
         match error {
-            KeepError::Io { path, .. } => Fatal::ReadFailed { path, why },
+            KeepError::Read { path, .. } => Fatal::ReadFailed { path, why },
+            KeepError::Change { path, .. } => Fatal::WriteFailed { path, why },
             KeepError::Manifest(error) => error.into(),
             KeepError::Rows { .. } | KeepError::Missing { .. } | KeepError::Damaged(_) | KeepError::Segment { .. } => {
                 Fatal::FaultyLog(why)
@@ -146,5 +147,59 @@ impl From<RecoveryError> for Fatal {
             RecoveryError::Sync { path, .. } | RecoveryError::Remove { path, .. } => Fatal::WriteFailed { path, why },
             _ => Fatal::FaultyLog(why),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::types::Index;
+
+    fn path() -> PathBuf {
+        PathBuf::from("/data/shard-0/00000001.seg")
+    }
+
+    fn failed() -> io::Error {
+        io::Error::other("the device says no")
+    }
+
+    #[test]
+    fn a_disk_that_fails_in_recovery_is_not_told_as_a_damaged_log() {
+        let status = |error: RecoveryError| Fatal::from(error).exit_status();
+        assert_eq!(status(RecoveryError::Read { path: path(), source: failed() }), 33);
+        assert_eq!(status(RecoveryError::Sync { path: path(), source: failed() }), 32);
+        assert_eq!(status(RecoveryError::Remove { path: path(), source: failed() }), 32);
+        // What was read, and is wrong, is.
+        assert_eq!(status(RecoveryError::HeaderUnreadable { path: path() }), 30);
+        assert_eq!(status(RecoveryError::NothingAboveFloor { dir: path(), floor: Index(7) }), 30);
+    }
+
+    #[test]
+    fn a_vote_that_cannot_be_written_is_a_failed_write_and_one_that_cannot_be_opened_a_failed_read() {
+        let status = |error: VoteError| Fatal::from(error).exit_status();
+        assert_eq!(status(VoteError::Write { path: path(), offset: 0, source: failed() }), 32);
+        assert_eq!(status(VoteError::AfterFailure { path: path() }), 32);
+        assert_eq!(status(VoteError::Open { path: path(), source: failed() }), 33);
+    }
+
+    #[test]
+    fn a_keeper_that_cannot_write_is_a_failed_write_and_one_that_cannot_read_a_failed_read() {
+        let status = |error: KeepError| Fatal::from(error).exit_status();
+        assert_eq!(status(KeepError::Read { what: "open", path: path(), source: failed() }), 33);
+        assert_eq!(status(KeepError::Change { what: "sync", path: path(), source: failed() }), 32);
+        assert_eq!(status(KeepError::Missing { path: path() }), 30);
+    }
+
+    #[test]
+    fn the_first_reason_stays() {
+        let fate = Fate::default();
+        fate.seal(Fatal::ReadFailed { path: path(), why: String::new() });
+        fate.seal(Fatal::WriteFailed { path: path(), why: String::new() });
+        fate.finish();
+        assert!(fate.is_sealed());
+        assert_eq!(fate.take().map_err(|fatal| fatal.exit_status()), Err(33));
     }
 }

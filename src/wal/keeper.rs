@@ -14,7 +14,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use roaring::RoaringTreemap;
@@ -33,7 +32,7 @@ use super::recovery::scan::{Scan, Seen};
 use super::rows::Rows;
 use super::segment::{file_name, parse_file_name};
 use super::store::{RecordAt, StoreDraft, StoreReader, StoredJob, open_store, parse_store_file_name, store_file_name};
-use crate::io::{AlignedBuf, Disk, File, OpenMode};
+use crate::io::{AlignedBuf, Disk, File, OpenMode, yield_now};
 use crate::job::codec::{Commands, body_hash};
 use crate::job::command::Command;
 use crate::types::{ChainHash, Index, JobId, LogPosition};
@@ -45,7 +44,9 @@ const ROWS_AT_ONCE: usize = 2048;
 #[derive(Debug, Error)]
 pub enum KeepError {
     #[error("cannot {what} {path}: {source}", path = path.display())]
-    Io { what: &'static str, path: PathBuf, source: io::Error },
+    Read { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Change { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{0}")]
     Manifest(#[from] DirectoryError),
     #[error("the rows in {path} cannot be used: {error}", path = path.display())]
@@ -66,15 +67,20 @@ impl KeepError {
             KeepError::Rows { .. } | KeepError::Missing { .. } | KeepError::Damaged(_) | KeepError::Segment { .. } => {
                 true
             }
-            KeepError::Io { source, .. } => source.kind() == io::ErrorKind::InvalidData,
-            KeepError::Manifest(_) => false,
+            KeepError::Read { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+            KeepError::Change { .. } | KeepError::Manifest(_) => false,
         }
     }
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeepError {
+fn not_read(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeepError {
     let path = path.to_owned();
-    move |source| KeepError::Io { what, path, source }
+    move |source| KeepError::Read { what, path, source }
+}
+
+fn not_changed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeepError {
+    let path = path.to_owned();
+    move |source| KeepError::Change { what, path, source }
 }
 
 /// The file with the rows of a segment.
@@ -170,8 +176,8 @@ impl<D: Disk> Keeper<D> {
         // A process that died may have renamed it, and the name may not be durable yet: what it no longer names must not go
         // before it is.
         let dir = place.manifest.parent().unwrap_or(Path::new("/"));
-        disk.sync_dir(dir).await.map_err(failed("sync", dir))?;
-        disk.create_dir(&place.stores).await.map_err(failed("make", &place.stores))?;
+        disk.sync_dir(dir).await.map_err(not_changed("sync", dir))?;
+        disk.create_dir(&place.stores).await.map_err(not_changed("make", &place.stores))?;
         let reader = LogReader::new(disk.clone(), place.segments.clone(), place.identity);
         let stores = StoreReader::new(disk.clone(), place.stores.clone(), place.identity);
         let (pieces, live, moved_bytes) = (BTreeMap::new(), Arc::default(), 0);
@@ -238,7 +244,7 @@ impl<D: Disk> Keeper<D> {
     /// Rows that were not completed, or whose segments are gone; store segments that the manifest does not name.
     async fn remove_left_over(&self) -> Result<(), KeepError> {
         let dir = &self.place.segments;
-        let files = self.disk.list(dir).await.map_err(failed("list", dir))?;
+        let files = self.disk.list(dir).await.map_err(not_read("list", dir))?;
         for file in &files {
             let segment = file.name.strip_suffix(".rows").map(|stem| format!("{stem}.seg"));
             let is_orphan = segment.is_some_and(|segment| {
@@ -249,7 +255,7 @@ impl<D: Disk> Keeper<D> {
             }
         }
         let dir = &self.place.stores;
-        for file in self.disk.list(dir).await.map_err(failed("list", dir))? {
+        for file in self.disk.list(dir).await.map_err(not_read("list", dir))? {
             let number = parse_store_file_name(&file.name);
             if number.is_some_and(|number| !self.manifest.stores.contains(&number)) {
                 self.unlink(&dir.join(&file.name)).await?;
@@ -261,7 +267,7 @@ impl<D: Disk> Keeper<D> {
     /// Removes a file that may be gone already.
     async fn unlink(&self, path: &Path) -> Result<(), KeepError> {
         match self.disk.unlink(path).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(not_changed("remove", path)(error)),
             _ => Ok(()),
         }
     }
@@ -269,7 +275,7 @@ impl<D: Disk> Keeper<D> {
     // Rows.
 
     async fn map(&self, path: &Path) -> Result<Bytes, KeepError> {
-        let map = self.disk.map(path).await.map_err(failed("map", path))?;
+        let map = self.disk.map(path).await.map_err(not_read("map", path))?;
         Ok(Bytes::from_owner(Mapped(map)))
     }
 
@@ -282,7 +288,7 @@ impl<D: Disk> Keeper<D> {
     async fn map_store(&self, number: SegmentNumber) -> Result<Kept, KeepError> {
         let path = self.path(PieceName::Store(number));
         let bytes = match self.map(&path).await {
-            Err(KeepError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(KeepError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(KeepError::Missing { path });
             }
             bytes => bytes?,
@@ -322,16 +328,16 @@ impl<D: Disk> Keeper<D> {
         self.unlink(&temporary).await?;
         let content = draft.finish(subject, &self.place.identity);
         self.fill(&temporary, content).await?;
-        self.disk.rename(&temporary, &path).await.map_err(failed("rename", &temporary))?;
+        self.disk.rename(&temporary, &path).await.map_err(not_changed("rename", &temporary))?;
         let dir = &self.place.segments;
-        self.disk.sync_dir(dir).await.map_err(failed("sync", dir))?;
+        self.disk.sync_dir(dir).await.map_err(not_changed("sync", dir))?;
         self.map_rows(subject.number).await
     }
 
     async fn fill(&self, path: &Path, content: Vec<u8>) -> Result<u64, KeepError> {
         let mut content = Some(content);
         let pieces = Box::new(move || Ok(content.take()));
-        self.disk.make_filled(path.to_owned(), pieces).await.map_err(failed("write", path))
+        self.disk.make_filled(path.to_owned(), pieces).await.map_err(not_changed("write", path))
     }
 
     /// The header of a segment in use, and the length of its file.
@@ -339,13 +345,13 @@ impl<D: Disk> Keeper<D> {
         let path = self.path(PieceName::Log(number));
         let file = match self.disk.open(&path, OpenMode::Read).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(KeepError::Missing { path }),
-            file => file.map_err(failed("open", &path))?,
+            file => file.map_err(not_read("open", &path))?,
         };
         let (result, block) = file.read_at(AlignedBuf::zeroed(BLOCK as usize), 0).await;
-        result.map_err(failed("read", &path))?;
+        result.map_err(not_read("read", &path))?;
         match FirstBlock::read(&block, &self.place.identity) {
             FirstBlock::Header(header) => Ok((header, file.bytes())),
-            _ => Err(failed("read the header of", &path)(io::ErrorKind::InvalidData.into())),
+            _ => Err(not_read("read the header of", &path)(io::ErrorKind::InvalidData.into())),
         }
     }
 
@@ -371,7 +377,7 @@ impl<D: Disk> Keeper<D> {
     /// The rows of a segment up to its last entry that counts, from the segment alone.
     async fn read_rows(&self, header: SegmentHeader, last: Index) -> Result<(Subject, FooterDraft), KeepError> {
         let path = self.path(PieceName::Log(header.number));
-        let file = self.disk.open(&path, OpenMode::Read).await.map_err(failed("open", &path))?;
+        let file = self.disk.open(&path, OpenMode::Read).await.map_err(not_read("open", &path))?;
         let mut scan = Scan::new(file, header, self.place.identity);
         let mut offset = BLOCK;
         let mut rows: Option<(LogIndex, Rows)> = None;
@@ -677,7 +683,7 @@ impl<D: Disk> Keeper<D> {
     /// Segments that were begun, and cut off as a whole: they have no rows.
     async fn remove_passed_over(&self) -> Result<(), KeepError> {
         let dir = &self.place.segments;
-        for file in self.disk.list(dir).await.map_err(failed("list", dir))? {
+        for file in self.disk.list(dir).await.map_err(not_read("list", dir))? {
             let Some(number) = parse_file_name(&file.name) else { continue };
             if self.pieces.contains_key(&PieceName::Log(number)) {
                 continue;
@@ -705,19 +711,6 @@ impl Copied {
         }
         Ok(&self.0.as_ref().expect("just read").1)
     }
-}
-
-/// Lets every other task of the thread run once.
-pub async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(move |context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(test)]
