@@ -16,6 +16,7 @@ pub mod uring;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 
 use bytes::Bytes;
 
@@ -175,4 +176,17 @@ pub trait Writer: 'static {
     fn shutdown(&self);
     /// A handle that shuts the stream down from another task of the same thread.
     fn closer(&self) -> Box<dyn Fn()>;
+}
+
+/// Lets every other task of the thread run once.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(move |context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

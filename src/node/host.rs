@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -21,7 +20,7 @@ use super::queue::Queue;
 use super::snapshots::SnapshotView;
 use crate::api::{Answer, Operation};
 use crate::fatal::Fatal;
-use crate::io::Runtime;
+use crate::io::{Runtime, yield_now};
 use crate::net::message::{PeerMessage, Pulled};
 use crate::net::outbox::{Outbox, PushError};
 use crate::raft::message::Vote;
@@ -97,8 +96,13 @@ pub trait Observer {
     fn observe(&self, shard: &mut Shard, disk: DiskView);
 }
 
-/// Sees the shard after each of its turns. Simulation checks its invariants here; a node that serves has none.
+/// Sees what goes into the shard and comes out of it, and the shard after each of its turns. Simulation checks its invariants
+/// here; a node that serves has none.
 pub trait TurnWatch {
+    /// The event is about to be handled.
+    fn handed(&self, shard: &Shard, event: &Event);
+    /// The effect is about to be carried out.
+    fn decided(&self, shard: &Shard, effect: &Effect);
     fn turned(&self, shard: &Shard, moment: Moment);
 }
 
@@ -245,6 +249,9 @@ impl<R: Runtime> Host<R> {
         while !self.fate.is_sealed() {
             let moment = self.moment();
             for event in self.events.take() {
+                if let Some(watch) = &self.watch {
+                    watch.handed(&shard, &event);
+                }
                 self.handle(&mut shard, moment, event);
             }
             self.watch_disk(&mut shard, moment);
@@ -253,6 +260,9 @@ impl<R: Runtime> Host<R> {
             }
             shard.flush(moment);
             while let Some(effect) = shard.poll_effect() {
+                if let Some(watch) = &self.watch {
+                    watch.decided(&shard, &effect);
+                }
                 self.carry_out(effect);
             }
             self.leads.set(shard.leads());
@@ -514,19 +524,6 @@ impl Life {
         self.tasks.set(self.tasks.get() - 1);
         self.changed.notify_waiters();
     }
-}
-
-/// Lets every other task of the thread run once.
-pub async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(move |context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Ends when either does.

@@ -3,10 +3,9 @@
 
 use std::rc::Rc;
 
-use super::host::yield_now;
 use super::queue::Queue;
-use crate::io::Runtime;
 use crate::io::crossing::{Consumer, Full, Producer, crossing};
+use crate::io::{Runtime, yield_now};
 use crate::types::Nanos;
 
 /// Items in flight from one core to another. More wait in the queue before the ring.

@@ -389,22 +389,10 @@ impl Drop for Sleep {
     }
 }
 
-/// Lets others run first.
-pub async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(move |context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::yield_now;
 
     fn order_of_three(seed: u64) -> (Vec<u32>, u64) {
         let executor = Executor::new(seed);

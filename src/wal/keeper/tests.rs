@@ -68,7 +68,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     loop {
-        if let Poll::Ready(done) = future.as_mut().poll(&mut context) {
+        if let std::task::Poll::Ready(done) = future.as_mut().poll(&mut context) {
             return done;
         }
     }
