@@ -19,10 +19,10 @@ use crate::sim::run::{RunOptions, RunReport, run_seed};
 /// Run simulated clusters under faults, one run a seed, and judge each
 #[derive(Debug, Args)]
 pub struct SimArgs {
-    /// How many seeds to run
-    #[arg(long, default_value_t = 100)]
-    seeds: u64,
-    /// The first seed; alone, the only one
+    /// How many seeds to run; by default 100, or 1 where the first is given
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The first seed
     #[arg(long)]
     seed: Option<u64>,
     /// End after this long, whatever is left
@@ -144,7 +144,10 @@ pub fn sim(args: &SimArgs) -> u8 {
     let first = args.seed.unwrap_or(0);
     let seeds: Vec<u64> = match args.regressions {
         true => SEEDS.iter().map(|(seed, _)| *seed).collect(),
-        false => (first..first + if args.seed.is_some() && args.seeds == 100 { 1 } else { args.seeds }).collect(),
+        false => {
+            let count = args.seeds.unwrap_or(if args.seed.is_some() { 1 } else { 100 });
+            (first..first + count).collect()
+        }
     };
     let deadline = args.seconds.map(|seconds| begun + Duration::from_secs(seconds));
     let threads = args.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));

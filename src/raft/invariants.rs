@@ -21,6 +21,12 @@ fn require(holds: bool, node: NodeId, what: impl FnOnce() -> String) -> Result<(
 
 /// The invariants of one state.
 pub fn check_node(raft: &Raft) -> Result<(), Broken> {
+    check_log(raft)?;
+    check_bearing(raft)
+}
+
+/// The invariants of one state, without a look at each entry of its log: a group's history looks at each once.
+pub fn check_bearing(raft: &Raft) -> Result<(), Broken> {
     let (id, state) = (raft.id(), &raft.state);
     let broken = |what: &str| Broken { node: id, what: what.to_owned() };
     let (floor, last) = (state.log.floor(), state.log.last());
@@ -29,7 +35,6 @@ pub fn check_node(raft: &Raft) -> Result<(), Broken> {
     require(last.term <= state.term(), id, || "no entry is of a later term than the current".to_owned())?;
     require(state.saved.term <= state.term(), id, || "what is saved is not ahead of what is".to_owned())?;
     state.durability.check(last.index).map_err(broken)?;
-    check_log(raft)?;
     match &raft.role {
         Role::Leader(leader) => {
             let own = Vote { term: state.term(), voted_for: Some(id) };
@@ -52,11 +57,15 @@ pub fn check_node(raft: &Raft) -> Result<(), Broken> {
 fn check_log(raft: &Raft) -> Result<(), Broken> {
     let mut before = raft.log().floor();
     for meta in raft.log().iter() {
-        let follows = meta.position.index == before.index.next() && meta.position.term >= before.term;
-        require(follows, raft.id(), || format!("entry {} follows {before}", meta.position))?;
+        check_follows(raft, before, meta)?;
         before = meta.position;
     }
     Ok(())
+}
+
+fn check_follows(raft: &Raft, before: LogPosition, meta: &EntryMeta) -> Result<(), Broken> {
+    let follows = meta.position.index == before.index.next() && meta.position.term >= before.term;
+    require(follows, raft.id(), || format!("entry {} follows {before}", meta.position))
 }
 
 /// What a later state of the same node is compared with. A restart begins a new comparison.
@@ -199,7 +208,10 @@ impl GroupHistory {
         let from = unchanged.map_or(LogPosition::ORIGIN, |known| known.last);
         let new: Vec<EntryMeta> =
             raft.log().iter().rev().take_while(|meta| meta.position.index > from.index).copied().collect();
-        for meta in new {
+        let mut before = from.max(raft.log().floor());
+        for meta in new.into_iter().rev() {
+            check_follows(raft, before, &meta)?;
+            before = meta.position;
             let chain = *self.entries.entry(meta.position).or_insert(meta.chain);
             require(chain == meta.chain, raft.id(), || format!("two different entries are {}", meta.position))?;
         }

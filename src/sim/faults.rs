@@ -117,6 +117,7 @@ impl Swarm {
             Some(only) => only.to_vec(),
             None => FaultKind::ALL.iter().filter(is_early).filter(|_| random.chance(300_000)).copied().collect(),
         };
+        let chaos = draw_length(random);
         let mut swarm = Swarm {
             faults,
             cluster: ClusterConfig {
@@ -134,8 +135,8 @@ impl Swarm {
                 readers: *random.pick(&[0, 0, 1, 2]).expect("some"),
                 peek_ppm: *random.pick(&[0, 0, 100_000, 500_000]).expect("some"),
             },
-            chaos: Nanos::from_secs(random.between(5, 20)),
-            pause_max: Nanos::from_millis(random.between(200, 4_000)),
+            chaos,
+            pause_max: Nanos::from_millis(random.between(100, chaos.0 / 4_000_000)),
             lasting: random.chance(250_000).then(|| *random.pick(Lasting::ALL).expect("some")),
         };
         // Drawn last, so that what a seed draws before stays what it was.
@@ -144,6 +145,17 @@ impl Swarm {
         }
         swarm
     }
+}
+
+/// How long things go wrong. Most runs are short: what breaks mostly breaks soon, and another seed draws other faults and
+/// limits. A few are long, for what only time brings, such as logs of many segments.
+fn draw_length(random: &Random) -> Nanos {
+    let (from_ms, to_ms) = match random.below(100) {
+        0..70 => (500, 3_000),
+        70..95 => (3_000, 8_000),
+        _ => (8_000, 20_000),
+    };
+    Nanos::from_millis(random.between(from_ms, to_ms))
 }
 
 fn draw_tunables(random: &Random) -> Tunables {
@@ -272,8 +284,10 @@ impl Injector {
         broken
     }
 
+    /// Half of the time soon: what lasts about as long as an election takes is worse than what lasts for long.
     fn after(&self, from_ms: u64, to_ms: u64, undo: impl FnOnce(&Injector) + 'static) {
         let injector = self.clone();
+        let to_ms = if self.0.random.chance(500_000) { to_ms } else { from_ms + (to_ms - from_ms) / 8 };
         let delay = self.0.random.nanos(Nanos::from_millis(from_ms), Nanos::from_millis(to_ms));
         self.0.executor.call_in(delay, move || {
             if !injector.0.stopped.get() {

@@ -24,6 +24,12 @@ pub const TUBES: [&str; 3] = ["default", "mail", "video"];
 /// How many of the jobs seen last are asked about.
 const RECENT_MAX: usize = 4;
 
+/// Workers that help to drain.
+const DRAIN_HELPERS: u32 = 4;
+
+/// Longer than any reservation that a dead worker may still hold.
+const LAST_RESERVATION_S: u32 = 6;
+
 /// How long a client waits for an answer before it gives the connection up.
 const PATIENCE: Nanos = Nanos::from_secs(20);
 
@@ -115,11 +121,25 @@ impl Workload {
             .collect()
     }
 
-    /// Starts a worker that takes and deletes jobs until there is none left, wherever they are.
+    /// Starts workers that take and delete jobs until there is none left, wherever they are: several carry off what is at
+    /// hand, then one looks for the rest.
     pub fn start_drain(&self, servers: Vec<String>) {
-        let host = self.network.add_host("drain");
         let workload = Workload { servers: Rc::new(servers), ..self.clone() };
-        workload.start_client(host, Client::drain);
+        let helping = Rc::new(Cell::new(DRAIN_HELPERS));
+        for number in 0..DRAIN_HELPERS {
+            let (host, helping) = (self.network.add_host(&format!("drain-{number}")), Rc::clone(&helping));
+            workload.start_client(host, move |client| async move {
+                client.help_to_drain().await;
+                helping.set(helping.get() - 1);
+            });
+        }
+        let host = self.network.add_host("drain");
+        workload.start_client(host, move |client| async move {
+            while helping.get() > 0 {
+                client.workload.executor.sleep(Nanos::from_millis(10)).await;
+            }
+            client.drain().await;
+        });
     }
 
     fn start_client<F: Future<Output = ()> + 'static>(&self, host: HostId, run: impl FnOnce(Client) -> F) {
@@ -207,7 +227,8 @@ impl Client {
         let mut empty_in_a_row = 0;
         while empty_in_a_row < 3 {
             let Some(mut connected) = self.connect().await else { continue };
-            match self.drain_some(&mut connected).await {
+            let patience_s = if empty_in_a_row == 0 { LAST_RESERVATION_S } else { 1 };
+            match self.drain_some(&mut connected, patience_s).await {
                 // The put with which each connection begins.
                 Ok(0 | 1) => empty_in_a_row += 1,
                 Ok(_) | Err(Ended::Lost(_)) => empty_in_a_row = 0,
@@ -219,8 +240,16 @@ impl Client {
         }
     }
 
-    /// Deletes what it can get. How many jobs there were.
-    async fn drain_some(&mut self, connected: &mut Connected) -> Result<u64, Ended> {
+    /// Carries off what can be had at once, over one connection.
+    async fn help_to_drain(mut self) {
+        let Some(mut connected) = self.connect().await else { return };
+        if let Err(Ended::Nonsense { asked, line }) = self.drain_some(&mut connected, 0).await {
+            self.note_nonsense(&asked, &line);
+        }
+    }
+
+    /// Deletes what it can get, until none came for so long. How many jobs there were.
+    async fn drain_some(&mut self, connected: &mut Connected, patience_s: u32) -> Result<u64, Ended> {
         let mut found = 0;
         for tube in TUBES {
             self.converse(connected, &[Asked::Pause { tube, duration_s: 0 }, Asked::Use(tube)]).await?;
@@ -228,8 +257,7 @@ impl Client {
             self.converse(connected, &[Asked::Kick(1_000_000), Asked::Kick(1_000_000)]).await?;
         }
         loop {
-            // Longer than any reservation that a dead worker may still hold.
-            let heard = self.converse(connected, &[Asked::Reserve { timeout_s: Some(6) }]).await?;
+            let heard = self.converse(connected, &[Asked::Reserve { timeout_s: Some(patience_s) }]).await?;
             match heard.first() {
                 Some(Said::Reserved { id, .. }) => {
                     found += 1;

@@ -19,7 +19,9 @@ impl SimFile {
     /// Begins a write: readers see it, the medium need not. Returns where it went.
     pub(super) fn begin_write(&self, world: &mut World, bytes: &[u8], offset: u64) -> io::Result<u64> {
         let grown = (offset + bytes.len() as u64).saturating_sub(world.content(self.file).bytes());
-        world.take_room(grown)?;
+        if grown > 0 {
+            world.take_room(grown)?;
+        }
         let misdirected = world.faults.misdirected_write;
         let target = match world.chance(misdirected) {
             true => world.elsewhere(self.file, bytes.len(), offset),

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::job::Fingerprint;
-use crate::node::host::TurnWatch;
+use crate::node::host::{Event, TurnWatch};
 use crate::raft::RoleName;
-use crate::raft::invariants::{GroupHistory, Observed, check_node, check_step};
+use crate::raft::invariants::{GroupHistory, Observed, check_bearing, check_step};
+use crate::shard::effect::Effect;
 use crate::shard::{Moment, Shard};
 use crate::sim::executor::Executor;
+use crate::sim::oracle::freshness::Freshness;
 use crate::sim::oracle::stability::Stability;
 use crate::types::{ChainHash, Index, NodeId, Term};
 use crate::wal::entry::Entry;
@@ -26,6 +28,8 @@ pub struct GroupCounts {
     pub installs: u64,
     /// Leaders that a node got to know while commands of its clients were under way.
     pub leaders_with_commands: u64,
+    /// Answers to questions that were held against what was committed when they were asked.
+    pub questions: u64,
 }
 
 /// Clones share it. One shard only.
@@ -44,6 +48,7 @@ struct State {
     counts: Cell<GroupCounts>,
     broken: RefCell<Option<String>>,
     stability: RefCell<Stability>,
+    freshness: RefCell<Freshness>,
     outside_only: Cell<bool>,
     /// Who was elected and was not yet held against the disks.
     elected: RefCell<Vec<(NodeId, Term)>>,
@@ -74,6 +79,7 @@ impl GroupOracle {
             counts: Cell::default(),
             broken: RefCell::default(),
             stability: RefCell::default(),
+            freshness: RefCell::default(),
             outside_only: Cell::default(),
             elected: RefCell::default(),
         }))
@@ -98,7 +104,7 @@ impl GroupOracle {
 
     #[must_use]
     pub fn counts(&self) -> GroupCounts {
-        self.0.counts.get()
+        GroupCounts { questions: self.0.freshness.borrow().held(), ..self.0.counts.get() }
     }
 
     /// Who was elected since the last call.
@@ -126,6 +132,7 @@ impl GroupOracle {
     pub fn forget(&self, node: NodeId) {
         self.0.nodes.borrow_mut().remove(&node);
         self.0.history.borrow_mut().forget(node);
+        self.0.freshness.borrow_mut().forget(node);
         self.0.stability.borrow_mut().forget(node, self.0.executor.now());
     }
 
@@ -147,6 +154,12 @@ impl GroupOracle {
     #[must_use]
     pub fn applied(&self) -> BTreeMap<NodeId, Index> {
         self.0.nodes.borrow().iter().map(|(node, seen)| (*node, seen.applied)).collect()
+    }
+
+    /// How far each running node has applied, and holds its log for durable.
+    #[must_use]
+    pub fn reached(&self) -> BTreeMap<NodeId, Index> {
+        self.0.nodes.borrow().iter().map(|(node, seen)| (*node, seen.applied.min(seen.durable))).collect()
     }
 
     /// The term each running node is in.
@@ -208,7 +221,7 @@ impl GroupOracle {
             self.note_role(shard);
         }
         if !self.0.outside_only.get() {
-            check_node(raft).map_err(|broken| broken.to_string())?;
+            check_bearing(raft).map_err(|broken| broken.to_string())?;
         }
         self.0.history.borrow_mut().observe_from_outside(raft).map_err(|broken| broken.to_string())?;
         let committed = raft.committed();
@@ -279,6 +292,22 @@ impl GroupOracle {
 }
 
 impl TurnWatch for GroupOracle {
+    fn handed(&self, shard: &Shard, event: &Event) {
+        if let Event::Operation { connection, ticket, operation } = event {
+            let (node, committed) = (shard.raft().id(), self.0.committed.get());
+            self.0.freshness.borrow_mut().ask(node, *connection, *ticket, operation, committed);
+        }
+    }
+
+    fn decided(&self, shard: &Shard, effect: &Effect) {
+        if let Effect::Answer { connection, ticket, .. } = effect {
+            let (node, applied) = (shard.raft().id(), shard.machine().applied().index);
+            if let Err(what) = self.0.freshness.borrow_mut().answer(node, *connection, *ticket, applied) {
+                self.break_with(what);
+            }
+        }
+    }
+
     fn turned(&self, shard: &Shard, moment: Moment) {
         self.count(|counts| counts.turns += 1);
         let now = self.0.executor.now();
