@@ -11,7 +11,7 @@ use beaver_raft::job::Machine;
 use beaver_raft::job::command::{Class, Command, Numbered, Origin, TubeList};
 use beaver_raft::net::codec;
 use beaver_raft::net::frame::{FrameBuilder, FrameKind, HEADER_BYTES};
-use beaver_raft::net::message::{PeerMessage, RaftMessage, ReadAbout, ReferenceDelta, Soft};
+use beaver_raft::net::message::{Fetch, Fetched, Held, PeerMessage, RaftMessage, ReadAbout, ReferenceDelta, Soft};
 use beaver_raft::raft::message::{Body, Message, Vote};
 use beaver_raft::raft::{Config, Log, Membership};
 use beaver_raft::shard::effect::{Append, ConnectionId, Effect};
@@ -274,8 +274,24 @@ impl World {
         let (seq, registration) = (input.number(), u64::from(input.below(6)));
         let tube = Bytes::from_static(TUBES[usize::from(input.below(3))]);
         let tubes = Bytes::from(encode_tubes(TUBES.iter().skip(usize::from(input.below(4))).copied()));
-        match input.below(9) {
+        match input.below(13) {
             8 => PeerMessage::MarkerDigest { term, marker: self.index(input), digest: input.number().into() },
+            9 | 10 => PeerMessage::Fetch(Fetch {
+                first: self.index(input),
+                last: self.index(input),
+                chain: self.chain(input),
+            }),
+            11 | 12 => PeerMessage::Fetched(Fetched {
+                last: self.index(input),
+                chain: self.chain(input),
+                leads: (input.below(2) == 0).then_some(term),
+                held: match input.below(5) {
+                    0 => Held::Faulty,
+                    1 => Held::Absent,
+                    2 => Held::Unknown,
+                    _ => Held::Entries(self.stretch(input)),
+                },
+            }),
             0 | 1 => PeerMessage::Wait { term, session, seq, registration, poll: input.below(2) == 0, tubes },
             2 => PeerMessage::Withdraw { term, session, seq, registration },
             3 => PeerMessage::WaitEnded { term, session, seq, registration, applied: self.index(input) },
@@ -310,6 +326,24 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Of an entry that is here, or of none.
+    fn chain(&self, input: &mut Input<'_>) -> Option<ChainHash> {
+        match input.below(4) {
+            0 => None,
+            1 => Some(ChainHash(input.number().into())),
+            _ => {
+                let at = usize::try_from(self.index(input).0).unwrap_or(usize::MAX);
+                self.entries.get(at).map(|entry| entry.meta.chain)
+            }
+        }
+    }
+
+    /// Entries that are here, one behind the other.
+    fn stretch(&self, input: &mut Input<'_>) -> Vec<Entry> {
+        let from = usize::try_from(self.index(input).0).unwrap_or(usize::MAX).min(self.entries.len());
+        self.entries[from..].iter().take(1 + usize::from(input.below(3))).cloned().collect()
     }
 
     fn operate(&mut self, input: &mut Input<'_>) {
