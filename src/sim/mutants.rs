@@ -102,7 +102,14 @@ fn cut_logs(swarm: &mut Swarm, random: &Random) {
 
 /// The same, and writes take so long that the cut comes before they are done.
 fn cut_logs_on_slow_disks(swarm: &mut Swarm, random: &Random) {
-    only(swarm, random, &[FaultKind::Isolate, FaultKind::SlowDisk, FaultKind::StallDisk, FaultKind::SlowDisk]);
+    let faults = [FaultKind::Isolate, FaultKind::SlowDisk, FaultKind::StallDisk, FaultKind::Pause, FaultKind::SlowLink];
+    only(swarm, random, &faults);
+    swarm.pause_max = Nanos::from_millis(500);
+    swarm.chaos = Nanos::from_secs(8);
+    swarm.workload.pause_max = Nanos::from_millis(10);
+    if random.chance(400_000) {
+        swarm.cluster.nodes = 5;
+    }
 }
 
 fn changes_of_leader(swarm: &mut Swarm, random: &Random) {
