@@ -67,6 +67,8 @@ pub struct Member {
     durable: DurableLog,
     /// Counts of earlier disks, where it was given new ones.
     is_wiped: Cell<bool>,
+    /// Its disk told lies: what is on it is no witness of anything.
+    is_deceived: Cell<bool>,
 }
 
 /// What the nodes found on their disks when they started.
@@ -131,6 +133,7 @@ impl Cluster {
                 shown: RefCell::default(),
                 durable: DurableLog::new(Path::new(DATA), identity, SHARD),
                 is_wiped: Cell::new(false),
+                is_deceived: Cell::new(false),
             }
         });
         let members = members.collect();
@@ -439,6 +442,10 @@ impl Cluster {
         }
         let mut holders = 0;
         for member in &self.members {
+            if member.is_deceived.get() {
+                holders += 1;
+                continue;
+            }
             match member.durable.holding(&member.disk(), index, chain, || self.medium_log(member)) {
                 // What was damaged or taken away since was durable when it was acknowledged.
                 Ok(Holding::Holds | Holding::Damaged) => holders += 1,
@@ -457,7 +464,7 @@ impl Cluster {
             let has_voted = |member: &&Member| {
                 let file = member.disk().peek_medium(&vote_path(Path::new(DATA), SHARD), 0, 4 * BLOCK_BYTES);
                 let vote = file.and_then(|file| newest_readable(&file)).unwrap_or_default();
-                vote.term > term || vote == (Vote { term, voted_for: Some(leader) }) || member.is_wiped.get()
+                vote.term > term || vote == (Vote { term, voted_for: Some(leader) }) || member.has_forgotten()
             };
             let votes = self.members.iter().filter(has_voted).count();
             if votes < self.majority() {
@@ -473,6 +480,10 @@ impl Cluster {
         let mut holders = 0;
         let mut told = String::new();
         for member in &self.members {
+            if member.is_deceived.get() {
+                holders += 1;
+                continue;
+            }
             let kept_up = member.durable.chains(&member.disk(), || self.medium_log(member));
             match self.medium_log(member) {
                 Ok(log) if log.faulty.is_empty() || self.has_rotten.get() => {
@@ -505,6 +516,22 @@ impl Member {
     #[must_use]
     pub fn disk(&self) -> SimDisk {
         self.disk.borrow().clone()
+    }
+
+    /// From now on its disk may say that what it lost is durable.
+    pub fn is_deceived_by_its_disk(&self) {
+        self.is_deceived.set(true);
+    }
+
+    /// Whether it may not know what it promised.
+    fn has_forgotten(&self) -> bool {
+        self.is_wiped.get() || self.is_deceived.get()
+    }
+
+    /// Whether it may have been lied to.
+    #[must_use]
+    pub fn is_deceived(&self) -> bool {
+        self.is_deceived.get()
     }
 
     #[must_use]

@@ -74,6 +74,19 @@ fault_kinds! {
     JumpWall = "jump-wall",
     /// An entry that was durable is damaged; another node has a copy.
     Rot = "rot",
+    /// Writes of one disk land in other places of their files, and report success.
+    Misdirect = "misdirect",
+    /// One disk reports durable what is not, and loses it with its power.
+    Lie = "lie",
+}
+
+impl FaultKind {
+    /// A disk that lies withdraws promises of its node. That is one more than what a majority is there for, so such runs harm
+    /// nobody else: they show what becomes of the node, and that the others keep their word.
+    #[must_use]
+    pub fn is_deceit(self) -> bool {
+        matches!(self, FaultKind::Misdirect | FaultKind::Lie)
+    }
 }
 
 impl fmt::Display for FaultKind {
@@ -112,7 +125,7 @@ impl Swarm {
     /// `only`: these faults, where the operator chose.
     #[must_use]
     pub fn draw(random: &Random, only: Option<&[FaultKind]>) -> Swarm {
-        let is_early = |kind: &&FaultKind| **kind != FaultKind::Rot;
+        let is_early = |kind: &&FaultKind| **kind != FaultKind::Rot && !kind.is_deceit();
         let faults = match only {
             Some(only) => only.to_vec(),
             None => FaultKind::ALL.iter().filter(is_early).filter(|_| random.chance(300_000)).copied().collect(),
@@ -142,6 +155,13 @@ impl Swarm {
         // Drawn last, so that what a seed draws before stays what it was.
         if only.is_none() && random.chance(200_000) {
             swarm.faults.push(FaultKind::Rot);
+        }
+        if only.is_none() && random.chance(40_000) {
+            swarm.faults = vec![*random.pick(&[FaultKind::Misdirect, FaultKind::Lie]).expect("some")];
+        }
+        if let Some(deceit) = swarm.faults.iter().find(|kind| kind.is_deceit()).copied() {
+            swarm.faults = vec![deceit, FaultKind::PowerCut, FaultKind::Kill];
+            swarm.lasting = None;
         }
         swarm
     }
@@ -192,17 +212,23 @@ struct State {
     suspended: RefCell<BTreeMap<NodeId, Nanos>>,
     /// Nodes that never recover.
     broken: RefCell<BTreeSet<NodeId>>,
+    /// The one whose disk lies, in a run with such faults.
+    deceived: Option<NodeId>,
 }
 
 impl Injector {
     #[must_use]
     pub fn new(executor: &Executor, network: &Network, cluster: &Rc<Cluster>, swarm: &Swarm) -> Injector {
+        let random = executor.fork_random();
+        let lies = swarm.faults.iter().any(|kind| kind.is_deceit());
+        let deceived = random.pick(cluster.members()).filter(|_| lies).map(|member| member.node);
         Injector(Rc::new(State {
             executor: executor.clone(),
             network: network.clone(),
             cluster: Rc::clone(cluster),
             swarm: swarm.clone(),
-            random: executor.fork_random(),
+            random,
+            deceived,
             stopped: Cell::new(false),
             done: RefCell::default(),
             suspended: RefCell::default(),
@@ -245,10 +271,22 @@ impl Injector {
             if let Some(member) = injector.0.random.pick(members)
                 && !injector.0.broken.borrow().contains(&member.node)
             {
-                injector.0.cluster.start(member);
+                injector.start_one(member);
             }
             injector.revive();
         });
+    }
+
+    /// Who forgot what it promised comes back only when all others have what was committed with its help.
+    fn start_one(&self, member: &Member) {
+        let oracle = self.0.cluster.oracle();
+        let (reached, committed) = (oracle.reached(), oracle.committed().get());
+        let mut others = self.0.cluster.members().iter().filter(|other| other.node != member.node);
+        let may_start = !member.is_deceived()
+            || others.all(|other| reached.get(&other.node).is_some_and(|reached| *reached >= committed));
+        if may_start {
+            self.0.cluster.start(member);
+        }
     }
 
     /// Undoes everything: what comes now must work. In some runs a minority is broken for good instead; which.
@@ -275,6 +313,7 @@ impl Injector {
         if let Some(lasting) = swarm.lasting {
             *broken.borrow_mut() = lasting.break_some(executor, network, cluster, random);
         }
+        broken.borrow_mut().extend(self.0.deceived);
         let broken = broken.borrow().clone();
         cluster
             .members()
@@ -321,7 +360,7 @@ impl Injector {
             let revived = injector.clone();
             executor.call_in(again, move || {
                 if !revived.0.stopped.get() {
-                    revived.0.cluster.start(revived.0.cluster.member(node));
+                    revived.start_one(revived.0.cluster.member(node));
                 }
             });
         });
@@ -343,7 +382,8 @@ impl Injector {
     fn harm(&self, kind: FaultKind) {
         let State { executor, network, cluster, random, .. } = &*self.0;
         *self.0.done.borrow_mut().entry(kind).or_default() += 1;
-        let member = random.pick(cluster.members()).expect("a cluster has members");
+        let drawn = random.pick(cluster.members()).expect("a cluster has members");
+        let member = self.0.deceived.map_or(drawn, |node| cluster.member(node));
         let other = random.pick(cluster.members()).expect("a cluster has members");
         let (node, host) = (member.node, member.host);
         executor.tell(format_args!("fault {kind} at node {node}"));
@@ -356,7 +396,7 @@ impl Injector {
                 cluster.kill(member);
                 // A service manager may be as quick as this, or as slow as `revive`.
                 if random.chance(500_000) {
-                    self.after(1, 200, move |injector| injector.0.cluster.start(injector.0.cluster.member(node)));
+                    self.after(1, 200, move |injector| injector.start_one(injector.0.cluster.member(node)));
                 }
             }
             FaultKind::PowerCut => cluster.cut_power(member, self.power_cut()),
@@ -451,6 +491,16 @@ impl Injector {
             }
             FaultKind::Rot => {
                 cluster.rot(member, random);
+            }
+            FaultKind::Misdirect | FaultKind::Lie => {
+                member.is_deceived_by_its_disk();
+                member.disk().set_faults(match kind {
+                    FaultKind::Lie => Faults { lying_flush: true, ..Faults::default() },
+                    _ => Faults { misdirected_write: 0.05, ..Faults::default() },
+                });
+                self.after(50, 2_000, move |injector| {
+                    injector.0.cluster.member(node).disk().set_faults(Faults::default());
+                });
             }
             FaultKind::JumpWall => {
                 let jump = random.between(0, 7_200_000_000_000);

@@ -244,6 +244,8 @@ impl World {
         for member in self.cluster.members() {
             if let Some((status, why)) = member.ended()
                 && !matches!(status, 0 | 11 | 32 | 33 | 34)
+                // What its disk lost while it said otherwise is told as damage, of the log or of the vote.
+                && !(member.is_deceived() && matches!(status, 30 | 31))
                 && !(status == 16 && member.is_wiped())
             {
                 return Err(format!("node {} ended with status {status}: {why}", member.node));

@@ -32,6 +32,8 @@ struct State {
     /// What is at or below it is covered by snapshots.
     floor: Index,
     chains: BTreeMap<Index, ChainHash>,
+    /// The last entry, damaged or not: what is written next follows it.
+    last: Index,
     /// Damaged since they were durable, perhaps: they are no witness against anybody.
     damaged_from: Option<Index>,
     segments: BTreeMap<PathBuf, SegmentHeader>,
@@ -92,8 +94,8 @@ impl DurableLog {
         if !kept_up {
             let log = read()?;
             let chains = log.entries.iter().map(|entry| (entry.meta.position.index, entry.meta.chain)).collect();
-            let (floor, damaged_from) = (log.floor, log.faulty.first().copied());
-            *self.state.borrow_mut() = State { floor, chains, damaged_from, segments: BTreeMap::new() };
+            let (floor, last, damaged_from) = (log.floor, log.last(), log.faulty.first().copied());
+            *self.state.borrow_mut() = State { floor, chains, last, damaged_from, segments: BTreeMap::new() };
         }
         Ok(())
     }
@@ -108,6 +110,7 @@ impl DurableLog {
                 return false;
             };
             state.chains.split_off(&header.base.next());
+            state.last = header.base;
             state.segments.insert(write.path.clone(), header);
             at = BLOCK as usize;
         }
@@ -122,10 +125,10 @@ impl DurableLog {
             };
             let Ok(entry) = Entry::identify(&record[PLACEMENT_HEADER_BYTES..], &self.identity) else { return false };
             let index = entry.meta.position.index;
-            let follows = state.chains.last_key_value().is_none_or(|(last, _)| last.next() == index);
-            if !follows {
+            if state.last.next() != index {
                 return false;
             }
+            state.last = index;
             state.chains.insert(index, entry.meta.chain);
             at += record_bytes(shared_bytes) as usize;
         }
