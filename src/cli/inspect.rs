@@ -1,27 +1,38 @@
 //! `beaver-raft inspect`: what is in a data directory, offline and without changing a byte.
 
+mod text;
+
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use super::run::ended;
 use crate::fatal::Fatal;
-use crate::io::Runtime;
 use crate::io::bulk::{Bulk, BulkOptions};
+use crate::io::lock::holder_of;
 use crate::io::uring::{CoreOptions, block_on_core};
+use crate::io::{Disk, Runtime};
+use crate::node::opening::locked;
+use crate::node::restoring::snapshots_dir;
+use crate::shard::markers::Verdict;
+use crate::snapshot::inspection::{SnapshotFound, SnapshotsFound, inspect as inspect_snapshots};
 use crate::types::ShardId;
-use crate::wal::directory::{NodeIdentity, identify};
-use crate::wal::inspection::{FileKind, ShardFound, inspect as inspect_shard};
+use crate::wal::directory::{NodeIdentity, identify, install_dir, segments_dir};
+use crate::wal::inspection::{Fault, ShardFound, inspect as inspect_log};
 
 /// Files are damaged: the status of a node that would be kept from starting by them.
 const DAMAGED: u8 = 30;
 
-/// Show what is in a data directory: segments, what was moved out of them, faults
+/// Show what is in a data directory: segments, what was moved out of them, snapshots, faults
 #[derive(Debug, clap::Args)]
-#[command(after_help = "For a node that does not run. Nothing is changed. Exits with 30 if a fault is found.")]
+#[command(after_help = "\
+For a node that does not run. Nothing is changed, not even what a start would
+tidy up. Exits with 30 if a fault is found.")]
 pub struct InspectArgs {
     /// The data directory
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Read everything that the files hold
+    /// Read everything that the files hold, and count all jobs of the snapshots
     #[arg(long)]
     verify: bool,
     /// Print JSON
@@ -29,20 +40,54 @@ pub struct InspectArgs {
     json: bool,
 }
 
+/// A node's directory.
+#[derive(Debug, Serialize)]
+struct NodeFound {
+    cluster: String,
+    node: u8,
+    members: Vec<u8>,
+    /// Everything was read.
+    is_verified: bool,
+    shards: Vec<Shard>,
+}
+
+#[derive(Debug, Serialize)]
+struct Shard {
+    #[serde(flatten)]
+    log: ShardFound,
+    snapshots: Vec<SnapshotFound>,
+    /// What the markers say of the snapshots before them, where all entries were read.
+    markers: Vec<Marker>,
+    /// Bytes that were pulled of a snapshot of another node, which is not complete.
+    pulled_bytes: u64,
+}
+
+/// An entry at which every node keeps a snapshot of the same state.
+#[derive(Debug, Serialize)]
+struct Marker {
+    index: u64,
+    /// The marker that it speaks of, and the fingerprint that a majority had there.
+    about: Option<u64>,
+    fingerprint: Option<String>,
+}
+
 pub fn inspect(args: &InspectArgs) -> u8 {
     match look(args) {
-        Ok((identity, shards)) => {
+        Ok(found) => {
             match args.json {
-                true => println!("{}", json(&identity, &shards)),
-                false => print(&identity, &shards),
+                true => println!("{}", serde_json::json!(found)),
+                false => print!("{}", text::of(&found)),
             }
-            if shards.iter().all(|shard| shard.faults.is_empty()) { 0 } else { DAMAGED }
+            if found.shards.iter().all(|shard| shard.log.faults.is_empty()) { 0 } else { DAMAGED }
         }
         Err(fatal) => ended(Err(fatal)),
     }
 }
 
-fn look(args: &InspectArgs) -> Result<(NodeIdentity, Vec<ShardFound>), Fatal> {
+fn look(args: &InspectArgs) -> Result<NodeFound, Fatal> {
+    if let Some(holder) = holder_of(&args.data).map_err(|error| locked(&args.data, &error))? {
+        return Err(Fatal::Locked { path: args.data.clone(), holder: format!("process {holder}") });
+    }
     let no_ring = |error: std::io::Error| Fatal::NoIoUring { why: error.to_string() };
     let options = CoreOptions::new(Bulk::start(BulkOptions::default()).map_err(no_ring)?);
     let (data, verify): (&Path, bool) = (&args.data, args.verify);
@@ -50,40 +95,48 @@ fn look(args: &InspectArgs) -> Result<(NodeIdentity, Vec<ShardFound>), Fatal> {
         let identity = identify(rt.disk(), data).await?;
         let mut shards = Vec::new();
         for shard in (0..identity.shards).map(ShardId) {
-            shards.push(inspect_shard(rt.disk(), data, &identity, shard, verify).await?);
+            shards.push(look_at(rt.disk(), data, &identity, shard, verify).await?);
         }
-        Ok((identity, shards))
+        let NodeIdentity { cluster, node, members, .. } = identity;
+        let members = members.into_iter().map(|member| member.0).collect();
+        Ok(NodeFound { cluster, node: node.0, members, is_verified: verify, shards })
     })
     .map_err(no_ring)?
 }
 
-fn json(identity: &NodeIdentity, shards: &[ShardFound]) -> serde_json::Value {
-    serde_json::json!({ "cluster": identity.cluster, "node": identity.node.0, "shards": shards })
-}
-
-fn print(identity: &NodeIdentity, shards: &[ShardFound]) {
-    println!("node {} of cluster {}", identity.node, identity.cluster);
-    for shard in shards {
-        println!("shard {}: the log counts from entry {} on", shard.shard, shard.floor + 1);
-        for file in &shard.files {
-            let kind = match (file.kind, file.below_floor) {
-                (FileKind::Spare, _) => "spare",
-                (FileKind::Store, _) => "jobs moved out of segments",
-                (FileKind::Segment, true) => "below the floor",
-                (FileKind::Segment, false) => "log",
-            };
-            let mut line = format!("  {}  {:>12} bytes  {kind}", file.name, file.bytes);
-            if let Some(base) = file.base {
-                let last = file.last.map_or_else(|| "?".to_owned(), |last| last.to_string());
-                line.push_str(&format!(", entries {} to {last}", base + 1));
-            }
-            if let (Some(jobs), Some(bytes)) = (file.jobs, file.enqueue_bytes) {
-                line.push_str(&format!(", {jobs} jobs put ({bytes} bytes)"));
-            }
-            println!("{line}");
-        }
-        for fault in &shard.faults {
-            println!("  FAULT: {fault}");
+async fn look_at<D: Disk>(
+    disk: &D,
+    data: &Path,
+    node: &NodeIdentity,
+    shard: ShardId,
+    verify: bool,
+) -> Result<Shard, Fatal> {
+    let found = inspect_snapshots(disk, &snapshots_dir(data, shard), &node.log(shard), verify).await;
+    let SnapshotsFound { snapshots, standing, living, faults } = found;
+    let mut log = inspect_log(disk, data, node, shard, (living.as_ref(), &standing), verify).await?;
+    log.faults.extend(faults);
+    let markers = log.log.as_ref().map_or(Vec::new(), |log| log.markers.iter().map(read_marker).collect());
+    for marker in &markers {
+        let Some((about, agreed)) = marker.about.zip(marker.fingerprint.as_ref()) else { continue };
+        if let Some(own) = snapshots.iter().find(|own| own.index == about && own.fingerprint != *agreed) {
+            let (index, here) = (marker.index, &own.fingerprint);
+            let what = format!(
+                "by the marker at entry {index} the majority had the fingerprint {agreed} at entry {about}, and the snapshot \
+                 here has {here}"
+            );
+            log.faults.push(Fault::new(&segments_dir(data, shard), None, what));
         }
     }
+    // Made when a node first needs it.
+    let pulled = disk.list(&install_dir(data, shard)).await.unwrap_or_default();
+    Ok(Shard { log, snapshots, markers, pulled_bytes: pulled.iter().map(|file| file.bytes).sum() })
+}
+
+fn read_marker(found: &crate::wal::inspection::MarkerFound) -> Marker {
+    let (about, fingerprint) = match Verdict::decode(&found.payload) {
+        Some(Verdict::Agreed { marker, digest }) => (Some(marker.0), Some(format!("{digest:032x}"))),
+        Some(Verdict::Split { marker }) => (Some(marker.0), None),
+        Some(Verdict::Open) | None => (None, None),
+    };
+    Marker { index: found.index, about, fingerprint }
 }

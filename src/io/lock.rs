@@ -46,6 +46,27 @@ impl DirectoryLock {
     }
 }
 
+/// Who holds the lock of a directory, if anyone does. Nothing is written, and nothing is kept locked.
+///
+/// # Errors
+///
+/// The lock cannot be looked at.
+pub fn holder_of(directory: &Path) -> Result<Option<String>, LockError> {
+    let path = directory.join("LOCK");
+    let failed = |error| LockError::Io { path: path.clone(), error };
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        // No process has ever run here.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(holder(&mut file))),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
 fn write_holder(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
@@ -73,6 +94,17 @@ mod tests {
         let refused = DirectoryLock::acquire(directory.path()).unwrap_err().to_string();
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
         drop(first);
+        DirectoryLock::acquire(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn who_only_asks_for_the_holder_keeps_nobody_out() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(holder_of(directory.path()).unwrap(), None);
+        let lock = DirectoryLock::acquire(directory.path()).unwrap();
+        assert_eq!(holder_of(directory.path()).unwrap(), Some(std::process::id().to_string()));
+        drop(lock);
+        assert_eq!(holder_of(directory.path()).unwrap(), None);
         DirectoryLock::acquire(directory.path()).unwrap();
     }
 

@@ -85,6 +85,19 @@ pub enum Invalid {
     Chunk { chunk: usize, offset: u64 },
 }
 
+impl Invalid {
+    /// Where in the file, if it is one place.
+    #[must_use]
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Invalid::Magic | Invalid::Format { .. } | Invalid::Header | Invalid::Foreign { .. } => Some(0),
+            Invalid::Table => Some(BLOCK_BYTES as u64),
+            Invalid::Chunk { offset, .. } => Some(*offset),
+            Invalid::Io(_) | Invalid::Length { .. } => None,
+        }
+    }
+}
+
 /// Frame and lengths: all that is needed to verify the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {

@@ -11,10 +11,11 @@
 //! the same bytes on every node. `docs/partial-snapshot.md` says what is in it and why that is enough.
 //!
 //! To read: `frame` (what a snapshot is of, and its header), `archive` (its body), `writing`, `reading`, `shelf` (which are
-//! kept), `install` (one of another node's in the place of a log).
+//! kept), `install` (one of another node's in the place of a log), `inspection` (for whoever looks from outside).
 
 pub mod archive;
 pub mod frame;
+pub mod inspection;
 pub mod install;
 pub mod reading;
 pub mod shelf;

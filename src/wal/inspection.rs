@@ -1,31 +1,58 @@
 //! What a shard's files hold, looked at from outside while no node runs on them. It must never change a byte, and never stop at
 //! the first fault: whoever looks wants to see all of them.
 
+mod files;
+mod log;
+
+use std::fmt;
 use std::path::Path;
 
 use bytes::Bytes;
+use roaring::RoaringTreemap;
 use serde::Serialize;
 
-use super::directory::{DirectoryError, NodeIdentity, manifest_path, segments_dir, stores_dir};
-use super::entry::LogIdentity;
-use super::footer::Footer;
-use super::format::{BLOCK, FirstBlock, SegmentHeader};
-use super::index::SegmentNumber;
-use super::keeper::{Mapped, rows_file_name};
+use self::files::Look;
+use super::directory::{DirectoryError, NodeIdentity, manifest_path, segments_dir, shard_dir, stores_dir, vote_path};
 use super::manifest::Manifest;
-use super::recovery::scan::{Scan, Seen};
-use super::segment::{file_name, parse_file_name};
-use super::store::{RecordAt, StoreReader, open_store, parse_store_file_name, store_file_name};
-use crate::io::{AlignedBuf, Disk, File, OpenMode};
-use crate::types::{JobId, ShardId};
+use super::recovery::LogPlace;
+use super::segment::{SegmentSizes, file_name};
+use super::store::store_file_name;
+use super::vote::VoteFile;
+use crate::io::Disk;
+use crate::types::{ChainHash, JobId, LogPosition, ShardId};
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// Its path.
+    pub file: String,
+    pub offset: Option<u64>,
+    pub what: String,
+}
+
+impl Fault {
+    #[must_use]
+    pub fn new(file: &Path, offset: Option<u64>, what: impl fmt::Display) -> Fault {
+        Fault { file: file.display().to_string(), offset, what: what.to_string() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.offset {
+            Some(offset) => write!(f, "{}, offset {offset}: {}", self.file, self.what),
+            None => write!(f, "{}: {}", self.file, self.what),
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileKind {
-    /// A segment of the log.
+    /// A segment of the log, in use.
     Segment,
-    /// Made ahead, and never used.
-    Spare,
+    /// Made ahead and never used, or given up: the next start removes it.
+    LeftOver,
     Store,
 }
 
@@ -34,40 +61,74 @@ pub enum FileKind {
 pub struct FileFound {
     pub name: String,
     pub kind: FileKind,
+    /// Of the file, and of its rows where these are in a file of their own.
     pub bytes: u64,
     /// The entry before its first, where it is a segment in use.
     pub base: Option<u64>,
-    /// The last of its entries that counts, where rows or a full look tell.
+    /// The last of its entries that counts, where that is known.
     pub last: Option<u64>,
     pub below_floor: bool,
-    /// From its rows: jobs that were put in it and are not moved away, and the bytes of their ENQs.
+    /// Jobs whose ENQs are in it; and the bytes of these, where rows tell.
     pub jobs: Option<u64>,
     pub enqueue_bytes: Option<u64>,
+    /// Of those, the ones that live in the newest snapshot; none where some were put later than that.
+    pub live_jobs: Option<u64>,
+    pub live_bytes: Option<u64>,
+}
+
+/// An entry at which every node keeps a snapshot.
+#[derive(Debug, Clone)]
+pub struct MarkerFound {
+    pub index: u64,
+    /// What it says of the marker before it.
+    pub payload: Bytes,
+}
+
+/// What all entries above the floor were found to be.
+#[derive(Debug, Clone, Serialize)]
+pub struct LogFound {
+    pub last: u64,
+    /// Up to where the log itself knows that it was committed.
+    pub committed: u64,
+    /// An end that was never completed, which the next start drops. No fault.
+    pub incomplete: Option<String>,
+    #[serde(skip)]
+    pub markers: Vec<MarkerFound>,
 }
 
 /// A shard's files.
 #[derive(Debug, Clone, Serialize)]
 pub struct ShardFound {
     pub shard: u16,
+    /// Of the vote; none where it cannot be read.
+    pub term: Option<u64>,
+    pub voted_for: Option<u8>,
     /// The log counts from the entry above this one.
     pub floor: u64,
     pub floor_term: u64,
     pub files: Vec<FileFound>,
-    /// With path and place.
-    pub faults: Vec<String>,
+    /// Where everything was read.
+    pub log: Option<LogFound>,
+    pub faults: Vec<Fault>,
 }
 
-struct Inspection<'a, D: Disk> {
-    disk: &'a D,
-    data: &'a Path,
-    shard: ShardId,
-    identity: LogIdentity,
-    /// Read everything.
-    verify: bool,
-    faults: Vec<String>,
+/// Which jobs lived in the newest snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct Living {
+    pub jobs: RoaringTreemap,
+    /// Whatever was put from this one on is not known to it.
+    pub next_job: JobId,
 }
 
-/// Looks at all files of a shard; `verify`: reads all that they hold, too.
+/// A snapshot that can be used, and where in the log it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub position: LogPosition,
+    pub chain: ChainHash,
+}
+
+/// Looks at all files of a shard's log; `verify`: reads all that they hold, too. `living` and `standing` are what its
+/// snapshots say.
 ///
 /// # Errors
 /// If its directories or its manifest cannot be read.
@@ -76,183 +137,49 @@ pub async fn inspect<D: Disk>(
     data: &Path,
     node: &NodeIdentity,
     shard: ShardId,
+    (living, standing): (Option<&Living>, &[Standing]),
     verify: bool,
 ) -> Result<ShardFound, DirectoryError> {
     let identity = node.log(shard);
     let manifest = Manifest::load(disk, &manifest_path(data, shard), &identity).await?;
-    let mut look = Inspection { disk, data, shard, identity, verify, faults: Vec::new() };
-    let mut files = Vec::new();
-    let dir = segments_dir(data, shard);
-    let unreadable = |path: &Path| {
-        let path = path.to_owned();
-        move |source| DirectoryError::Io { path, source }
-    };
-    for file in disk.list(&dir).await.map_err(unreadable(&dir))? {
-        if let Some(number) = parse_file_name(&file.name) {
-            files.extend(look.segment(number, file.bytes, &manifest).await);
+    let (dir, stores) = (segments_dir(data, shard), stores_dir(data, shard));
+    let mut look = Look { disk, dir: &dir, stores: &stores, identity, living, verify, faults: Vec::new() };
+    let path = vote_path(data, shard);
+    let vote = match VoteFile::look(disk, &path, node.vote(shard)).await {
+        Ok(vote) => Some(vote),
+        Err(error) => {
+            look.fault(&path, None, error);
+            None
         }
-    }
+    };
+    let sizes = SegmentSizes { first_bytes: super::format::BLOCK, max_bytes: super::format::BLOCK };
+    let place = LogPlace::above(dir.clone(), identity, sizes, &manifest);
+    let (mut files, in_use) = look.segments(&place, &manifest).await?;
     for (number, _) in &manifest.segments {
         look.expect(&files, &file_name(*number), &dir);
     }
-    let dir = stores_dir(data, shard);
-    // Made when a node first starts.
-    for file in disk.list(&dir).await.unwrap_or_default() {
-        if let Some(number) = parse_store_file_name(&file.name).filter(|number| manifest.stores.contains(number)) {
-            files.push(look.store(number, file.bytes).await);
-        }
-    }
+    files.extend(look.stores(&manifest).await);
     for number in &manifest.stores {
-        look.expect(&files, &store_file_name(*number), &dir);
+        look.expect(&files, &store_file_name(*number), &stores);
     }
     let floor = manifest.floor.position;
-    Ok(ShardFound { shard: shard.0, floor: floor.index.0, floor_term: floor.term.0, files, faults: look.faults })
-}
-
-impl<D: Disk> Inspection<'_, D> {
-    fn fault(&mut self, path: &Path, what: impl std::fmt::Display) {
-        self.faults.push(format!("{}: {what}", path.display()));
+    if floor.index.0 > 0 && !standing.iter().any(|at| at.position.index >= floor.index) {
+        let what =
+            format!("the log begins above entry {floor} (index@term), and no snapshot that can be used reaches it");
+        look.fault(&shard_dir(data, shard), None, what);
     }
-
-    fn expect(&mut self, files: &[FileFound], name: &str, dir: &Path) {
-        if !files.iter().any(|file| file.name == name) {
-            self.fault(&dir.join(name), "the manifest names it, and it is missing");
-        }
-    }
-
-    async fn segment(&mut self, number: SegmentNumber, bytes: u64, manifest: &Manifest) -> Option<FileFound> {
-        let path = segments_dir(self.data, self.shard).join(file_name(number));
-        let kept = manifest.segments.iter().find(|(kept, _)| *kept == number);
-        let mut found = FileFound {
-            name: file_name(number),
-            kind: FileKind::Segment,
-            bytes,
-            base: None,
-            last: kept.map(|(_, last)| last.0),
-            below_floor: kept.is_some(),
-            jobs: None,
-            enqueue_bytes: None,
-        };
-        match self.first_block(&path).await {
-            Ok(FirstBlock::Header(header)) => {
-                if kept.is_none() && header.epoch.ordinal() < manifest.floor.ordinal {
-                    // Given up; the next start removes it.
-                    return None;
-                }
-                found.base = Some(header.base.0);
-                self.rows(&header, &mut found).await;
-                if self.verify {
-                    self.read_segment(&path, header, &mut found).await;
-                }
-            }
-            Ok(FirstBlock::Zero) => found.kind = FileKind::Spare,
-            Ok(other) => self.fault(&path, format!("its header cannot be used: {other:?}")),
-            Err(error) => self.fault(&path, error),
-        }
-        Some(found)
-    }
-
-    async fn first_block(&self, path: &Path) -> std::io::Result<FirstBlock> {
-        let file = self.disk.open(path, OpenMode::Read).await?;
-        if file.bytes() < BLOCK {
-            return Ok(FirstBlock::Zero);
-        }
-        let (result, block) = file.read_at(AlignedBuf::zeroed(BLOCK as usize), 0).await;
-        result.map(|()| FirstBlock::read(&block, &self.identity))
-    }
-
-    async fn rows(&mut self, header: &SegmentHeader, found: &mut FileFound) {
-        let path = segments_dir(self.data, self.shard).join(rows_file_name(header.number));
-        // None yet, or to be made again.
-        let Ok(map) = self.disk.map(&path).await else { return };
-        match Footer::open(Bytes::from_owner(Mapped(map)), &self.identity) {
-            Ok(rows) if (rows.subject().base, rows.subject().base_chain) == (header.base, header.base_chain) => {
-                if self.verify
-                    && let Err(error) = rows.verify()
-                {
-                    return self.fault(&path, error);
-                }
-                found.last = Some(rows.subject().last.0);
-                (found.jobs, found.enqueue_bytes) = (Some(rows.jobs() as u64), Some(rows.enqueue_bytes()));
-            }
-            Ok(_) => self.fault(&path, "it is about another segment than the one beside it"),
-            Err(error) => self.fault(&path, error),
-        }
-    }
-
-    /// All entries up to the last that is known to count; where none is, up to the first place without one.
-    async fn read_segment(&mut self, path: &Path, header: SegmentHeader, found: &mut FileFound) {
-        let file = match self.disk.open(path, OpenMode::Read).await {
-            Ok(file) => file,
-            Err(error) => return self.fault(path, error),
-        };
-        let mut scan = Scan::new(file, header, self.identity);
-        let (mut offset, mut at) = (BLOCK, header.base.0);
-        while found.last.is_none_or(|last| at < last) {
-            match scan.see(offset).await {
-                Seen::Seal { .. } => offset += BLOCK,
-                Seen::Entry { entry, .. } => {
-                    at += 1;
-                    offset += super::format::record_bytes(entry.meta.bytes);
-                }
-                other => {
-                    if let Some(last) = found.last {
-                        self.fault(
-                            path,
-                            format!("offset {offset}: entry {} of {last} is not whole: {other:?}", at + 1),
-                        );
-                    } else {
-                        // The log's end, or a torn write: recovery tells which.
-                        found.last = Some(at);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    async fn store(&mut self, number: SegmentNumber, bytes: u64) -> FileFound {
-        let dir = stores_dir(self.data, self.shard);
-        let path = dir.join(store_file_name(number));
-        let mut found = FileFound {
-            name: store_file_name(number),
-            kind: FileKind::Store,
-            bytes,
-            base: None,
-            last: None,
-            below_floor: true,
-            jobs: None,
-            enqueue_bytes: None,
-        };
-        let rows = match self.disk.map(&path).await {
-            Ok(map) => open_store(&Bytes::from_owner(Mapped(map)), number, &self.identity),
-            Err(error) => {
-                self.fault(&path, error);
-                return found;
-            }
-        };
-        match rows {
-            Ok(rows) => {
-                (found.jobs, found.enqueue_bytes) = (Some(rows.jobs() as u64), Some(rows.enqueue_bytes()));
-                if self.verify {
-                    self.read_store(&dir, &path, &rows).await;
-                }
-            }
-            Err(error) => self.fault(&path, error),
-        }
-        found
-    }
-
-    async fn read_store(&mut self, dir: &Path, path: &Path, rows: &Footer) {
-        if let Err(error) = rows.verify() {
-            return self.fault(path, error);
-        }
-        let reader = StoreReader::new(self.disk.clone(), dir.to_owned(), self.identity);
-        for row in rows.rows_from(JobId(0)) {
-            let at = RecordAt { number: rows.number(), offset: row.offset, bytes: row.bytes, job: row.job };
-            if let Err(error) = reader.read(&at).await {
-                self.faults.push(format!("job {}: {error}", row.job));
-            }
-        }
-    }
+    let log = match in_use {
+        Some(survey) if verify => look.read_log(&place, &survey, standing, &mut files).await,
+        _ => None,
+    };
+    Ok(ShardFound {
+        shard: shard.0,
+        term: vote.map(|vote| vote.term.0),
+        voted_for: vote.and_then(|vote| vote.voted_for).map(|node| node.0),
+        floor: floor.index.0,
+        floor_term: floor.term.0,
+        files,
+        log,
+        faults: look.faults,
+    })
 }

@@ -36,6 +36,7 @@ use super::writer::{Writer, WriterStart};
 use crate::io::Disk;
 use crate::raft::message::EntryMeta;
 use crate::types::{ChainHash, ClusterId, Index, JobId, LogPosition, ShardId, Term};
+pub(super) use survey::{Survey, survey};
 use walk::{Walk, Walked};
 
 /// Which log to recover, and from where on.
@@ -269,21 +270,8 @@ pub async fn recover<D: Disk>(
     place: &LogPlace,
     on_entry: impl FnMut(&Entry, Placement),
 ) -> Result<Recovered<D>, RecoveryError> {
-    let survey = survey::survey(disk, place).await?;
-    let walked = Walked {
-        last: place.base.index,
-        last_chain: Some(place.base_chain),
-        metas: Vec::new(),
-        behind: Vec::new(),
-        index: LogIndex::new(place.base.index, place.next_job),
-        commit: Index::ZERO,
-        faulty: Vec::new(),
-        cut: None,
-        rows: [0; TABLE.len()],
-        unproven: Vec::new(),
-    };
-    let walk = Walk { disk, dir: &place.dir, identity: place.identity, segments: &survey.in_use, on_entry, walked };
-    let mut walked = walk.run().await?;
+    let survey = survey(disk, place).await?;
+    let mut walked = walk_over(disk, place, &survey, on_entry).await?;
     // Also the newest segment where it holds nothing live: its header may be a cut that is in force from now on.
     walked.unproven.extend(survey.in_use.last().map(|newest| place.dir.join(super::segment::file_name(newest.number))));
     walked.unproven.dedup();
@@ -317,6 +305,51 @@ pub async fn recover<D: Disk>(
         cut: walked.cut,
         rows: walked.rows,
     })
+}
+
+/// What a start would find in a log.
+pub struct Examined {
+    /// The last live entry, faulty ones included.
+    pub last: Index,
+    pub committed: Index,
+    pub faulty: Vec<FaultyEntry>,
+    pub cut: Option<Cut>,
+}
+
+/// Reads a log as [`recover`] does, and changes nothing: neither is what was read made durable, nor is what is left over
+/// deleted.
+///
+/// # Errors
+/// If the files are not those of one log.
+pub(super) async fn examine<D: Disk>(
+    disk: &D,
+    place: &LogPlace,
+    survey: &Survey,
+    on_entry: impl FnMut(&Entry, Placement),
+) -> Result<Examined, RecoveryError> {
+    let Walked { last, commit, faulty, cut, .. } = walk_over(disk, place, survey, on_entry).await?;
+    Ok(Examined { last, committed: commit.min(last), faulty, cut })
+}
+
+async fn walk_over<D: Disk>(
+    disk: &D,
+    place: &LogPlace,
+    survey: &Survey,
+    on_entry: impl FnMut(&Entry, Placement),
+) -> Result<Walked, RecoveryError> {
+    let walked = Walked {
+        last: place.base.index,
+        last_chain: Some(place.base_chain),
+        metas: Vec::new(),
+        behind: Vec::new(),
+        index: LogIndex::new(place.base.index, place.next_job),
+        commit: Index::ZERO,
+        faulty: Vec::new(),
+        cut: None,
+        rows: [0; TABLE.len()],
+        unproven: Vec::new(),
+    };
+    Walk { disk, dir: &place.dir, identity: place.identity, segments: &survey.in_use, on_entry, walked }.run().await
 }
 
 /// Deletes files of earlier lives that hold nothing, durably: none may come back.

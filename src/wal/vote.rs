@@ -151,19 +151,7 @@ impl<D: Disk> VoteFile<D> {
         let opened = disk.open(path, OpenMode::Write).await;
         let file = opened.map_err(|source| VoteError::Open { path: path.to_owned(), source })?;
         file.sync().await.map_err(|source| VoteError::Write { path: path.to_owned(), offset: 0, source })?;
-        let unreadable = |reason| VoteError::Unreadable { path: path.to_owned(), reason };
-        let bytes = file.bytes();
-        if bytes != SLOTS as u64 * BLOCK {
-            return Err(unreadable(Unreadable::Length { bytes }));
-        }
-        let mut slots = [None; SLOTS];
-        for (number, slot) in slots.iter_mut().enumerate() {
-            // What cannot be read is as good as damaged.
-            if let (Ok(()), block) = file.read_at(AlignedBuf::zeroed(BLOCK as usize), number as u64 * BLOCK).await {
-                *slot = decode(&block, number, identity, path)?;
-            }
-        }
-        let newest = newest(&slots).map_err(unreadable)?;
+        let (slots, newest) = read_slots(&file, path, identity).await?;
         let sequence = newest.sequence;
         let mut opened = VoteFile { path: path.to_owned(), identity, file, sequence, failed: false };
         for _ in 0..2 {
@@ -172,6 +160,17 @@ impl<D: Disk> VoteFile<D> {
             opened.write_pair(Stored { sequence, vote: newest.vote }, stale).await?;
         }
         Ok((opened, newest.vote))
+    }
+
+    /// What this node last promised, looked at from outside: nothing is written.
+    ///
+    /// # Errors
+    /// As for [`VoteFile::open`].
+    pub async fn look(disk: &D, path: &Path, identity: VoteIdentity) -> Result<Vote, VoteError> {
+        let opened = disk.open(path, OpenMode::Read).await;
+        let file = opened.map_err(|source| VoteError::Open { path: path.to_owned(), source })?;
+        let (_, newest) = read_slots(&file, path, identity).await?;
+        Ok(newest.vote)
     }
 
     /// Makes a vote durable. When this returns, it survives anything but damage to both of its copies.
@@ -231,6 +230,28 @@ pub fn newest_readable(file: &[u8]) -> Option<Vote> {
     let whole = |(slot, block)| SlotBytes::whole(block, slot);
     let newest = file.chunks(BLOCK as usize).take(SLOTS).enumerate().filter_map(whole);
     newest.max_by_key(|bytes| bytes.sequence.get()).map(SlotBytes::vote)
+}
+
+/// What is in the slots, and the newest vote.
+async fn read_slots<F: File>(
+    file: &F,
+    path: &Path,
+    identity: VoteIdentity,
+) -> Result<([Option<Stored>; SLOTS], Stored), VoteError> {
+    let unreadable = |reason| VoteError::Unreadable { path: path.to_owned(), reason };
+    let bytes = file.bytes();
+    if bytes != SLOTS as u64 * BLOCK {
+        return Err(unreadable(Unreadable::Length { bytes }));
+    }
+    let mut slots = [None; SLOTS];
+    for (number, slot) in slots.iter_mut().enumerate() {
+        // What cannot be read is as good as damaged.
+        if let (Ok(()), block) = file.read_at(AlignedBuf::zeroed(BLOCK as usize), number as u64 * BLOCK).await {
+            *slot = decode(&block, number, identity, path)?;
+        }
+    }
+    let newest = newest(&slots).map_err(unreadable)?;
+    Ok((slots, newest))
 }
 
 /// What a block holds; none where it is damaged.

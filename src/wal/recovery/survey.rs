@@ -13,7 +13,7 @@ use crate::wal::rewrite::UNFINISHED;
 use crate::wal::segment::{file_name, parse_file_name};
 
 #[derive(Debug, Default)]
-pub(super) struct Survey {
+pub(in crate::wal) struct Survey {
     /// In the order in which they came into use; their ordinals have no gap.
     pub in_use: Vec<SegmentHeader>,
     /// Spares, and segments whose first write was never completed.
@@ -24,7 +24,7 @@ pub(super) struct Survey {
 
 /// # Errors
 /// If a file is not of this log, is not what its header says, or one is missing between two others.
-pub(super) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Result<Survey, RecoveryError> {
+pub(in crate::wal) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Result<Survey, RecoveryError> {
     let LogPlace { dir, identity, .. } = place;
     let files = disk.list(dir).await.map_err(|source| RecoveryError::Read { path: dir.to_owned(), source })?;
     let mut survey = Survey { next_number: 1, ..Survey::default() };
