@@ -123,7 +123,7 @@ impl<R: Runtime> Mending<R> {
         self.begin_pulling(floor);
         let config = &self.setup.config;
         let others = config.members.keys().copied().filter(|node| *node != config.node).collect();
-        let begin = if faulty.floor.is_some() { Repair::new } else { Repair::by_snapshot };
+        let begin = if faulty.needs_snapshot { Repair::by_snapshot } else { Repair::new };
         let mut repair = begin(others, faulty.term, faulty.inventory, self.host.rt.now());
         for &peer in &self.connected {
             repair.handle_peer_up(self.host.rt.now(), peer);

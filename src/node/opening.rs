@@ -1,7 +1,9 @@
 //! From a directory to shards that are ready to run: identity, boot epoch, vote, log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use thiserror::Error;
 
 use super::installing::install_place;
 use super::restoring::{self, Restored, snapshots_dir};
@@ -14,7 +16,7 @@ use crate::shard::giving::Kept;
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
 use crate::snapshot::Snapshot;
 use crate::snapshot::install::{InstallError, complete};
-use crate::types::{Incarnation, Index, JobId, Nanos, NodeId, ShardId, Term, Times};
+use crate::types::{Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::compaction::Bounds;
 use crate::wal::directory::{
     self, DirectoryError, Expected, NodeIdentity, Opened, manifest_path, segments_dir, stores_dir, vote_path,
@@ -46,8 +48,24 @@ pub struct FaultyShard {
     /// In the operator's words.
     pub why: String,
     /// What of the files here can be relied on if a snapshot takes the log's place: those below the log's floor, and so all jobs
-    /// below the first above it; or nothing, and only a snapshot helps.
+    /// below the first above it; or nothing.
     pub floor: Option<(Index, JobId)>,
+    /// Copies of entries are not enough: what stands below the log is lost.
+    pub needs_snapshot: bool,
+}
+
+/// A log that begins above what any snapshot here is of.
+#[derive(Debug, Error)]
+#[error(
+    "shard {shard}: the log begins above entry {floor} (index@term), and no snapshot in {dir} can be used that is of it or of \
+     a later one; do not delete anything: restore the files of that directory from a backup (a single node has nobody to take \
+     one from)",
+    dir = dir.display()
+)]
+struct NoSnapshot {
+    shard: ShardId,
+    floor: LogPosition,
+    dir: PathBuf,
 }
 
 /// A shard that can run, with the files it writes to.
@@ -157,7 +175,8 @@ pub async fn open_shard<R: Runtime>(
         Err(error) if error.is_damage() && config.members.len() > 1 => {
             let place = LogPlace::above(segments, identity, sizes, &manifest_of(rt, config, shard, &identity).await?);
             let inventory = recover(rt.disk(), &place, |_, _| {}).await?.inventory();
-            let faulty = FaultyShard { inventory, term: vote.term, why: error.to_string(), floor: None };
+            let (term, why) = (vote.term, error.to_string());
+            let faulty = FaultyShard { inventory, term, why, floor: None, needs_snapshot: true };
             return Ok(Opening::Faulty(Box::new(faulty)));
         }
         opened => opened?,
@@ -187,7 +206,7 @@ pub async fn open_shard<R: Runtime>(
             let (inventory, term) = (recovered.inventory(), vote.term);
             let why = recovered.require_whole().err().map(|error| error.to_string()).unwrap_or_default();
             let floor = Some((place.base.index, place.next_job));
-            return Ok(Opening::Faulty(Box::new(FaultyShard { inventory, term, why, floor })));
+            return Ok(Opening::Faulty(Box::new(FaultyShard { inventory, term, why, floor, needs_snapshot: false })));
         }
     }
     if let Some(why) = unreadable {
@@ -196,21 +215,24 @@ pub async fn open_shard<R: Runtime>(
     if let Some(cut) = &recovered.cut {
         tracing::info!(%shard, "an incomplete end of the log was dropped, as after a power cut: {cut:?}");
     }
+    // What a snapshot holds was committed, whatever the log itself has learnt of it.
+    let committed = recovered.committed.max(machine.applied().index);
+    if machine.applied().index < place.base.index {
+        let lost = NoSnapshot { shard, floor: place.base, dir: snapshots };
+        if config.members.len() == 1 {
+            return Err(Fatal::FaultyLog(lost.to_string()));
+        }
+        // Its term, its vote and its log are whole, so it keeps its word; but there is no state to serve from.
+        let (inventory, term, why) = (recovered.inventory(), vote.term, lost.to_string());
+        let floor = Some((place.base.index, place.next_job));
+        return Ok(Opening::Faulty(Box::new(FaultyShard { inventory, term, why, floor, needs_snapshot: true })));
+    }
     let mut log = Log::new(place.base, place.base_chain);
     for meta in &recovered.metas {
         log.append(*meta);
     }
     let moment = Moment { now: rt.now(), wall: rt.wall() };
     let entries = recovered.metas.len();
-    // What a snapshot holds was committed, whatever the log itself has learnt of it.
-    let committed = recovered.committed.max(machine.applied().index);
-    if machine.applied().index < place.base.index {
-        let (floor, dir) = (place.base, snapshots.display());
-        return Err(Fatal::FaultyLog(format!(
-            "shard {shard}: the log begins above entry {floor} (index@term), and no snapshot in {dir} that can be used \
-             reaches it; restore the snapshots, or replace this node's data directory"
-        )));
-    }
     if let Some(snapshot) = &snapshot {
         let frame = snapshot.frame();
         let index = frame.position.index;

@@ -345,9 +345,8 @@ impl Repair {
     pub fn waits_for(&self) -> Option<String> {
         let want = self.want.filter(|_| !self.is_writing)?;
         let mut text = match self.needs_snapshot {
-            true => {
-                "files below the log are damaged here, and a snapshot of another node must take their place".to_owned()
-            }
+            true => "what stands below the log is damaged here, and a snapshot of another node must take its place"
+                .to_owned(),
             false => format!("entry {} is damaged here", want.fetch.last),
         };
         for node in &self.others {

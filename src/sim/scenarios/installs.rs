@@ -15,13 +15,13 @@ use crate::types::{Index, NodeId};
 const POWER_CUT: Crash = Crash::Power(SectorOdds::OLD);
 
 /// Snapshots often, short segments, and the log kept for nobody.
-fn shortened(tunables: &mut Tunables) {
+pub(super) fn shortened(tunables: &mut Tunables) {
     tunables.segment_bytes_max = 65_536;
     tunables.snapshot_every_bytes = 16 << 10;
     tunables.lagging_bytes_max = 0;
 }
 
-fn big() -> Asked {
+pub(super) fn big() -> Asked {
     Asked::Put { priority: 1, delay_s: 0, ttr_s: 600, body: bytes::Bytes::from_static(&[b'b'; 1500]) }
 }
 
@@ -48,12 +48,12 @@ fn go_on_past(stage: &Stage, node: NodeId, client: &Client<'_>) -> Vec<u64> {
     panic!("the logs of the others still begin where they did");
 }
 
-fn floor(stage: &Stage, node: NodeId) -> Index {
+pub(super) fn floor(stage: &Stage, node: NodeId) -> Index {
     stage.cluster.medium_log(stage.member(node)).expect("a sound disk").floor
 }
 
 /// Every one of these jobs is there for a client of this node, and no other.
-fn assert_holds(stage: &Stage, node: NodeId, jobs: &[u64]) {
+pub(super) fn assert_holds(stage: &Stage, node: NodeId, jobs: &[u64]) {
     let client = stage.client(node);
     for &job in jobs {
         let found = client.says(Asked::Peek(job)).answer;

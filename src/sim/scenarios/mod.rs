@@ -6,6 +6,7 @@
 mod stage;
 
 mod clients;
+mod damage;
 mod full_disk;
 mod gray;
 mod installs;
