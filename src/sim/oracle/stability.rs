@@ -2,7 +2,8 @@
 //! enough others to make a majority with it may have heard no leader since it first asked for their pre-votes.
 //!
 //! Judged by what each node knew at the end of each of its turns, so it errs on the side of the node: whoever may have
-//! lost its leader for a moment counts as having lost it.
+//! lost its leader for a moment counts as having lost it. So does whoever came to another term, for a leader may have resigned
+//! in the same turn, and have helped another, before it heard of its successor.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ pub struct Stability {
 struct Seen {
     /// On the node's own clock; none: it hears no leader.
     hears_until: Option<Nanos>,
+    term: Term,
     /// When it last may have heard no leader.
     deaf_at: Nanos,
     /// When it first asked for pre-votes in its present term.
@@ -41,7 +43,8 @@ impl Stability {
     pub fn observe(&mut self, raft: &Raft, local: Nanos, now: Nanos) -> Result<(), String> {
         let (node, term) = (raft.id(), raft.term());
         let seen = self.nodes.entry(node).or_insert(Seen { deaf_at: now, ..Seen::default() });
-        let heard_all_along = seen.hears_until.is_some_and(|until| local < until);
+        let heard_all_along = seen.term == term && seen.hears_until.is_some_and(|until| local < until);
+        seen.term = term;
         seen.hears_until = hears_leader_until(raft);
         if !heard_all_along || seen.hears_until.is_none() {
             seen.deaf_at = now;
