@@ -19,6 +19,13 @@ pub fn start(filter: &str) {
     };
 }
 
+/// Prints what simulated nodes log between the events of a run, on the same stream; real time means nothing there.
+#[cfg(feature = "sim")]
+pub fn start_in_simulation() {
+    let layer = fmt::layer().with_writer(std::io::stdout).with_ansi(false).with_target(false).without_time();
+    let _ = tracing_subscriber::registry().with(layer.with_filter(LevelFilter::DEBUG)).try_init();
+}
+
 /// Where glommio speaks of one thing only: it tries by a read whether a device can be polled, calls it an error that a file
 /// which is opened for writing cannot be read, and does not poll then. Polling is not wanted: the bulk path must never spin.
 /// To let it read would be worse, since an empty file is read without asking the device.

@@ -8,6 +8,7 @@ use std::{panic, thread};
 
 use clap::Args;
 
+use super::logging;
 use crate::mutation::Mutation;
 use crate::sim::coverage::Coverage;
 use crate::sim::faults::FaultKind;
@@ -49,7 +50,7 @@ pub struct SimArgs {
     /// Let the nodes keep snapshots
     #[arg(long)]
     snapshots: bool,
-    /// Print every event as it happens
+    /// Print every event as it happens, and what the nodes log
     #[arg(long)]
     trace: bool,
     /// Run each seed twice, and fail where the two runs differ
@@ -140,6 +141,9 @@ pub fn sim(args: &SimArgs) -> u8 {
         trace: args.trace,
         ..RunOptions::default()
     };
+    if args.trace {
+        logging::start_in_simulation();
+    }
     let begun = Instant::now();
     let first = args.seed.unwrap_or(0);
     let seeds: Vec<u64> = match args.regressions {

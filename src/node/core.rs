@@ -15,7 +15,6 @@ use super::opening::{Readers, open_node, open_shard, readers};
 use super::peering::{EventSink, IncarnationGate, Links, PeerAcceptor, accept_peers, dial_peers, serve_peers};
 use super::place::{Crossing, Home, Place};
 use super::queue::Queue;
-use super::restoring::snapshots_dir;
 pub use super::stopping::StopRequest;
 use super::stopping::Stopping;
 use crate::api::beanstalkd::front_door::FrontDoor;
@@ -26,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::net::link::PeerSink;
 use crate::status::Board;
 use crate::types::Nanos;
+use crate::wal::directory::snapshots_dir;
 
 /// How often the free space is looked at.
 const ROOM_EVERY: Nanos = Nanos::from_secs(1);

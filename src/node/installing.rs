@@ -11,14 +11,12 @@ use prometheus_client::metrics::counter::Counter;
 use super::core::Setup;
 use super::host::{Event, Host};
 use super::opening::STORE_BYTES_MAX;
-use super::restoring::snapshots_dir;
 use crate::config::Config;
 use crate::io::{Disk, Runtime};
 use crate::net::message::{Given, JOBS_PER_PULL_MAX, Part, PeerMessage, Pull, Pulled};
 use crate::shard::effect::Wanted;
 use crate::snapshot::install::{Arrived, InstallError, InstallPlace, Staging, Whole};
-use crate::types::{Nanos, NodeId, ShardId, SnapshotName};
-use crate::wal::directory::{install_dir, manifest_path, segments_dir, stores_dir};
+use crate::types::{Nanos, NodeId, SnapshotName};
 use crate::wal::entry::LogIdentity;
 
 /// Who has not answered for so long is asked no more, for now.
@@ -39,16 +37,8 @@ pub struct Staged<D: Disk> {
 }
 
 #[must_use]
-pub fn install_place(config: &Config, shard: ShardId, identity: LogIdentity) -> InstallPlace {
-    InstallPlace {
-        dir: install_dir(&config.data, shard),
-        segments: segments_dir(&config.data, shard),
-        stores: stores_dir(&config.data, shard),
-        snapshots: snapshots_dir(&config.data, shard),
-        manifest: manifest_path(&config.data, shard),
-        identity,
-        store_bytes_max: config.tunables.segment_bytes_max.min(STORE_BYTES_MAX),
-    }
+pub fn install_place(config: &Config, identity: LogIdentity) -> InstallPlace {
+    InstallPlace::new(&config.data, identity, config.tunables.segment_bytes_max.min(STORE_BYTES_MAX))
 }
 
 /// The task that pulls whatever the shard wants.

@@ -11,13 +11,13 @@ use super::keeping::keep_files;
 use super::log_writer::{Spares, make_spares, write_log, write_votes};
 use super::mending::Mending;
 use super::opening::{OpenedShard, Opening, open_shard};
-use super::restoring::{recount, snapshots_dir};
+use super::restoring::recount;
 use super::snapshots::{Shelf, SnapshotView, write_snapshots};
 use crate::fatal::Fatal;
 use crate::io::Runtime;
 use crate::shard::{Moment, Shard};
 use crate::types::{Index, Nanos, ShardId};
-use crate::wal::directory::Opened;
+use crate::wal::directory::{Opened, snapshots_dir};
 use crate::wal::index::SegmentNumber;
 
 /// What a shard needs beside its host, in each of its lives.
@@ -90,7 +90,7 @@ impl<R: Runtime> Lives<R> {
             self.spawn(recount(Rc::clone(host), snapshot));
         }
         if config.members.len() > 1 {
-            let place = install_place(config, shard, self.directory.identity.log(shard));
+            let place = install_place(config, self.directory.identity.log(shard));
             self.spawn(pull_wanted(Rc::clone(host), self.setup.clone(), place));
         }
         Rc::clone(host).run(opened.shard).await

@@ -196,7 +196,7 @@ impl<R: Runtime> Mending<R> {
         let host = Rc::clone(&self.host);
         host.life.begin();
         host.committed.set(floor);
-        let place = install_place(&self.setup.config, self.shard, self.directory.identity.log(self.shard));
+        let place = install_place(&self.setup.config, self.directory.identity.log(self.shard));
         let pulling = pull_wanted(Rc::clone(&host), self.setup.clone(), place);
         self.host.rt.spawn(async move { host.life.task(pulling).await });
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::installing::install_place;
-use super::restoring::{self, Restored, snapshots_dir};
+use super::restoring::{self, Restored};
 use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::lock::LockError;
@@ -19,7 +19,8 @@ use crate::snapshot::install::{InstallError, complete};
 use crate::types::{Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::compaction::Bounds;
 use crate::wal::directory::{
-    self, DirectoryError, Expected, NodeIdentity, Opened, manifest_path, segments_dir, stores_dir, vote_path,
+    self, DirectoryError, Expected, NodeIdentity, Opened, manifest_path, segments_dir, snapshots_dir, stores_dir,
+    vote_path,
 };
 use crate::wal::entry::LogIdentity;
 use crate::wal::inventory::Inventory;
@@ -160,7 +161,7 @@ pub async fn open_shard<R: Runtime>(
     given_up: Option<Index>,
 ) -> Result<Opening<R::Disk>, Fatal> {
     let segments = segments_dir(&config.data, shard);
-    let place = install_place(config, shard, opened.identity.log(shard));
+    let place = install_place(config, opened.identity.log(shard));
     let was_installed = complete(rt.disk(), &place).await;
     let failed = |error: InstallError| Fatal::WriteFailed { path: place.dir.clone(), why: error.to_string() };
     if was_installed.map_err(failed)? {

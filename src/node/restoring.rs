@@ -2,7 +2,7 @@
 //!
 //! It must never let a node serve from a state that its log contradicts.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use super::host::Host;
@@ -11,8 +11,7 @@ use crate::io::{Disk, Runtime};
 use crate::job::Machine;
 use crate::snapshot::shelf::{self, Found};
 use crate::snapshot::{Frame, Snapshot};
-use crate::types::{ChainHash, Index, LogPosition, ShardId};
-use crate::wal::directory::shard_dir;
+use crate::types::{ChainHash, Index, LogPosition};
 use crate::wal::entry::LogIdentity;
 
 /// What a shard starts from.
@@ -20,11 +19,6 @@ pub struct Restored<Map> {
     pub machine: Machine,
     /// None: from the beginning of the log.
     pub snapshot: Option<Snapshot<Map>>,
-}
-
-#[must_use]
-pub fn snapshots_dir(data: &Path, shard: ShardId) -> PathBuf {
-    shard_dir(data, shard).join("snapshots")
 }
 
 /// # Errors

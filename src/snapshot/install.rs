@@ -64,6 +64,23 @@ pub struct InstallPlace {
     pub store_bytes_max: u64,
 }
 
+impl InstallPlace {
+    /// In a node's data directory.
+    #[must_use]
+    pub fn new(data: &Path, identity: LogIdentity, store_bytes_max: u64) -> InstallPlace {
+        let shard = identity.shard;
+        InstallPlace {
+            dir: directory::install_dir(data, shard),
+            segments: directory::segments_dir(data, shard),
+            stores: directory::stores_dir(data, shard),
+            snapshots: directory::snapshots_dir(data, shard),
+            manifest: directory::manifest_path(data, shard),
+            identity,
+            store_bytes_max,
+        }
+    }
+}
+
 #[derive(Debug, Error)]
 pub enum InstallError {
     #[error("cannot {what} {path}: {source}", path = path.display())]

@@ -136,6 +136,11 @@ pub fn install_dir(data: &Path, shard: ShardId) -> PathBuf {
     shard_dir(data, shard).join("install")
 }
 
+#[must_use]
+pub fn snapshots_dir(data: &Path, shard: ShardId) -> PathBuf {
+    shard_dir(data, shard).join("snapshots")
+}
+
 /// A shard's manifest.
 #[must_use]
 pub fn manifest_path(data: &Path, shard: ShardId) -> PathBuf {

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::fatal::Fatal;
 use crate::sim::disk::SimDisk;
 use crate::sim::disk::block_on::block_on;
+use crate::snapshot::install::{InstallPlace, complete};
 use crate::types::{ChainHash, Index, ShardId};
 use crate::wal::directory::{manifest_path, segments_dir};
 use crate::wal::entry::{Entry, LogIdentity};
@@ -81,6 +82,10 @@ pub fn read_log(
     identity: LogIdentity,
     sizes: SegmentSizes,
 ) -> Result<MediumLog, Fatal> {
+    // As a start does before all else: of a snapshot that was decided on, only some files may be in their places.
+    let install = InstallPlace::new(data, identity, u64::MAX);
+    let failed = |error| Fatal::WriteFailed { path: install.dir.clone(), why: format!("{error}") };
+    block_on(complete(image, &install)).map_err(failed)?;
     let manifest = block_on(Manifest::load(image, &manifest_path(data, shard), &identity))?;
     let place = LogPlace::above(segments_dir(data, shard), identity, sizes, &manifest);
     let mut entries = Vec::new();
