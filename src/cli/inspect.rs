@@ -13,10 +13,10 @@ use crate::io::lock::holder_of;
 use crate::io::uring::{CoreOptions, block_on_core};
 use crate::io::{Disk, Runtime};
 use crate::node::opening::locked;
-use crate::node::restoring::snapshots_dir;
 use crate::shard::markers::Verdict;
 use crate::snapshot::inspection::{SnapshotFound, SnapshotsFound, inspect as inspect_snapshots};
 use crate::types::ShardId;
+use crate::wal::directory::snapshots_dir;
 use crate::wal::directory::{NodeIdentity, identify, install_dir, segments_dir};
 use crate::wal::inspection::{Fault, ShardFound, inspect as inspect_log};
 

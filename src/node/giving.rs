@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::host::Host;
+use super::host::{Event, Host};
 use crate::io::{AlignedBuf, BLOCK_BYTES, Disk, File, OpenMode, Runtime};
 use crate::net::message::{Given, GivenJob, PULLED_BYTES_MAX, PeerMessage, Pulled};
 use crate::shard::effect::JobPlace;
@@ -43,21 +43,22 @@ async fn read_piece<R: Runtime>(host: &Host<R>, snapshot: &SnapshotName, offset:
 
 pub async fn give_jobs<R: Runtime>(host: Rc<Host<R>>, to: NodeId, snapshot: SnapshotName, jobs: Vec<JobPlace>) {
     let mut given = Vec::with_capacity(jobs.len());
-    for JobPlace { job, index, wall, at } in jobs {
+    for place in jobs {
+        let JobPlace { job, index, wall, at } = place;
         let read = match at {
             EnqueueAt::Log { placement, offset, bytes } => host.reader.read_payload(&placement, offset, bytes).await,
             EnqueueAt::Store(at) => host.stores.read(&at).await,
         };
         match read {
             Ok(enqueue) => given.push(GivenJob { job, index, wall, enqueue }),
-            Err(error) => {
-                // Moved into another file meanwhile: then it is found there when it is asked for again.
+            Err(error) if given.is_empty() => {
                 tracing::debug!("node {to} pulls job {job}: {error}");
-                break;
+                host.events.push(Event::NotGiven { to, snapshot, place });
+                return;
             }
+            // If it still cannot be read when it is asked for next, that is told.
+            Err(_) => break,
         }
     }
-    if !given.is_empty() {
-        host.send(to, &PeerMessage::Pulled(Pulled { snapshot, what: Given::Jobs(given) }));
-    }
+    host.send(to, &PeerMessage::Pulled(Pulled { snapshot, what: Given::Jobs(given) }));
 }

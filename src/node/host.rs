@@ -24,10 +24,10 @@ use crate::io::{Runtime, yield_now};
 use crate::net::message::{PeerMessage, Pulled};
 use crate::net::outbox::{Outbox, PushError};
 use crate::raft::message::Vote;
-use crate::shard::effect::{Append, ConnectionId, Effect, SnapshotDraft, Stop, Wanted};
+use crate::shard::effect::{Append, ConnectionId, Effect, JobPlace, SnapshotDraft, Stop, Wanted};
 use crate::shard::giving::Kept;
 use crate::shard::{Moment, Shard};
-use crate::types::{Index, Nanos, NodeId};
+use crate::types::{Index, Nanos, NodeId, SnapshotName};
 use crate::wal::catalog::{EnqueueAt, PieceName};
 use crate::wal::entry::Entry;
 use crate::wal::footer::Footer;
@@ -78,6 +78,12 @@ pub enum Event {
     SnapshotKept {
         newest: Kept,
         older: Option<Index>,
+    },
+    /// The first of the jobs that a peer pulls could not be read at this place.
+    NotGiven {
+        to: NodeId,
+        snapshot: SnapshotName,
+        place: JobPlace,
     },
     /// A snapshot was pulled, and waits to take the log's place.
     Staged,
@@ -130,6 +136,7 @@ impl Event {
             | Event::LogLacksRoom
             | Event::SnapshotWritten
             | Event::SnapshotKept { .. }
+            | Event::NotGiven { .. }
             | Event::Staged => false,
         }
     }
@@ -353,6 +360,7 @@ impl<R: Runtime> Host<R> {
             Event::LogLacksRoom => shard.handle_log_lacks_room(moment),
             Event::SnapshotWritten => shard.handle_snapshot_written(),
             Event::SnapshotKept { newest, older } => shard.handle_snapshot_kept(moment, newest, older),
+            Event::NotGiven { to, snapshot, place } => shard.handle_not_given(to, snapshot, place),
             // What is staged is looked at in each turn.
             Event::Staged => {}
             Event::Stopping => shard.handle_stopping(),

@@ -230,6 +230,7 @@ impl<R: Runtime> Mending<R> {
             | Event::LogLacksRoom
             | Event::SnapshotWritten
             | Event::SnapshotKept { .. }
+            | Event::NotGiven { .. }
             | Event::Staged
             | Event::Stopping
             | Event::VoteSaved(_)

@@ -146,6 +146,23 @@ impl Shard {
         }
     }
 
+    /// The first job that a peer asked for could not be read.
+    pub fn handle_not_given(&mut self, to: NodeId, snapshot: SnapshotName, place: JobPlace) {
+        let now_at = self.catalog.find(place.job).and_then(|found| found.at);
+        match now_at {
+            // It was moved into another file meanwhile.
+            Some((_, at)) if at != place.at => {
+                let jobs = vec![JobPlace { at, ..place }];
+                self.effects.push_back(Effect::GiveJobs { to, snapshot, jobs });
+            }
+            // It is damaged here. Who asks may find it elsewhere; if not, a newer snapshot may do without it.
+            _ => {
+                self.giving.pins.retain(|node, pin| *node != to || pin.kept.name != snapshot);
+                self.give_nothing(to, snapshot);
+            }
+        }
+    }
+
     fn give_nothing(&mut self, to: NodeId, snapshot: SnapshotName) {
         self.send(to, PeerMessage::Pulled(Pulled { snapshot, what: Given::Nothing }));
     }
