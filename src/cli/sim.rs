@@ -14,7 +14,7 @@ use crate::sim::coverage::Coverage;
 use crate::sim::faults::FaultKind;
 use crate::sim::lasting::Lasting;
 use crate::sim::mutants::{Hunt, Mutant, NOT_FOUND, hunt, mutants};
-use crate::sim::regressions::SEEDS;
+use crate::sim::regressions::REGRESSIONS;
 use crate::sim::run::{RunOptions, RunReport, run_seed};
 
 /// Run simulated clusters under faults, one run a seed, and judge each
@@ -137,7 +137,6 @@ pub fn sim(args: &SimArgs) -> u8 {
         lasting: args.lasting,
         profile: profile.map(|mutant| mutant.profile),
         mutation: args.mutant,
-        snapshots: args.snapshots,
         trace: args.trace,
         ..RunOptions::default()
     };
@@ -146,11 +145,11 @@ pub fn sim(args: &SimArgs) -> u8 {
     }
     let begun = Instant::now();
     let first = args.seed.unwrap_or(0);
-    let seeds: Vec<u64> = match args.regressions {
-        true => SEEDS.iter().map(|(seed, _)| *seed).collect(),
+    let runs: Vec<(u64, bool)> = match args.regressions {
+        true => REGRESSIONS.iter().map(|regression| (regression.seed, regression.snapshots)).collect(),
         false => {
             let count = args.seeds.unwrap_or(if args.seed.is_some() { 1 } else { 100 });
-            (first..first + count).collect()
+            (first..first + count).map(|seed| (seed, args.snapshots)).collect()
         }
     };
     let deadline = args.seconds.map(|seconds| begun + Duration::from_secs(seconds));
@@ -161,8 +160,8 @@ pub fn sim(args: &SimArgs) -> u8 {
     let totals = Mutex::new(Totals::default());
     let work = || {
         while !stopping.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-            let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-            let failed = run_one(seed, &options, args.twice, &totals);
+            let Some(&(seed, snapshots)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let failed = run_one(seed, &RunOptions { snapshots, ..options.clone() }, args.twice, &totals);
             if failed && !args.keep_going {
                 stopping.store(true, Ordering::Relaxed);
             }
@@ -227,6 +226,18 @@ fn print_hunt(mutant: &Mutant, hunt: &Hunt) {
 }
 
 /// Runs one seed; whether it failed.
+/// What makes another run of a seed.
+fn flags(options: &RunOptions) -> String {
+    let mut flags = String::new();
+    options.faults.iter().flatten().for_each(|fault| flags += &format!(" --fault {fault}"));
+    options.lasting.iter().for_each(|lasting| flags += &format!(" --lasting {lasting}"));
+    options.mutation.iter().for_each(|mutation| flags += &format!(" --mutant {mutation}"));
+    if options.snapshots {
+        flags += " --snapshots";
+    }
+    flags
+}
+
 fn run_one(seed: u64, options: &RunOptions, twice: bool, totals: &Mutex<Totals>) -> bool {
     let result = run_seed(seed, options);
     let hash = result.as_ref().map_or_else(|failure| failure.hash, |report| report.hash);
@@ -240,7 +251,7 @@ fn run_one(seed: u64, options: &RunOptions, twice: bool, totals: &Mutex<Totals>)
             false
         }
         Err(failure) => {
-            println!("{failure}\nrepeat it with: beaver-raft sim --seed {seed} --trace\n");
+            println!("{failure}\nrepeat it with: beaver-raft sim --seed {seed}{} --trace\n", flags(options));
             true
         }
     };
