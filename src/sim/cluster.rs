@@ -1,7 +1,7 @@
 //! A cluster of whole nodes on simulated hosts: the shipped node from its directory to its listeners, one process a host.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -93,7 +93,7 @@ pub struct Cluster {
     members: Vec<Member>,
     oracle: GroupOracle,
     /// What was durable was damaged somewhere.
-    has_rotten: Cell<bool>,
+    rotten: RefCell<BTreeSet<NodeId>>,
     /// Which commit was last held against the disks.
     judged: Cell<Index>,
     starts: RefCell<StartCounts>,
@@ -144,7 +144,7 @@ impl Cluster {
             identity,
             members,
             oracle,
-            has_rotten: Cell::default(),
+            rotten: RefCell::default(),
             judged: Cell::default(),
             starts: RefCell::default(),
         }
@@ -389,8 +389,13 @@ impl Cluster {
 
     /// Damages one entry that the node durably holds, of which another node has an intact copy (the atlas of the faults): so
     /// whatever rots can be repaired. Only what is witnessed, since rot in an entry without a witness is not told from a torn
-    /// write. True where there was such an entry.
+    /// write. Where nodes keep snapshots, only on one node in a run: who looks for what is damaged below the log's floor takes it
+    /// from nodes that serve, and two such may wait for each other. True where there was such an entry.
     pub fn rot(&self, member: &Member, random: &Random) -> bool {
+        let is_another = self.rotten.borrow().iter().any(|rotten| *rotten != member.node);
+        if self.config.tunables.snapshot_every_bytes > 0 && is_another {
+            return false;
+        }
         let Ok(log) = self.medium_log(member) else { return false };
         let count = log.entries.len() as u64;
         let index = Index(log.floor.0 + random.between(1, count.max(1)));
@@ -416,7 +421,7 @@ impl Cluster {
         if !is_told || harm(&member.disk()).is_err() {
             return false;
         }
-        self.has_rotten.set(true);
+        self.rotten.borrow_mut().insert(member.node);
         self.executor.tell(format_args!("entry {index} rots on node {}", member.node));
         true
     }
@@ -430,7 +435,7 @@ impl Cluster {
 
     #[must_use]
     pub fn has_rotten(&self) -> bool {
-        self.has_rotten.get()
+        !self.rotten.borrow().is_empty()
     }
 
     /// What is known committed must be durable on a majority, whatever the nodes say: held against the disks whenever a
@@ -486,11 +491,11 @@ impl Cluster {
             }
             let kept_up = member.durable.chains(&member.disk(), || self.medium_log(member));
             match self.medium_log(member) {
-                Ok(log) if log.faulty.is_empty() || self.has_rotten.get() => {
+                Ok(log) if log.faulty.is_empty() || self.has_rotten() => {
                     let held: BTreeMap<_, _> =
                         log.entries.iter().map(|entry| (entry.meta.position.index, entry.meta.chain)).collect();
                     let is_same = |mut kept_up: BTreeMap<_, _>| kept_up.split_off(&log.floor.next()) == held;
-                    if !self.has_rotten.get() && !kept_up.is_ok_and(is_same) {
+                    if !self.has_rotten() && !kept_up.is_ok_and(is_same) {
                         let what = format!("the simulator lost track of what is on the disk of node {}", member.node);
                         return self.oracle.break_with(what);
                     }
