@@ -7,5 +7,8 @@ demo:
 	cargo build --release --quiet
 	target/release/beaver-raft demo
 
+# With optimisation, which the simulated clusters and the exhaustive models need more than the compiler needs time; and with
+# every feature, so that the simulator itself is there afterwards: target/sim/beaver-raft sim.
 test:
-	cargo test --quiet
+	cargo test --quiet --profile sim --all-features
+	cargo test --quiet --profile sim --all-features --test raft -- --ignored

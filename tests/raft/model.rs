@@ -338,37 +338,37 @@ fn a_command_survives_a_timeout_at_any_node_and_a_loss_in_every_order() {
 }
 
 #[test]
-#[ignore = "minutes without optimisation"]
+#[ignore = "minutes without optimisation: `make test` runs it with"]
 fn two_timeouts_from_nothing_keep_what_is_promised_in_every_order() {
     explore(Bounds { begins_led: false, timeouts: 2, ..LED });
 }
 
 #[test]
-#[ignore = "minutes without optimisation"]
+#[ignore = "minutes without optimisation: `make test` runs it with"]
 fn a_command_survives_two_timeouts_at_any_nodes_in_every_order() {
     explore(Bounds { commands: 1, timeouts: 2, ..LED });
 }
 
 #[test]
-#[ignore = "minutes without optimisation"]
+#[ignore = "minutes without optimisation: `make test` runs it with"]
 fn two_commands_survive_a_crash_and_a_loss_in_every_order() {
     explore(Bounds { commands: 2, losses: 1, crashes: 1, ..LED });
 }
 
 #[test]
-#[ignore = "minutes without optimisation"]
+#[ignore = "minutes without optimisation: `make test` runs it with"]
 fn two_commands_survive_a_loss_and_a_repeat_in_every_order() {
     explore(Bounds { commands: 2, losses: 1, repeats: 1, ..LED });
 }
 
 #[test]
-#[ignore = "minutes without optimisation"]
+#[ignore = "minutes without optimisation: `make test` runs it with"]
 fn a_command_survives_a_change_of_leaders_in_every_order() {
     explore(Bounds { campaigns: 1, commands: 1, ..LED });
 }
 
 #[test]
-#[ignore = "minutes without optimisation"]
+#[ignore = "minutes without optimisation: `make test` runs it with"]
 fn two_elections_from_nothing_keep_what_is_promised_in_every_order() {
     explore(Bounds { begins_led: false, campaigns: 2, ..LED });
 }
