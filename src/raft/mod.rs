@@ -102,6 +102,18 @@ impl Raft {
         raft
     }
 
+    /// Takes over whom this node heard, and when, from its Raft before another log took the place of its own. Without it the node
+    /// would help anybody who asks in that moment to replace a leader that is there.
+    pub fn succeed(&mut self, before: &Raft) {
+        if self.state.term() != before.state.term() {
+            return;
+        }
+        if let (Role::Follower(follower), Role::Follower(was)) = (&mut self.role, &before.role) {
+            (follower.leader, follower.heard) = (was.leader, was.heard);
+        }
+        self.announce();
+    }
+
     // Events.
 
     /// Time passed: to be called at [`Raft::next_deadline`] at the latest.

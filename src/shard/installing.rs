@@ -57,9 +57,11 @@ impl Shard {
     }
 
     /// Takes over from the shard that ran before the snapshot was put in place: what clients of this node are owed. Those whose
-    /// outcomes were skipped are hung up on; everything else is handed over anew, as after a change of leader. Which peers are
+    /// outcomes were skipped are hung up on; everything else is handed over anew, as after a change of leader. Whom it heard, it goes
+    /// on hearing. Which peers are
     /// connected is still to be told.
     pub fn succeed(&mut self, moment: Moment, before: Shard) {
+        self.raft.succeed(&before.raft);
         self.sessions = before.sessions;
         self.references = before.references;
         self.reads = before.reads;

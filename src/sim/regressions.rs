@@ -28,5 +28,9 @@ pub const REGRESSIONS: &[Regression] = &[
         5_001_807,
         "of the simulator: a disk was read in the midst of an install, as no start would read it",
     ),
+    with_snapshots(
+        5_020_437,
+        "a node whose log a snapshot replaced forgot that it heard a leader, and helped to depose it",
+    ),
     with_snapshots(5_000_580, "a leader offered a snapshot again and again, of which it could not give a damaged job"),
 ];
