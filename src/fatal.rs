@@ -49,6 +49,10 @@ pub enum Fatal {
     #[error("the disk of {path} has not completed a write for {waited_ms} ms", path = path.display())]
     Stalled { path: PathBuf, waited_ms: u64 },
 
+    /// The start would not find it: it is below the log's floor.
+    #[error("a job is lost: {0}")]
+    JobLost(String),
+
     /// Two entries of one index and term, or a leader that would overwrite what is committed here.
     #[error("logs of two members contradict each other: {0}; do not delete anything, compare the nodes' logs first")]
     ChainConflict(String),
@@ -78,6 +82,7 @@ pub const EXIT_STATUSES: &[(u8, &str)] = &[
     (32, "a failed write"),
     (33, "a failed read"),
     (34, "a stalled disk"),
+    (35, "a job that lives and of which no copy can be read"),
     (40, "contradicting logs"),
     (41, "a state that differs from the majority's"),
     (50, "a bug"),
@@ -105,6 +110,7 @@ impl Fatal {
             Fatal::WriteFailed { .. } => 32,
             Fatal::ReadFailed { .. } => 33,
             Fatal::Stalled { .. } => 34,
+            Fatal::JobLost(_) => 35,
             Fatal::ChainConflict(_) => 40,
             Fatal::StateDiffers(_) => 41,
             Fatal::Internal(_) => 50,

@@ -132,7 +132,8 @@ metrics! {
         kept_bytes: Gauge = "kept_bytes", "Bytes of all files below the log's floor";
         live_bytes: Gauge = "kept_live_bytes", "Bytes below the log's floor of jobs that lived in the newest snapshot";
         moved_bytes: Gauge = "compaction_bytes", "Bytes written into store segments since the process began";
-        damaged_files: Gauge = "damaged_files", "Files below the log's floor that cannot be read in full";
+        damaged_files: Gauge = "damaged_files", "Files that are written no more and cannot be read in full";
+        mended_files: Counter = "mended_files", "Files that were damaged and are whole again: from their own records, or with copies of other nodes";
         write_seconds: Histogram = "log_write_seconds", "Time of a durable write to the log (write and fsync)";
         vote_write_seconds: Histogram = "vote_write_seconds", "Time of a durable write of term and vote";
         commit_seconds: Histogram = "commit_seconds", "Time from the proposal of an entry by this leader to its commit";

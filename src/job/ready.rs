@@ -94,6 +94,11 @@ impl Ready {
         self.sets.get(&class).is_some_and(|set| set.contains(job))
     }
 
+    /// The class in which a job waits, if it is a bit.
+    pub(super) fn class_of_bit(&self, job: JobId) -> Option<ClassKey> {
+        self.sets.iter().find(|(_, set)| set.contains(job)).map(|(class, _)| *class)
+    }
+
     pub(super) fn insert_bit(&mut self, class: ClassKey, job: JobId) {
         match self.sets.entry(class) {
             Entry::Vacant(vacant) => {

@@ -131,9 +131,11 @@ impl From<KeepError> for Fatal {
             KeepError::Read { path, .. } => Fatal::ReadFailed { path, why },
             KeepError::Change { path, .. } => Fatal::WriteFailed { path, why },
             KeepError::Manifest(error) => error.into(),
-            KeepError::Rows { .. } | KeepError::Missing { .. } | KeepError::Damaged(_) | KeepError::Segment { .. } => {
-                Fatal::FaultyLog(why)
-            }
+            KeepError::Rows { .. }
+            | KeepError::Missing { .. }
+            | KeepError::Damaged(_)
+            | KeepError::Segment { .. }
+            | KeepError::Unknown { .. } => Fatal::FaultyLog(why),
         }
     }
 }

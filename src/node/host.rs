@@ -27,7 +27,7 @@ use crate::raft::message::Vote;
 use crate::shard::effect::{Append, ConnectionId, Effect, JobPlace, SnapshotDraft, Stop, Wanted};
 use crate::shard::giving::Kept;
 use crate::shard::{Moment, Shard};
-use crate::types::{Index, Nanos, NodeId, SnapshotName};
+use crate::types::{Index, JobId, Nanos, NodeId, SnapshotName};
 use crate::wal::catalog::{EnqueueAt, PieceName};
 use crate::wal::entry::Entry;
 use crate::wal::footer::Footer;
@@ -70,6 +70,13 @@ pub enum Event {
     },
     RowsMapped(Rc<Footer>),
     FilesChanged(Change),
+    /// A file that is written no more is damaged.
+    FoundDamaged(PieceName),
+    /// A file cannot be mended without copies of these jobs.
+    Lacking {
+        jobs: Vec<JobId>,
+        why: String,
+    },
     Room(bool),
     /// An append waits for room for a new segment.
     LogLacksRoom,
@@ -133,6 +140,8 @@ impl Event {
             | Event::CommandRead { .. }
             | Event::RowsMapped(_)
             | Event::FilesChanged(_)
+            | Event::FoundDamaged(_)
+            | Event::Lacking { .. }
             | Event::LogLacksRoom
             | Event::SnapshotWritten
             | Event::SnapshotKept { .. }
@@ -337,7 +346,7 @@ impl<R: Runtime> Host<R> {
             }
             Event::IncomingLost(peer) => shard.handle_incoming_lost(peer),
             Event::Message { from, message: PeerMessage::Pulled(pulled) } => {
-                if !shard.handle_copy(&pulled) {
+                if !shard.handle_copy(moment, &pulled) {
                     self.pulled.push((from, pulled));
                 }
             }
@@ -356,6 +365,8 @@ impl<R: Runtime> Host<R> {
                 }
                 shard.handle_files_changed(moment, change);
             }
+            Event::FoundDamaged(name) => shard.handle_found_damaged(name),
+            Event::Lacking { jobs, why } => shard.handle_lacking(moment, jobs, &why),
             Event::Room(has_room) => shard.handle_room(has_room),
             Event::LogLacksRoom => shard.handle_log_lacks_room(moment),
             Event::SnapshotWritten => shard.handle_snapshot_written(),
@@ -410,6 +421,7 @@ impl<R: Runtime> Host<R> {
             Stop::Raft(_) => Fatal::ChainConflict(why.to_string()),
             Stop::StateDiffers { .. } => Fatal::StateDiffers(why.to_string()),
             Stop::UnreadableCommand { .. } => Fatal::FaultyLog(why.to_string()),
+            Stop::JobLost { .. } => Fatal::JobLost(why.to_string()),
             // The next start finds what is damaged, and looks for copies of it.
             Stop::BodyMismatch { .. } | Stop::UnreadableLog { .. } => {
                 Fatal::ReadFailed { path: self.reader.directory().to_path_buf(), why: why.to_string() }
@@ -476,6 +488,8 @@ impl<R: Runtime> Host<R> {
             }
             Effect::WriteRows { subject, rows } => self.to_keep.push(Keep::Rows { subject, rows }),
             Effect::Retain { floor, live } => self.to_keep.push(Keep::Retain { floor, live }),
+            Effect::Mend(name) => self.to_keep.push(Keep::Mend(name)),
+            Effect::KeepCopies(jobs) => self.to_keep.push(Keep::Copies(jobs)),
             Effect::WriteSnapshot(draft) => self.to_snapshot.push(*draft),
             Effect::GivePiece { to, snapshot, offset } => {
                 self.give(to, give_piece(Rc::clone(self), to, snapshot, offset))

@@ -3,13 +3,16 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use prometheus_client::metrics::counter::Counter;
 use roaring::RoaringTreemap;
 
 use super::host::{Event, Host};
 use crate::io::Runtime;
+use crate::net::message::{GivenJob, JOBS_PER_PULL_MAX};
 use crate::types::Nanos;
+use crate::wal::catalog::PieceName;
 use crate::wal::footer::{FooterDraft, Subject};
-use crate::wal::keeper::{Change, KeepError, Keeper, NewFloor};
+use crate::wal::keeper::{Change, JobCopy, KeepError, Keeper, Mended, NewFloor};
 
 /// What could not be done (the disk is full, say) is tried again after this long.
 const RETRY_AFTER: Nanos = Nanos::from_secs(1);
@@ -17,11 +20,23 @@ const RETRY_AFTER: Nanos = Nanos::from_secs(1);
 /// What a shard wants done with files that are written no more.
 #[derive(Debug)]
 pub enum Keep {
-    Rows { subject: Subject, rows: FooterDraft },
-    Retain { floor: Option<NewFloor>, live: Arc<RoaringTreemap> },
+    Rows {
+        subject: Subject,
+        rows: FooterDraft,
+    },
+    Retain {
+        floor: Option<NewFloor>,
+        live: Arc<RoaringTreemap>,
+    },
+    Mend(PieceName),
+    /// Other nodes' copies of jobs that are lacking here.
+    Copies(Vec<GivenJob>),
 }
 
-pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Disk>) {
+/// `mended`: counts files that were made whole.
+pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Disk>, mended: Counter) {
+    // The start may have made one whole already.
+    let mut before = 0;
     while !host.is_over() {
         host.wait_for(&host.to_keep).await;
         for work in host.to_keep.take() {
@@ -31,8 +46,12 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
                     let retained = keeper.retain(floor, live).await;
                     announce(&host, &keeper, retained.map(Some)).await;
                 }
+                Keep::Mend(name) => mend(&host, &mut keeper, name).await,
+                Keep::Copies(jobs) => take_copies(&host, &mut keeper, jobs).await,
             }
             host.census.set(keeper.census());
+            mended.inc_by(keeper.census().mended.saturating_sub(before));
+            before = keeper.census().mended;
         }
         // Rows of the newest segments come first: they free memory.
         while host.to_keep.is_empty() && !host.is_over() {
@@ -42,6 +61,46 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
             }
             host.census.set(keeper.census());
         }
+        keeper.take_found_damaged().into_iter().for_each(|name| host.events.push(Event::FoundDamaged(name)));
+    }
+}
+
+async fn mend<R: Runtime>(host: &Host<R>, keeper: &mut Keeper<R::Disk>, name: PieceName) {
+    match keeper.mend(name).await {
+        Ok(Mended::Whole) => {}
+        Ok(Mended::Rows(piece)) => {
+            tracing::warn!("the rows of {name} were damaged, and are made again from what they are about");
+            host.events.push(Event::FilesChanged(Change { floor: None, removed: vec![name], added: vec![piece] }));
+        }
+        Ok(Mended::Moved(change)) => {
+            tracing::warn!("{name} was damaged, and what lives in it stands in another file now, whole");
+            announce(host, keeper, Ok(Some(change))).await;
+        }
+        Ok(Mended::Lacking { jobs, why }) => {
+            tracing::error!(
+                "{why}: {} jobs that live are in it; they are looked for at the other nodes; where there are none, or none has them, \
+                 restore the file from a backup or delete the jobs by their ids, from {} on",
+                jobs.len(),
+                jobs[0]
+            );
+            seek(host, keeper, why);
+        }
+        Err(error) => tracing::error!("{name} is damaged and stays as it is for now: {error}"),
+    }
+}
+
+async fn take_copies<R: Runtime>(host: &Host<R>, keeper: &mut Keeper<R::Disk>, jobs: Vec<GivenJob>) {
+    let copy = |GivenJob { job, index, wall, enqueue }| JobCopy { job, index, wall, enqueue };
+    for name in keeper.take_copies(jobs.into_iter().map(copy).collect()) {
+        mend(host, keeper, name).await;
+    }
+    seek(host, keeper, "a file is damaged".to_owned());
+}
+
+fn seek<R: Runtime>(host: &Host<R>, keeper: &Keeper<R::Disk>, why: String) {
+    let jobs = keeper.next_lacking(JOBS_PER_PULL_MAX);
+    if !jobs.is_empty() {
+        host.events.push(Event::Lacking { jobs, why });
     }
 }
 

@@ -71,9 +71,9 @@ impl<R: Runtime> Lives<R> {
         host.life.begin();
         self.spawn(make_spares(Rc::clone(host), Rc::clone(&spares)));
         self.spawn(write_log(Rc::clone(host), opened.writer, spares, metrics.clone()));
-        self.spawn(write_votes(Rc::clone(host), opened.vote_file, metrics));
+        self.spawn(write_votes(Rc::clone(host), opened.vote_file, metrics.clone()));
         host.census.set(opened.keeper.census());
-        self.spawn(keep_files(Rc::clone(host), opened.keeper));
+        self.spawn(keep_files(Rc::clone(host), opened.keeper, metrics.mended_files.clone()));
         let shelf = Shelf {
             dir: snapshots_dir(&config.data, shard),
             whole: opened.snapshot.iter().map(|snapshot| snapshot.frame().position.index).collect(),

@@ -238,7 +238,9 @@ impl<R: Runtime> Mending<R> {
             | Event::EntriesRead { .. }
             | Event::CommandRead { .. }
             | Event::RowsMapped(_)
-            | Event::FilesChanged(_) => {}
+            | Event::FilesChanged(_)
+            | Event::FoundDamaged(_)
+            | Event::Lacking { .. } => {}
         }
     }
 

@@ -8,11 +8,11 @@ use roaring::RoaringTreemap;
 
 use crate::api::Answer;
 use crate::job::Capture;
-use crate::net::message::PeerMessage;
+use crate::net::message::{GivenJob, PeerMessage};
 use crate::raft::message::{StopReason, Token, Vote};
 use crate::snapshot::Frame;
 use crate::types::{Index, JobId, LogPosition, Nanos, NodeId, SnapshotName};
-use crate::wal::catalog::EnqueueAt;
+use crate::wal::catalog::{EnqueueAt, PieceName};
 use crate::wal::entry::Entry;
 use crate::wal::footer::{FooterDraft, Subject};
 use crate::wal::index::Placement;
@@ -59,6 +59,10 @@ pub enum Effect {
         floor: Option<NewFloor>,
         live: Arc<RoaringTreemap>,
     },
+    /// Read all of a file, beside everything else, and make whole what is not; then `handle_files_changed` or `handle_lacking`.
+    Mend(PieceName),
+    /// These jobs were looked for by `handle_lacking`.
+    KeepCopies(Vec<GivenJob>),
     /// Write this snapshot beside everything else, then `handle_snapshot_written`. One at a time.
     WriteSnapshot(Box<SnapshotDraft>),
     /// Read this part of a snapshot and give it to a peer.
@@ -137,6 +141,11 @@ pub enum Stop {
     UnreadableLog {
         why: String,
     },
+    /// A job lives below the log's floor, and neither this node nor any that could be asked can give it out.
+    JobLost {
+        job: JobId,
+        why: String,
+    },
     /// The state of this node at a marker is not that of the majority; or no majority agrees on one.
     StateDiffers {
         marker: Index,
@@ -174,6 +183,11 @@ impl fmt::Display for Stop {
                 f,
                 "at entry {marker} no majority of the nodes has the same state (this one's digest is {own:032x}), so the shard \
                  stops; keep the data directories of all nodes for a report, and restore a backup"
+            ),
+            Stop::JobLost { job, why } => write!(
+                f,
+                "job {job} is waited for and cannot be given out ({why}), and no other node that could be asked has it whole: \
+                 restore that file from a backup, or delete the job by its id and start again"
             ),
             Stop::UnreadableLog { why } => write!(f, "the log can't be read back: {why}"),
         }

@@ -43,6 +43,7 @@ impl Shard {
     pub fn handle_files_changed(&mut self, moment: Moment, change: Change) {
         let Change { floor, removed, added } = change;
         self.catalog.replace(&removed, added);
+        self.look_again(moment, &removed);
         if let Some(index) = floor {
             self.raft.raise_floor(index);
         }

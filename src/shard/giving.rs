@@ -148,7 +148,7 @@ impl Shard {
 
     /// The first job that a peer asked for could not be read.
     pub fn handle_not_given(&mut self, to: NodeId, snapshot: SnapshotName, place: JobPlace) {
-        let now_at = self.catalog.find(place.job).and_then(|found| found.at);
+        let now_at = self.catalog.find(place.job).ok().flatten().and_then(|found| found.at);
         match now_at {
             // It was moved into another file meanwhile.
             Some((_, at)) if at != place.at => {
@@ -157,6 +157,7 @@ impl Shard {
             }
             // It is damaged here. Who asks may find it elsewhere; if not, a newer snapshot may do without it.
             _ => {
+                self.catalog.note_bad(place.at.piece());
                 self.giving.pins.retain(|node, pin| *node != to || pin.kept.name != snapshot);
                 self.give_nothing(to, snapshot);
             }
@@ -172,7 +173,7 @@ impl Shard {
         let mut places = Vec::new();
         let mut bytes = 0;
         for &job in jobs.iter().take_while(|job| live.contains(job.0)) {
-            let Some(found) = self.catalog.find(job) else { break };
+            let Ok(Some(found)) = self.catalog.find(job) else { break };
             let Some((index, at)) = found.at else { break };
             bytes += u64::from(found.bytes);
             if bytes > PULLED_BYTES_MAX && !places.is_empty() {

@@ -9,6 +9,7 @@ use super::markers::MarkerReports;
 use super::placement::Placement;
 use super::references::References;
 use super::waits::{Ended, WaitKey, Waits};
+use crate::job::Machine;
 use crate::job::codec::{self, Commands};
 use crate::job::command::{Class, Command, Numbered, Origin, TubeList};
 use crate::net::message::ReadAbout;
@@ -226,7 +227,7 @@ impl Leading {
     /// Takes commands for the next entry: as many as gathered, up to `payload_bytes_max` (but at least one). Behind an
     /// ENQ that makes a job ready, the RESERVE of a worker that waits for it goes into the same entry.
     #[must_use]
-    pub fn form(&mut self, catalog: &Catalog, payload_bytes_max: usize) -> Formed {
+    pub fn form(&mut self, catalog: &Catalog, machine: &Machine, payload_bytes_max: usize) -> Formed {
         let mut formed = Formed {
             payload: Vec::new(),
             job_count: 0,
@@ -245,7 +246,7 @@ impl Leading {
                 break;
             }
             match self.queue.pop_front().expect("just seen") {
-                Queued::Command(encoded) => self.write(&encoded, catalog, &mut formed),
+                Queued::Command(encoded) => self.write(&encoded, (catalog, machine), &mut formed),
                 Queued::Reserve(key, encoded) => {
                     formed.payload.extend_from_slice(&encoded);
                     formed.waits.push(key);
@@ -260,7 +261,7 @@ impl Leading {
         formed
     }
 
-    fn write(&mut self, encoded: &[u8], catalog: &Catalog, formed: &mut Formed) {
+    fn write(&mut self, encoded: &[u8], (catalog, machine): (&Catalog, &Machine), formed: &mut Formed) {
         let located = Commands::new(encoded).next().expect("a queued command was checked").expect("and is readable");
         let Numbered { origin, command } = located.numbered;
         match command {
@@ -276,11 +277,11 @@ impl Leading {
             }
             // A job that waits as a bit is found by its class, which never changes: the log has it.
             Command::Delete { job, class: None } => {
-                let class = Some(class_of(job, catalog));
+                let class = class_of(job, catalog, machine);
                 codec::encode(&Numbered { origin, command: Command::Delete { job, class } }, &mut formed.payload);
             }
             Command::ReserveJob { job, class: None } => {
-                let class = Some(class_of(job, catalog));
+                let class = class_of(job, catalog, machine);
                 codec::encode(&Numbered { origin, command: Command::ReserveJob { job, class } }, &mut formed.payload);
             }
             Command::Pause { tube, duration_s, referenced: false } => {
@@ -339,8 +340,15 @@ impl Leading {
     }
 }
 
-fn class_of(job: JobId, catalog: &Catalog) -> Class<'_> {
-    catalog.find(job).map_or(Class::OF_NO_JOB, |found| found.class)
+/// The class that a command is to carry which names this job. Where the log cannot tell, the state can, as far as it is applied; none
+/// where neither can, and the command is answered "again".
+fn class_of<'a>(job: JobId, catalog: &'a Catalog, machine: &'a Machine) -> Option<Class<'a>> {
+    match catalog.find(job) {
+        Ok(found) => Some(found.map_or(Class::OF_NO_JOB, |found| found.class)),
+        Err(_) if job >= machine.next_job() => None,
+        // What has ended stays ended.
+        Err(_) => Some(machine.find_class(job).unwrap_or(Class::OF_NO_JOB)),
+    }
 }
 
 fn encode_reserve((session, seq): WaitKey, tubes: &[u8]) -> Vec<u8> {

@@ -298,6 +298,7 @@ impl Shard {
         self.propose_marker(moment);
         self.form_entries(moment);
         self.save_snapshot();
+        self.mend_files(moment);
     }
 
     pub fn handle_vote_saved(&mut self, moment: Moment, vote: Vote) {
@@ -536,7 +537,7 @@ impl Shard {
     fn form_entries(&mut self, moment: Moment) {
         while self.appending.is_empty() && self.raft.takes_entries() {
             let Some(leading) = self.leading.as_mut().filter(|leading| leading.has_commands()) else { return };
-            let formed = leading.form(&self.catalog, self.config.entry_bytes_target);
+            let formed = leading.form(&self.catalog, &self.machine, self.config.entry_bytes_target);
             let index = self.propose(moment, EntryKind::Commands, &formed.payload, formed.job_count);
             if let Some(leading) = self.leading.as_mut() {
                 leading.handle_proposed(index, formed.ticks, formed.waits, formed.drops);

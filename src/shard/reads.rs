@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::copies::Waiting;
 use super::effect::{ConnectionId, Effect, Stop};
 use super::leading::LeaderRead;
 use super::{Moment, Shard, names};
@@ -291,11 +292,7 @@ impl Shard {
                     return self.wait(moment, connection, ticket, &tubes, poll);
                 }
             }
-            Operation::StatsJob { job } => {
-                let view = self.view(job, times);
-                let file = self.catalog.find(job).and_then(|found| found.at).map_or(0, |(_, at)| at.file().0.into());
-                view.map_or(Answer::NotFound, |view| Answer::JobStats { view: Box::new(view), file })
-            }
+            Operation::StatsJob { job } => return self.stats_job(moment, connection, ticket, job),
             Operation::StatsTube { tube } => self.tube_stats(&tube, &soft, times),
             Operation::Stats => Answer::ShardStats(Box::new(self.shard_stats(&soft))),
             Operation::ListTubes => match soft {
@@ -339,12 +336,28 @@ impl Shard {
     }
 
     fn live(&self, job: JobId) -> Option<JobId> {
-        self.view(job, self.machine.last_times()).map(|view| view.job)
+        let is_live = match self.catalog.find(job) {
+            Ok(found) => found.is_some_and(|found| self.machine.is_live(job, &found.class)),
+            Err(_) => self.machine.find_class(job).is_some(),
+        };
+        is_live.then_some(job)
     }
 
-    fn view(&self, job: JobId, times: crate::types::Times) -> Option<crate::job::view::JobView> {
-        let found = self.catalog.find(job)?;
-        self.machine.job_view(job, &Enqueued { class: found.class, wall: found.enqueued_wall }, times)
+    pub(super) fn stats_job(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, job: JobId) {
+        let times = self.clock.estimate(moment.now);
+        let answer = match self.catalog.find(job) {
+            Ok(Some(found)) => {
+                let enqueued = Enqueued { class: found.class, wall: found.enqueued_wall };
+                let file = found.at.map_or(0, |(_, at)| at.file().0.into());
+                let view = self.machine.job_view(job, &enqueued, times);
+                view.map_or(Answer::NotFound, |view| Answer::JobStats { view: Box::new(view), file })
+            }
+            Err(rows) if self.machine.find_class(job).is_some() => {
+                return self.await_rows(moment, job, Waiting::Stats { connection, ticket }, rows);
+            }
+            Ok(None) | Err(_) => Answer::NotFound,
+        };
+        self.answer(connection, ticket, answer);
     }
 
     fn peek(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, job: Option<JobId>) {
@@ -356,8 +369,12 @@ impl Shard {
 
     /// The body of a job that is live in the applied state: from a recent entry, else from the log.
     pub(super) fn find_body(&mut self, moment: Moment, read: BodyRead) {
-        let Some(found) = self.catalog.find(read.job) else {
-            return self.stop(Stop::UnreadableLog { why: format!("no row for live job {}", read.job) });
+        let found = match self.catalog.find(read.job) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                return self.stop(Stop::UnreadableLog { why: format!("no row for live job {}", read.job) });
+            }
+            Err(rows) => return self.await_rows(moment, read.job, Waiting::Body(read), rows),
         };
         let (offset, bytes, at) = (found.offset, found.bytes, found.at);
         // In a store segment offsets count from the start of the file, though the entry may be in memory still.
@@ -382,13 +399,14 @@ impl Shard {
         match command {
             Ok(command) => self.handle_enqueue_read(moment, read, position, command),
             Err(why) => match self.catalog.find(read.job) {
-                Some(found) if found.at.is_none_or(|(_, now)| now == at) => {
+                Ok(Some(found)) if found.at.is_none_or(|(_, now)| now == at) => {
                     self.seek_copy(moment, read, position.index, Stop::UnreadableLog { why });
                 }
                 // It was moved into another file meanwhile.
-                Some(_) => self.find_body(moment, read),
+                Ok(Some(_)) => self.find_body(moment, read),
                 // It has ended meanwhile, and its file is gone.
-                None => self.answer_gone(read),
+                Ok(None) => self.answer_gone(read),
+                Err(rows) => self.await_rows(moment, read.job, Waiting::Body(read), rows),
             },
         }
     }

@@ -261,7 +261,8 @@ impl World {
                 self.segments_closed += 1;
                 self.shards.get_mut(&node).expect("it asked").handle_rows_mapped(Rc::new(rows));
             }
-            Effect::Retain { .. } => unreachable!("these shards have no snapshots"),
+            Effect::Retain { .. } | Effect::KeepCopies(_) => unreachable!("these shards have no snapshots"),
+            Effect::Mend(_) => unreachable!("nothing rots in the memory of a test"),
             Effect::GivePiece { .. } | Effect::GiveJobs { .. } | Effect::Install(_) => {
                 unreachable!("no log here is shortened, so nobody is behind one")
             }

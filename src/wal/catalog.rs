@@ -6,13 +6,17 @@
 //!   `----------- pieces, ascending and apart ------'   `- index and rows
 //! ```
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::rc::Rc;
 
 use super::entry::Entry;
 use super::footer::{Footer, FooterDraft, Row, Subject};
 use super::index::{LogIndex, Placement, SegmentNumber};
 use super::rows::{RowError, Rows};
-use super::store::RecordAt;
+use super::segment::file_name;
+use super::store::{RecordAt, store_file_name};
 use crate::job::command::Class;
 use crate::types::{ChainHash, Index, JobId, Nanos};
 
@@ -21,6 +25,15 @@ use crate::types::{ChainHash, Index, JobId, Nanos};
 pub enum PieceName {
     Log(SegmentNumber),
     Store(SegmentNumber),
+}
+
+impl fmt::Display for PieceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PieceName::Log(number) => write!(f, "wal/{}", file_name(*number)),
+            PieceName::Store(number) => write!(f, "store/{}", store_file_name(*number)),
+        }
+    }
 }
 
 /// A file that is written no more, with its rows.
@@ -43,6 +56,14 @@ pub enum EnqueueAt {
 }
 
 impl EnqueueAt {
+    #[must_use]
+    pub fn piece(&self) -> PieceName {
+        match self {
+            EnqueueAt::Log { placement, .. } => PieceName::Log(placement.segment),
+            EnqueueAt::Store(at) => PieceName::Store(at.number),
+        }
+    }
+
     /// The number of the file.
     #[must_use]
     pub fn file(&self) -> SegmentNumber {
@@ -65,6 +86,11 @@ pub struct Found<'a> {
     pub at: Option<(Index, EnqueueAt)>,
 }
 
+/// The rows of the file that a job is in, if it is anywhere, are damaged: nothing is known of where it stands and of its class,
+/// until they are made again. That is not to be taken for there being no such job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadRows(pub PieceName);
+
 /// Invariants: the ranges of the pieces' jobs are apart and ascend; entries and jobs that are in memory follow those of
 /// all pieces.
 #[derive(Debug)]
@@ -72,13 +98,15 @@ pub struct Catalog {
     pieces: Vec<Piece>,
     index: LogIndex,
     rows: Rows,
+    /// Files that were found damaged since this was last asked: who looks something up does not change it.
+    bad: RefCell<BTreeSet<PieceName>>,
 }
 
 impl Catalog {
     #[must_use]
     pub fn new(mut pieces: Vec<Piece>, index: LogIndex, rows: Rows) -> Catalog {
         pieces.sort_by_key(order);
-        Catalog { pieces, index, rows }
+        Catalog { pieces, index, rows, bad: RefCell::default() }
     }
 
     /// The id that the next ENQ of the log will have.
@@ -113,27 +141,50 @@ impl Catalog {
         self.index.next_job_after(index)
     }
 
-    #[must_use]
-    pub fn find(&self, job: JobId) -> Option<Found<'_>> {
+    /// What the log says of a job; none where it holds no ENQ of that id.
+    ///
+    /// # Errors
+    /// If that cannot be told, because rows are damaged.
+    pub fn find(&self, job: JobId) -> Result<Option<Found<'_>>, BadRows> {
         if let Some(row) = self.rows.get(job) {
             let (offset, bytes) = (row.offset, row.bytes);
             let at = self.index.entry_of_job(job);
             let at = at.map(|(index, placement)| (index, EnqueueAt::Log { placement, offset, bytes }));
-            return Some(Found { class: row.class, enqueued_wall: row.enqueued_wall, offset, bytes, at });
+            return Ok(Some(Found { class: row.class, enqueued_wall: row.enqueued_wall, offset, bytes, at }));
         }
-        let (name, Row { class, offset, bytes, wall, index, placement, .. }) = self.find_in_pieces(job)?;
-        let at = match name {
-            PieceName::Log(_) => EnqueueAt::Log { placement, offset, bytes },
-            PieceName::Store(number) => EnqueueAt::Store(RecordAt { number, offset, bytes, job }),
-        };
-        Some(Found { class, enqueued_wall: wall, offset, bytes, at: Some((index, at)) })
+        let Some(piece) = self.piece_of(job) else { return Ok(None) };
+        if !piece.footer.is_proven() {
+            self.note_bad(piece.name);
+            return Err(BadRows(piece.name));
+        }
+        let row = piece.footer.find(job);
+        Ok(row.map(|Row { class, offset, bytes, wall, index, placement, .. }| {
+            let at = match piece.name {
+                PieceName::Log(_) => EnqueueAt::Log { placement, offset, bytes },
+                PieceName::Store(number) => EnqueueAt::Store(RecordAt { number, offset, bytes, job }),
+            };
+            Found { class, enqueued_wall: wall, offset, bytes, at: Some((index, at)) }
+        }))
     }
 
-    fn find_in_pieces(&self, job: JobId) -> Option<(PieceName, Row<'_>)> {
+    /// The only file in which a job may be.
+    fn piece_of(&self, job: JobId) -> Option<&Piece> {
         let behind = self.pieces.partition_point(|piece| piece.footer.first_job() <= job);
         // A segment without jobs names the first job of the one behind it.
         let piece = self.pieces[..behind].iter().rev().find(|piece| piece.footer.jobs() > 0)?;
-        Some((piece.name, piece.footer.find(job)?))
+        (job < piece.footer.next_job()).then_some(piece)
+    }
+
+    /// This file was found damaged.
+    pub fn note_bad(&self, name: PieceName) {
+        self.bad.borrow_mut().insert(name);
+    }
+
+    /// The files that were found damaged since this was last asked, as far as they are still there.
+    pub fn take_bad(&mut self) -> BTreeSet<PieceName> {
+        let mut bad = self.bad.take();
+        bad.retain(|name| self.pieces.iter().any(|piece| piece.name == *name));
+        bad
     }
 
     /// Where an entry of the log lies.

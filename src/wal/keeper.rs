@@ -9,6 +9,8 @@
 //!                                                                   └─> mostly dead: store segment ──> manifest ──> dropped
 //! ```
 
+mod mending;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,17 +27,15 @@ use super::directory::DirectoryError;
 use super::entry::{Entry, LogIdentity};
 use super::footer::{Footer, FooterDraft, FooterError, Row, Subject};
 use super::format::{BLOCK, FirstBlock, SegmentHeader};
-use super::index::{LogIndex, Placement, SegmentNumber};
+use super::index::{Placement, SegmentNumber};
 use super::manifest::{Floor, Manifest};
 use super::reader::{LogReader, ReadError};
-use super::recovery::scan::{Scan, Seen};
-use super::rows::Rows;
+use super::salvage::{Fault, Salvaged, class_of_whole, salvage_segment, salvage_store};
 use super::segment::{file_name, parse_file_name};
 use super::store::{RecordAt, StoreDraft, StoreReader, StoredJob, open_store, parse_store_file_name, store_file_name};
 use crate::io::{AlignedBuf, Disk, File, OpenMode, yield_now};
-use crate::job::codec::{Commands, body_hash};
-use crate::job::command::Command;
-use crate::types::{ChainHash, Index, JobId, LogPosition};
+use crate::types::{ChainHash, Index, JobId, LogPosition, Nanos};
+pub use mending::{JobCopy, Mended};
 
 /// So many rows are looked at before other tasks have their turn.
 const ROWS_AT_ONCE: usize = 2048;
@@ -57,6 +57,8 @@ pub enum KeepError {
     Damaged(#[from] ReadError),
     #[error("{path}, offset {offset}: there is no whole entry {index}, and jobs that live may be in it", path = path.display())]
     Segment { path: PathBuf, offset: u64, index: Index },
+    #[error("{path} is damaged, and what lives in it is not known yet: no snapshot is kept", path = path.display())]
+    Unknown { path: PathBuf },
 }
 
 impl KeepError {
@@ -68,7 +70,7 @@ impl KeepError {
                 true
             }
             KeepError::Read { source, .. } => source.kind() == io::ErrorKind::InvalidData,
-            KeepError::Change { .. } | KeepError::Manifest(_) => false,
+            KeepError::Change { .. } | KeepError::Manifest(_) | KeepError::Unknown { .. } => false,
         }
     }
 }
@@ -138,8 +140,9 @@ pub struct Census {
     pub bytes: u64,
     pub live_bytes: u64,
     pub damaged: u64,
-    /// Since the process began: bytes written into store segments.
+    /// Since the process began: bytes written into store segments, and damaged files that were made whole.
     pub moved_bytes: u64,
+    pub mended: u64,
 }
 
 /// One file with rows.
@@ -159,11 +162,17 @@ pub struct Keeper<D: Disk> {
     place: KeeperPlace,
     manifest: Manifest,
     pieces: BTreeMap<PieceName, Kept>,
-    /// The jobs that lived in the newest verified snapshot.
+    /// The jobs that lived in the newest verified snapshot, once one is known.
     live: Arc<RoaringTreemap>,
+    knows_what_lives: bool,
+    /// Files that cannot be mended without copies of these jobs; and copies that came.
+    lacking: BTreeMap<PieceName, Vec<JobId>>,
+    copies: BTreeMap<JobId, JobCopy>,
+    found_damaged: Vec<PieceName>,
     reader: LogReader<D>,
     stores: StoreReader<D>,
     moved_bytes: u64,
+    mended: u64,
 }
 
 impl<D: Disk> Keeper<D> {
@@ -180,16 +189,32 @@ impl<D: Disk> Keeper<D> {
         disk.create_dir(&place.stores).await.map_err(not_changed("make", &place.stores))?;
         let reader = LogReader::new(disk.clone(), place.segments.clone(), place.identity);
         let stores = StoreReader::new(disk.clone(), place.stores.clone(), place.identity);
-        let (pieces, live, moved_bytes) = (BTreeMap::new(), Arc::default(), 0);
-        let mut keeper = Keeper { disk, place, manifest, pieces, live, reader, stores, moved_bytes };
+        let mut keeper = Keeper {
+            disk,
+            place,
+            manifest,
+            pieces: BTreeMap::new(),
+            live: Arc::default(),
+            knows_what_lives: false,
+            lacking: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            found_damaged: Vec::new(),
+            reader,
+            stores,
+            moved_bytes: 0,
+            mended: 0,
+        };
         keeper.remove_left_over().await?;
         for (number, last) in keeper.manifest.segments.clone() {
             let kept = keeper.take_over_segment(number, last).await?;
             keeper.pieces.insert(PieceName::Log(number), kept);
         }
         for number in keeper.manifest.stores.clone() {
-            let kept = keeper.map_store(number).await?;
-            keeper.pieces.insert(PieceName::Store(number), kept);
+            let kept = match keeper.map_store(number).await {
+                Err(KeepError::Rows { error, .. }) => keeper.remake_store(number, error).await?,
+                kept => kept?,
+            };
+            keeper.pieces.insert(PieceName::Store(kept.footer.number()), kept);
         }
         Ok(keeper)
     }
@@ -207,8 +232,12 @@ impl<D: Disk> Keeper<D> {
 
     #[must_use]
     pub fn census(&self) -> Census {
-        let mut census =
-            Census { floor: self.manifest.floor.position.index, moved_bytes: self.moved_bytes, ..Census::default() };
+        let mut census = Census {
+            floor: self.manifest.floor.position.index,
+            moved_bytes: self.moved_bytes,
+            mended: self.mended,
+            ..Census::default()
+        };
         for (name, kept) in &self.pieces {
             match name {
                 PieceName::Log(_) => census.segments += 1,
@@ -378,31 +407,42 @@ impl<D: Disk> Keeper<D> {
     async fn read_rows(&self, header: SegmentHeader, last: Index) -> Result<(Subject, FooterDraft), KeepError> {
         let path = self.path(PieceName::Log(header.number));
         let file = self.disk.open(&path, OpenMode::Read).await.map_err(not_read("open", &path))?;
-        let mut scan = Scan::new(file, header, self.place.identity);
-        let mut offset = BLOCK;
-        let mut rows: Option<(LogIndex, Rows)> = None;
-        let mut at = header.base;
-        while at < last {
-            let entry: Box<Entry> = match scan.see(offset).await {
-                Seen::Seal { .. } => {
-                    offset += BLOCK;
-                    continue;
-                }
-                Seen::Entry { entry, .. } if entry.meta.position.index == at.next() => entry,
-                _ => return Err(KeepError::Segment { path, offset, index: at.next() }),
-            };
-            let placement = Placement { segment: header.number, offset, bytes: entry.meta.bytes };
-            let (index, rows) =
-                rows.get_or_insert_with(|| (LogIndex::new(header.base, entry.first_job), Rows::new(entry.first_job)));
-            at = at.next();
-            rows.push(&entry).map_err(|_| KeepError::Segment { path: path.clone(), offset, index: at })?;
-            index.push(at, placement, entry.first_job, entry.job_count);
-            offset += super::format::record_bytes(entry.meta.bytes);
+        match salvage_segment(file, header, self.place.identity, last).await {
+            Salvaged { subject, rows, fault: None } => Ok((subject, rows)),
+            Salvaged { fault: Some(Fault { offset, index }), .. } => Err(KeepError::Segment { path, offset, index }),
         }
-        let (index, rows) = rows.unwrap_or_else(|| (LogIndex::new(header.base, JobId(1)), Rows::default()));
-        let (number, base, base_chain) = (header.number, header.base, header.base_chain);
-        let subject = Subject { number, base, base_chain, last, next_job: rows.next_job() };
-        Ok((subject, rows.draft(base, index.entries_up_to(last))))
+    }
+
+    /// A store segment whose rows are damaged, made again from its records where those are whole. What no byte of is written twice is
+    /// written as another file.
+    async fn remake_store(&mut self, number: SegmentNumber, error: FooterError) -> Result<Kept, KeepError> {
+        let path = self.path(PieceName::Store(number));
+        let damaged = KeepError::Rows { path: path.clone(), error };
+        let file = self.disk.open(&path, OpenMode::Read).await.map_err(not_read("open", &path))?;
+        let Some((_, Salvaged { subject, rows, fault: None })) =
+            salvage_store(&file, number, &self.place.identity).await
+        else {
+            return Err(damaged);
+        };
+        let rows = Footer::open(rows.finish(&subject, &self.place.identity).into(), &self.place.identity);
+        let Ok(rows) = rows else { return Err(damaged) };
+        let mut draft = self.begin_store();
+        let mut copied = Copied::default();
+        for row in rows.rows_from(rows.first_job()) {
+            let (row, enqueue) = self.read_enqueue(PieceName::Store(number), &rows, row.job, &mut copied).await?;
+            let (job, index, wall, class) = (row.job, row.index, row.wall, row.class);
+            draft.push(&StoredJob { job, index, wall, class, enqueue: &enqueue });
+        }
+        let made = draft.number();
+        self.write_store(draft, &mut Vec::new()).await?;
+        let mut manifest = self.manifest.clone();
+        manifest.stores.iter_mut().filter(|store| **store == number).for_each(|store| *store = made);
+        manifest.stores.sort_unstable();
+        manifest.save(&self.disk, &self.place.manifest, &self.place.identity).await?;
+        self.manifest = manifest;
+        self.mended += 1;
+        self.unlink(&path).await?;
+        self.map_store(made).await
     }
 
     // What lives.
@@ -414,6 +454,7 @@ impl<D: Disk> Keeper<D> {
     /// If the manifest could not be replaced.
     pub async fn retain(&mut self, floor: Option<NewFloor>, live: Arc<RoaringTreemap>) -> Result<Change, KeepError> {
         self.live = live;
+        self.knows_what_lives = true;
         let mut manifest = self.manifest.clone();
         if let Some(NewFloor { position, chain, next_job }) =
             floor.filter(|floor| floor.position > manifest.floor.position)
@@ -482,7 +523,10 @@ impl<D: Disk> Keeper<D> {
             let bytes =
                 if jobs == footer.jobs() as u64 { Some(footer.enqueue_bytes()) } else { self.sum_live(&footer).await };
             if let Some(kept) = self.pieces.get_mut(&name) {
-                kept.is_damaged |= bytes.is_none();
+                if bytes.is_none() {
+                    kept.is_damaged = true;
+                    self.found_damaged.push(name);
+                }
                 kept.live = Some((jobs, bytes.unwrap_or(footer.enqueue_bytes())));
             }
         }
@@ -520,8 +564,20 @@ impl<D: Disk> Keeper<D> {
         let holdings = self.holdings();
         let Some(run) = plan(&holdings, &self.place.bounds) else { return Ok(None) };
         let removed: Vec<PieceName> = holdings[run].iter().map(|holding| holding.name).collect();
+        let rows: Vec<_> = removed.iter().map(|name| Rc::clone(&self.pieces[name].footer)).collect();
+        let rows: Vec<_> = rows.iter().map(|footer| (Rc::clone(footer), Rc::clone(footer))).collect();
+        self.replace_by_new(&removed, &rows).await.map(Some)
+    }
+
+    /// Moves what lives in these files, which are neighbours, into new ones. `rows`: of each, those that say which jobs may be in it,
+    /// and those that say where they are.
+    async fn replace_by_new(
+        &mut self,
+        removed: &[PieceName],
+        rows: &[(Rc<Footer>, Rc<Footer>)],
+    ) -> Result<Change, KeepError> {
         let mut made = Vec::new();
-        if let Err(error) = self.rewrite(&removed, &mut made).await {
+        if let Err(error) = self.rewrite(removed, rows, &mut made).await {
             for number in made {
                 // The next start removes what cannot be removed now.
                 let _ = self.unlink(&self.path(PieceName::Store(number))).await;
@@ -540,7 +596,7 @@ impl<D: Disk> Keeper<D> {
         let stays = |name: &PieceName, kept: &Kept| self.is_below_floor(*name, kept) && !removed.contains(name);
         let kept = self.pieces.iter().filter(|(name, kept)| stays(name, kept));
         let kept = kept.map(|(name, kept)| (*name, kept.footer.subject().last)).collect();
-        let saved = self.save(self.manifest.clone(), kept, &removed).await;
+        let saved = self.save(self.manifest.clone(), kept, removed).await;
         if saved.is_err() {
             // The new files are in no manifest, or in one of which nobody knows whether it is durable: they stay on disk, and
             // the old ones stay in use.
@@ -548,7 +604,7 @@ impl<D: Disk> Keeper<D> {
                 self.pieces.remove(&piece.name);
             }
         }
-        saved.map(|()| Some(Change { floor: None, removed, added }))
+        saved.map(|()| Change { floor: None, removed: removed.to_vec(), added })
     }
 
     fn holdings(&self) -> Vec<Holding> {
@@ -573,28 +629,32 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Copies what lives in these files, which are neighbours, into new ones; durable when it returns.
-    async fn rewrite(&mut self, names: &[PieceName], made: &mut Vec<SegmentNumber>) -> Result<(), KeepError> {
+    async fn rewrite(
+        &mut self,
+        names: &[PieceName],
+        rows: &[(Rc<Footer>, Rc<Footer>)],
+        made: &mut Vec<SegmentNumber>,
+    ) -> Result<(), KeepError> {
         let mut draft = self.begin_store();
-        for &name in names {
-            let footer = Rc::clone(&self.pieces[&name].footer);
+        for (&name, (footer, rows)) in names.iter().zip(rows) {
             let mut copied = Copied::default();
             let mut next = footer.first_job();
             loop {
-                let jobs = self.live_jobs(&footer, next);
+                let jobs = self.live_jobs(footer, next);
                 let Some(&last) = jobs.last() else { break };
                 for &job in &jobs {
-                    let (row, enqueue) = match self.read_enqueue(name, &footer, job, &mut copied).await {
-                        Ok(read) => read,
+                    let found = match self.find_enqueue(name, rows, job, &mut copied).await {
+                        Ok(found) => found,
                         Err(error) => return Err(self.note_damage(name, error)),
                     };
+                    let (index, wall, enqueue) = (found.index, found.wall, &found.bytes[..]);
+                    let class = class_of_whole(enqueue).expect("what is found is an ENQ");
                     let bytes = draft.record_bytes() + enqueue.len() as u64;
-                    if !draft.is_empty() && (bytes > self.place.bounds.store_bytes_max || !draft.spans(job, row.index))
-                    {
+                    if !draft.is_empty() && (bytes > self.place.bounds.store_bytes_max || !draft.spans(job, index)) {
                         let full = std::mem::replace(&mut draft, self.begin_store());
                         self.write_store(full, made).await?;
                     }
-                    let (index, wall, class) = (row.index, row.wall, row.class);
-                    draft.push(&StoredJob { job, index, wall, class, enqueue: &enqueue });
+                    draft.push(&StoredJob { job, index, wall, class, enqueue });
                 }
                 next = JobId(last.0 + 1);
                 yield_now().await;
@@ -643,18 +703,14 @@ impl<D: Disk> Keeper<D> {
                 payload.slice(from..to)
             }
         };
-        let is_whole = match Commands::new(&enqueue).next() {
-            Some(Ok(located)) => matches!(located.numbered.command,
-                Command::Enqueue { body_hash: hash, body, .. } if located.length == enqueue.len() && body_hash(body) == hash),
-            _ => false,
-        };
-        if is_whole { Ok((row, enqueue)) } else { Err(damaged(row.placement.offset)) }
+        if class_of_whole(&enqueue).is_some() { Ok((row, enqueue)) } else { Err(damaged(row.placement.offset)) }
     }
 
-    /// The file is left alone from now on.
+    /// The file is left alone until it is mended.
     fn note_damage(&mut self, name: PieceName, error: ReadError) -> KeepError {
         if let Some(kept) = self.pieces.get_mut(&name) {
             kept.is_damaged = true;
+            self.found_damaged.push(name);
         }
         KeepError::Damaged(error)
     }

@@ -19,6 +19,7 @@ pub mod directory;
 pub mod manifest;
 pub mod store;
 pub mod compaction;
+mod salvage;
 pub mod keeper;
 pub mod inspection;
 pub mod reader;

@@ -96,6 +96,67 @@ impl RecordBytes {
     }
 }
 
+/// What the first block of a store segment says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StoreHeader {
+    pub records_end: u64,
+    /// From here to the end of the file.
+    pub rows_at: u64,
+    pub bytes: u64,
+}
+
+impl StoreHeader {
+    /// None where it is damaged, or that of another file.
+    pub(super) fn read(block: &[u8], number: SegmentNumber, identity: &LogIdentity) -> Option<StoreHeader> {
+        let (header, rest) = HeaderBytes::read_from_prefix(block).ok()?;
+        let stated = (header.cluster.get(), header.shard.get(), header.number.get());
+        let (records_end, rows_at, bytes) = (header.records_end.get(), header.rows_at.get(), header.bytes.get());
+        let is_whole = header.magic.get() == MAGIC
+            && header.format.get() == FORMAT
+            && header.crc.get() == header.checksum()
+            && header.zero == U32::ZERO
+            && rest.get(..BLOCK_BYTES - size_of::<HeaderBytes>()).is_some_and(is_zero)
+            && stated == (identity.cluster.0, identity.shard.0, number.0)
+            && BLOCK < records_end
+            && records_end <= rows_at
+            && rows_at < bytes
+            && rows_at.is_multiple_of(BLOCK);
+        is_whole.then_some(StoreHeader { records_end, rows_at, bytes })
+    }
+}
+
+/// A whole record, as it stands in a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StoredAt<'a> {
+    pub job: JobId,
+    pub index: Index,
+    pub wall: Nanos,
+    pub enqueue: &'a [u8],
+}
+
+impl<'a> StoredAt<'a> {
+    /// The record at the front of `bytes`, which are those of a file from `offset` on; none where there is no whole one of this
+    /// place.
+    pub(super) fn read(
+        bytes: &'a [u8],
+        offset: u64,
+        number: SegmentNumber,
+        identity: &LogIdentity,
+    ) -> Option<StoredAt<'a>> {
+        let (header, rest) = RecordBytes::ref_from_prefix(bytes).ok()?;
+        if header.magic.get() != RECORD_MAGIC || header.crc.get() != header.checksum(identity, number, offset) {
+            return None;
+        }
+        let enqueue = rest.get(..header.bytes.get() as usize)?;
+        let (job, index, wall) = (JobId(header.job.get()), Index(header.index.get()), Nanos(header.wall.get()));
+        (header.enqueue_crc.get() == crc32c::crc32c(enqueue)).then_some(StoredAt { job, index, wall, enqueue })
+    }
+
+    pub(super) fn record_bytes(&self) -> usize {
+        RECORD_HEADER_BYTES + self.enqueue.len()
+    }
+}
+
 /// A job's ENQ on its way into a store segment.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredJob<'a> {

@@ -86,3 +86,119 @@ fn a_single_node_that_lost_every_snapshot_above_which_its_log_begins_says_so_and
     assert_eq!(status, 30, "{why}");
     assert!(why.contains(SNAPSHOTS) && why.contains("do not delete anything"), "{why}");
 }
+
+const STORES: &str = "/data/shard-0/store";
+
+fn metric(stage: &Stage, node: NodeId, name: &str) -> u64 {
+    stage.pass(500);
+    let (_, metrics) = stage.member(node).status().expect("it runs");
+    let start = format!("beaver_raft_{name}{{shard=\"0\"}} ");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
+    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().expect("a number")
+}
+
+/// Where in a store segment its rows stand, behind their header.
+fn rows_in_store(stage: &Stage, node: NodeId, path: &Path) -> u64 {
+    let block = stage.member(node).disk().peek(path, 0, 64).expect("it is there");
+    u64::from_le_bytes(block[40..48].try_into().expect("eight bytes")) + 128
+}
+
+/// Rots what says where jobs are, in every file that has it.
+fn damage_rows(stage: &Stage, node: NodeId) {
+    let stores = files(stage, node, STORES);
+    assert!(!stores.is_empty(), "what is old was moved into store segments");
+    for path in &stores {
+        damage(stage, node, std::slice::from_ref(path), rows_in_store(stage, node, path));
+    }
+    let rows = files(stage, node, "/data/shard-0/wal");
+    let rows: Vec<PathBuf> =
+        rows.into_iter().filter(|path| path.extension().is_some_and(|end| end == "rows")).collect();
+    damage(stage, node, &rows, 128);
+}
+
+/// Everything that a client can ask by a job's id, first with no other job known.
+fn assert_all_answer(stage: &Stage, node: NodeId, jobs: &mut Vec<u64>) {
+    let client = stage.client(node);
+    let deleted = jobs.remove(0);
+    assert_eq!(client.says(Asked::Delete(deleted)).answer, Ok(Said::Deleted), "job {deleted} at node {node}");
+    let asked = jobs[1];
+    let stats = client.says(Asked::StatsJob(asked)).answer;
+    assert!(matches!(&stats, Ok(Said::Okay(_))), "job {asked} at node {node}: {stats:?}");
+    assert_holds(stage, node, jobs);
+    let gone = client.says(Asked::Peek(deleted)).answer;
+    assert_eq!(gone, Ok(Said::NotFound));
+}
+
+#[test]
+fn jobs_whose_rows_have_rotted_are_there_for_whoever_asks_and_the_rows_are_made_again() {
+    for nodes in [1, 3] {
+        let stage = Stage::with(nodes, |tunables| {
+            shortened(tunables);
+            tunables.recent_bytes_max = 1 << 20;
+        });
+        let all = stage.nodes();
+        let mut jobs = raise_floors(&stage, &all, &stage.client(all[0]));
+        stage.wait_for(5_000, "agreement", || stage.is_settled());
+        // On every node at once: there is no other to ask.
+        all.iter().for_each(|node| stage.cluster.kill(stage.member(*node)));
+        for &node in &all {
+            damage_rows(&stage, node);
+            stage.cluster.start(stage.member(node));
+        }
+        stage.wait_for(10_000, "a leader", || stage.is_settled());
+        for &node in &all {
+            assert_all_answer(&stage, node, &mut jobs);
+            assert!(metric(&stage, node, "mended_files_total") > 0);
+            assert_eq!(metric(&stage, node, "damaged_files"), 0);
+            assert_eq!(stage.member(node).starts(), 2, "it never ended");
+        }
+        stage.clear();
+    }
+}
+
+/// Zeros in the place of the first records of each store segment.
+fn damage_records(stage: &Stage, node: NodeId) {
+    for path in files(stage, node, STORES) {
+        stage.member(node).disk().poke(&path, 4096, &[0; 4096]).expect("it is there");
+    }
+}
+
+#[test]
+fn bodies_that_have_rotted_are_given_out_from_copies_once_and_then_stand_here_again() {
+    let stage = Stage::with(3, shortened);
+    let leader = stage.leader();
+    let [node, other] = stage.others(leader)[..] else { unreachable!() };
+    let jobs = raise_floors(&stage, &[node], &stage.client(other));
+    stage.wait_for(5_000, "agreement", || stage.is_settled());
+    damage_records(&stage, node);
+    assert_holds(&stage, node, &jobs);
+    stage.pass(2_000);
+    let sought = metric(&stage, node, "copies_sought_total");
+    assert!(sought > 0 && metric(&stage, node, "mended_files_total") > 0);
+    assert_eq!(metric(&stage, node, "damaged_files"), 0);
+    assert_holds(&stage, node, &jobs);
+    assert_eq!(metric(&stage, node, "copies_sought_total"), sought, "they are read here");
+    assert_eq!(stage.member(node).starts(), 1);
+    stage.clear();
+}
+
+#[test]
+fn a_body_that_has_rotted_where_there_is_no_other_node_ends_it_with_its_name_and_the_job_can_be_deleted() {
+    let stage = Stage::with(1, shortened);
+    let node = stage.leader();
+    let jobs = raise_floors(&stage, &[node], &stage.client(node));
+    // The first record of the first file.
+    damage(&stage, node, &files(&stage, node, STORES)[..1], 4096 + 60);
+    let lost = jobs[0];
+    let client = stage.client(node);
+    client.ask(Asked::Peek(lost));
+    stage.wait_for(15_000, "the end", || stage.member(node).ended().is_some());
+    let (status, why) = stage.member(node).ended().expect("just seen");
+    assert_eq!(status, 35, "{why}");
+    assert!(why.contains("/store/") && why.contains("offset 4096") && why.contains(&format!("job {lost} ")), "{why}");
+    assert!(client.heard().iter().all(|heard| heard.answer != Ok(Said::NotFound)), "it is there");
+    stage.cluster.start(stage.member(node));
+    stage.wait_for(10_000, "a leader", || stage.is_settled());
+    assert_eq!(stage.client(node).says(Asked::Delete(lost)).answer, Ok(Said::Deleted));
+    assert_holds(&stage, node, &jobs[1..]);
+}

@@ -6,14 +6,15 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::job::codec::encode;
-use crate::job::command::{Class, Numbered, Origin};
+use crate::job::codec::{Commands, body_hash, encode};
+use crate::job::command::{Class, Command, Numbered, Origin};
 use crate::sim::disk::{Crash, SectorOdds, SimDisk};
 use crate::types::{BootEpoch, ClusterId, Nanos, NodeId, SessionId, ShardId, Term, Times};
 use crate::wal::catalog::{Catalog, EnqueueAt};
 use crate::wal::entry::{Draft, EntryKind, origin_chain};
 use crate::wal::inspection::{Fault, ShardFound, inspect};
 use crate::wal::recovery::{LogPlace, recover};
+use crate::wal::rows::Rows;
 use crate::wal::segment::SegmentSizes;
 use crate::wal::writer::Writer;
 
@@ -222,7 +223,8 @@ impl Bench {
         let mut wanted = self.live.clone();
         wanted |= self.snapshots.last().map(|snapshot| snapshot.live.clone()).unwrap_or_default();
         for job in wanted.iter().map(JobId) {
-            let found = self.catalog.find(job).unwrap_or_else(|| panic!("job {job} is nowhere"));
+            let found =
+                self.catalog.find(job).expect("rows are whole").unwrap_or_else(|| panic!("job {job} is nowhere"));
             assert_eq!(found.class, class(job));
             let (index, at) = found.at.expect("it is durable");
             assert_eq!(found.enqueued_wall, Nanos((index.0 - 1) * 1000), "of the entry it came with");
@@ -542,3 +544,5 @@ fn whoever_inspects_sees_every_file_and_fault_and_changes_nothing() {
     let faults = inspected(&disk, false).faults;
     assert!(faults.len() == 1 && faults[0].what.contains("missing"), "{faults:?}");
 }
+
+mod mending;
