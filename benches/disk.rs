@@ -36,7 +36,7 @@ fn main() -> io::Result<()> {
     // Cargo adds options of its own to the arguments of a benchmark.
     let directory = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let directory = PathBuf::from(directory.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").to_owned()));
-    let bulk = Bulk::start(BulkOptions { bytes_per_second: u64::MAX })?;
+    let bulk = Bulk::start(BulkOptions { bytes_per_second: u64::MAX, ..BulkOptions::default() })?;
     let path = directory.join("bench-disk");
     let _ = fs::remove_file(&path);
     block_on_core(&CoreOptions::new(bulk.clone()), async |runtime| {

@@ -73,7 +73,7 @@ fn main() -> io::Result<()> {
     let directory = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let directory = PathBuf::from(directory.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").to_owned()));
     let directory = directory.join("bench-evidence");
-    let bulk = Bulk::start(BulkOptions { bytes_per_second: u64::MAX })?;
+    let bulk = Bulk::start(BulkOptions { bytes_per_second: u64::MAX, ..BulkOptions::default() })?;
     println!("{} appends of each, in µs:      p50      p90     mean      min", ROUNDS * WRITES_PER_ROUND);
     // One block either way, one block more for the header in front, and sixteen.
     for payload_bytes in [300, BLOCK - 112 - 32, 60_000] {

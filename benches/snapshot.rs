@@ -183,7 +183,7 @@ struct Row {
 
 fn main() -> io::Result<()> {
     let options = Options::parse();
-    let bulk = Bulk::start(BulkOptions { bytes_per_second: u64::MAX })?;
+    let bulk = Bulk::start(BulkOptions { bytes_per_second: u64::MAX, ..BulkOptions::default() })?;
     let dir = options.dir.join("bench-snapshot");
     let mut rows = Vec::new();
     for mix in MIXES {

@@ -134,6 +134,12 @@ metrics! {
         moved_bytes: Gauge = "compaction_bytes", "Bytes written into store segments since the process began";
         damaged_files: Gauge = "damaged_files", "Files that are written no more and cannot be read in full";
         mended_files: Counter = "mended_files", "Files that were damaged and are whole again: from their own records, or with copies of other nodes";
+        scrubbed_bytes: Counter = "scrubbed_bytes", "Bytes of files that are written no more that were read to find what has rotted";
+        scrub_faults: Counter = "scrub_faults", "Files that were found damaged by that; see mended_files";
+        scrub_passes: Counter = "scrub_passes", "How often all such files were read in full";
+        scrub_pass_seconds: Gauge = "scrub_pass_seconds", "How long the last full pass took";
+        scrub_last_pass: Gauge = "scrub_last_pass_timestamp_seconds", "When the last full pass ended, in seconds since the Unix epoch; 0 while there was none";
+        scrub_files_left: Gauge = "scrub_files_left", "Files that the present pass has still to read";
         write_seconds: Histogram = "log_write_seconds", "Time of a durable write to the log (write and fsync)";
         vote_write_seconds: Histogram = "vote_write_seconds", "Time of a durable write of term and vote";
         commit_seconds: Histogram = "commit_seconds", "Time from the proposal of an entry by this leader to its commit";

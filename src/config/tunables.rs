@@ -96,6 +96,9 @@ tunables! {
     snapshot_every_bytes: u64 = 0 bytes, 0 to 1_099_511_627_776;
     /// Spare segments are zeroed at this rate, so that they do not delay the log.
     bulk_bytes_per_second: u64 = 134_217_728 bytes, 1_048_576 to 17_179_869_184;
+    /// What is written no more (sealed segments, store segments, snapshots) is read again and again at this rate, all shards together, so
+    /// that damage is found, and mended from the other nodes, before the data is needed. 0: never.
+    scrub_bytes_per_second: u64 = 1_048_576 bytes, 0 to 17_179_869_184;
     /// Free space below which this node says that it has no room. With no room on a majority puts are answered
     /// OUT_OF_MEMORY; reserve and delete go on.
     disk_reserve_bytes: u64 = 268_435_456 bytes, 0 to 1_099_511_627_776;

@@ -95,6 +95,10 @@ pub trait Disk: Clone + 'static {
     /// directly, durable, directory synced; or leaves none. Returns its length. Slow and rate-limited by design, and
     /// apart from `make_zeroed`: neither waits for the other to end.
     fn make_filled(&self, path: PathBuf, pieces: Pieces) -> impl Future<Output = io::Result<u64>>;
+    /// Bulk path: reads from a file that nobody writes any more, which is open for this read only: one that is given up meanwhile
+    /// takes no room. `offset` and `bytes` are whole blocks; fails as [`File::read_at`] does. Slow and rate-limited by
+    /// design, behind all other work.
+    fn read_cold(&self, path: &Path, offset: u64, bytes: usize) -> impl Future<Output = io::Result<AlignedBuf>>;
     /// Maps a whole file for reading. It must be one of those that are written once and under another name: never
     /// changed, cut or extended while it may be mapped; unlinking is fine. What the map shows went through the page
     /// cache, and a sector that cannot be read kills the process: verify the file with direct reads before.

@@ -223,6 +223,8 @@ fn make_host<R: Runtime>(
         log_lacks_room: Cell::default(),
         log_extent: Cell::default(),
         census: Cell::default(),
+        cold_files: RefCell::default(),
+        damaged_snapshots: RefCell::default(),
         leads: Cell::default(),
         is_marking: Cell::default(),
         committed: Cell::default(),

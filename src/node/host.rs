@@ -202,6 +202,10 @@ pub struct Host<R: Runtime> {
     pub log_extent: Cell<(u64, u64)>,
     /// What the shard's files hold, as the keeper last counted.
     pub census: Cell<Census>,
+    /// The files that have rows, ascending, each with the last of its entries that count.
+    pub cold_files: RefCell<Vec<(PieceName, Index)>>,
+    /// Snapshots that were whole once, and are not.
+    pub damaged_snapshots: RefCell<BTreeSet<Index>>,
     /// Leads now, as of the last turn; for shutdown.
     pub leads: Cell<bool>,
     /// A marker or a snapshot is under way, as of the last turn; for shutdown.

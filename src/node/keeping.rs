@@ -49,7 +49,7 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
                 Keep::Mend(name) => mend(&host, &mut keeper, name).await,
                 Keep::Copies(jobs) => take_copies(&host, &mut keeper, jobs).await,
             }
-            host.census.set(keeper.census());
+            publish(&host, &keeper);
             mended.inc_by(keeper.census().mended.saturating_sub(before));
             before = keeper.census().mended;
         }
@@ -59,10 +59,16 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
             if !announce(&host, &keeper, compacted).await {
                 break;
             }
-            host.census.set(keeper.census());
+            publish(&host, &keeper);
         }
         keeper.take_found_damaged().into_iter().for_each(|name| host.events.push(Event::FoundDamaged(name)));
     }
+}
+
+/// What there is now, for whoever looks.
+pub fn publish<R: Runtime>(host: &Host<R>, keeper: &Keeper<R::Disk>) {
+    host.census.set(keeper.census());
+    *host.cold_files.borrow_mut() = keeper.cold_files();
 }
 
 async fn mend<R: Runtime>(host: &Host<R>, keeper: &mut Keeper<R::Disk>, name: PieceName) {

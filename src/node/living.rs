@@ -5,19 +5,21 @@
 use std::rc::Rc;
 
 use super::core::Setup;
-use super::host::{Event, Host};
+use super::host::{Event, Host, until};
 use super::installing::{Staged, install_place, pull_wanted};
-use super::keeping::keep_files;
+use super::keeping::{keep_files, publish};
 use super::log_writer::{Spares, make_spares, write_log, write_votes};
 use super::mending::Mending;
 use super::opening::{OpenedShard, Opening, open_shard};
 use super::restoring::recount;
+use super::scrubbing::Scrubber;
 use super::snapshots::{Shelf, SnapshotView, write_snapshots};
 use crate::fatal::Fatal;
 use crate::io::Runtime;
 use crate::shard::{Moment, Shard};
 use crate::types::{Index, Nanos, ShardId};
-use crate::wal::directory::{Opened, snapshots_dir};
+use crate::wal::cold::ColdPlace;
+use crate::wal::directory::{Opened, segments_dir, snapshots_dir, stores_dir};
 use crate::wal::index::SegmentNumber;
 
 /// What a shard needs beside its host, in each of its lives.
@@ -72,7 +74,7 @@ impl<R: Runtime> Lives<R> {
         self.spawn(make_spares(Rc::clone(host), Rc::clone(&spares)));
         self.spawn(write_log(Rc::clone(host), opened.writer, spares, metrics.clone()));
         self.spawn(write_votes(Rc::clone(host), opened.vote_file, metrics.clone()));
-        host.census.set(opened.keeper.census());
+        publish(host, &opened.keeper);
         self.spawn(keep_files(Rc::clone(host), opened.keeper, metrics.mended_files.clone()));
         let shelf = Shelf {
             dir: snapshots_dir(&config.data, shard),
@@ -88,6 +90,17 @@ impl<R: Runtime> Lives<R> {
                 ..SnapshotView::default()
             });
             self.spawn(recount(Rc::clone(host), snapshot));
+        }
+        if config.tunables.scrub_bytes_per_second > 0 {
+            let place = ColdPlace {
+                segments: segments_dir(&config.data, shard),
+                stores: stores_dir(&config.data, shard),
+                identity: self.directory.identity.log(shard),
+            };
+            let snapshots = snapshots_dir(&config.data, shard);
+            let scrubber = Scrubber { host: Rc::clone(host), place, snapshots, metrics };
+            let over = Rc::clone(host);
+            self.spawn(async move { until(over.life.end(), scrubber.run()).await });
         }
         if config.members.len() > 1 {
             let place = install_place(config, self.directory.identity.log(shard));

@@ -26,6 +26,7 @@ pub mod place;
 pub mod queue;
 pub mod restoring;
 pub mod rings;
+pub mod scrubbing;
 pub mod snapshots;
 pub mod stopping;
 pub mod together;
@@ -92,7 +93,10 @@ pub fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), Fatal> {
 }
 
 fn start_bulk(config: &Config) -> Result<Bulk, Fatal> {
-    let options = BulkOptions { bytes_per_second: config.tunables.bulk_bytes_per_second };
+    let options = BulkOptions {
+        bytes_per_second: config.tunables.bulk_bytes_per_second,
+        cold_bytes_per_second: config.tunables.scrub_bytes_per_second,
+    };
     Bulk::start(options).map_err(|error| no_ring(&error))
 }
 

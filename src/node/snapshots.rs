@@ -66,6 +66,7 @@ async fn write_one<R: Runtime>(host: &Host<R>, shelf: &mut Shelf, draft: Snapsho
     tracing::info!(%shard, index = index.0, bytes = written.bytes, took_ms = took.0 / 1_000_000, "wrote a snapshot");
     let count = shelf.view.get().written + 1;
     shelf.view.set(SnapshotView { index, bytes: written.bytes, written: count, took, since: now });
+    shelf.whole.retain(|index| !host.damaged_snapshots.borrow().contains(index));
     shelf.whole.push(index);
     let pinned = host.pinned.borrow().clone();
     if let Err(error) = tidy(host.rt.disk(), &shelf.dir, &shelf.whole, &pinned).await {

@@ -366,6 +366,13 @@ impl Disk for SimDisk {
         self.fill(&path, pieces).await
     }
 
+    async fn read_cold(&self, path: &Path, offset: u64, bytes: usize) -> io::Result<AlignedBuf> {
+        self.delay(Operation::Bulk { bytes: bytes as u64 }).await;
+        let file = self.open(path, OpenMode::Read).await?;
+        let (result, buf) = file.read_at(AlignedBuf::zeroed(bytes), offset).await;
+        result.map(|()| buf)
+    }
+
     async fn map(&self, path: &Path) -> io::Result<SimMap> {
         self.delay(Operation::Metadata).await;
         self.act(|world| {

@@ -23,7 +23,7 @@ pub mod writing;
 
 pub use archive::{Bodies, Contents};
 pub use frame::{Frame, Kind};
-pub use reading::{OpenError, Snapshot, open, verify};
+pub use reading::{OpenError, Snapshot, open, verify, verify_file};
 pub use writing::{Written, write};
 
 #[cfg(test)]

@@ -84,7 +84,14 @@ impl<Map: AsRef<[u8]>> Snapshot<Map> {
 /// # Errors
 /// It is not a whole snapshot of this log.
 pub async fn verify<D: Disk>(disk: &D, path: &Path, identity: &LogIdentity) -> Result<Header, Invalid> {
-    let file = disk.open(path, OpenMode::Read).await?;
+    verify_file(&disk.open(path, OpenMode::Read).await?, identity).await
+}
+
+/// Verifies a file that is open.
+///
+/// # Errors
+/// It is not a whole snapshot of this log.
+pub async fn verify_file<F: File>(file: &F, identity: &LogIdentity) -> Result<Header, Invalid> {
     let (result, block) = file.read_at(AlignedBuf::zeroed(BLOCK_BYTES), 0).await;
     result?;
     let header = Header::decode(&block, identity)?;
@@ -93,7 +100,7 @@ pub async fn verify<D: Disk>(disk: &D, path: &Path, identity: &LogIdentity) -> R
     if found != expected {
         return Err(Invalid::Length { expected, found });
     }
-    let table = read(&file, BLOCK_BYTES as u64, header.table_bytes()).await?;
+    let table = read(file, BLOCK_BYTES as u64, header.table_bytes()).await?;
     let table = &table[..header.table_bytes() as usize];
     if hash(table) != header.table_hash {
         return Err(Invalid::Table);
@@ -103,7 +110,7 @@ pub async fn verify<D: Disk>(disk: &D, path: &Path, identity: &LogIdentity) -> R
     let mut offset = header.body_offset();
     while offset < end {
         let bytes = (end - offset).min((CHUNKS_PER_READ * CHUNK_BYTES) as u64);
-        let chunks = read(&file, offset, bytes).await?;
+        let chunks = read(file, offset, bytes).await?;
         for chunk in chunks.chunks(CHUNK_BYTES) {
             let (number, expected) = hashes.next().ok_or(Invalid::Table)?;
             if hash(chunk).to_le_bytes() != expected {

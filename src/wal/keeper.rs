@@ -230,6 +230,12 @@ impl<D: Disk> Keeper<D> {
         self.pieces.iter().map(|(&name, kept)| Piece { name, footer: Rc::clone(&kept.footer) }).collect()
     }
 
+    /// Their names, ascending, and the last of the entries in each that count.
+    #[must_use]
+    pub fn cold_files(&self) -> Vec<(PieceName, Index)> {
+        self.pieces.iter().map(|(&name, kept)| (name, kept.footer.subject().last)).collect()
+    }
+
     #[must_use]
     pub fn census(&self) -> Census {
         let mut census = Census {

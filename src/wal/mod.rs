@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod store;
 pub mod compaction;
 mod salvage;
+pub mod cold;
 pub mod keeper;
 pub mod inspection;
 pub mod reader;

@@ -5,6 +5,7 @@
 mod device;
 mod filling;
 mod rate;
+mod reading;
 mod whole;
 mod zeroing;
 
@@ -18,7 +19,8 @@ use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, Shares};
 use tokio::sync::{mpsc, oneshot};
 
 use self::rate::Rate;
-use super::Pieces;
+use self::reading::Piece;
+use super::{AlignedBuf, Pieces};
 
 /// Memory that glommio registers with its rings: a few chunks. Its default of 10 MiB is more than the 8 MiB that
 /// many systems let a process lock.
@@ -29,11 +31,13 @@ const IO_MEMORY_BYTES: usize = 512 * 1024;
 pub struct BulkOptions {
     /// Bytes written per second by all its work together, on average over some tens of milliseconds.
     pub bytes_per_second: u64,
+    /// Bytes read per second of files that nobody waits for.
+    pub cold_bytes_per_second: u64,
 }
 
 impl Default for BulkOptions {
     fn default() -> BulkOptions {
-        BulkOptions { bytes_per_second: 128 << 20 }
+        BulkOptions { bytes_per_second: 128 << 20, cold_bytes_per_second: 1 << 20 }
     }
 }
 
@@ -49,11 +53,15 @@ type Zeroed = Request<u64, ()>;
 /// Files to be made of these pieces; answered with the length.
 type Filled = Request<Pieces, u64>;
 
+/// Pieces of files to be read.
+type Cold = Request<Piece, AlignedBuf>;
+
 /// A handle on the bulk thread; the thread ends when the last handle is dropped and its queues are empty.
 #[derive(Clone)]
 pub struct Bulk {
     zeroed: mpsc::UnboundedSender<Zeroed>,
     filled: mpsc::UnboundedSender<Filled>,
+    cold: mpsc::UnboundedSender<Cold>,
     work: mpsc::UnboundedSender<Work>,
 }
 
@@ -68,6 +76,7 @@ impl Bulk {
     pub fn start(options: BulkOptions) -> io::Result<Bulk> {
         let (zeroed, to_zero) = mpsc::unbounded_channel();
         let (filled, to_fill) = mpsc::unbounded_channel();
+        let (cold, to_read) = mpsc::unbounded_channel();
         let (work, to_do) = mpsc::unbounded_channel();
         // The executor is made on its own thread, so whether it could be made is heard from there.
         let (ready, started) = std::sync::mpsc::channel();
@@ -79,13 +88,13 @@ impl Bulk {
             .spawn(move || async move {
                 // The one who started it waits for this.
                 let _ = ready.send(());
-                serve(to_zero, to_fill, to_do, options).await;
+                serve(to_zero, to_fill, to_read, to_do, options).await;
             })
             .map_err(into_io)?;
         if started.recv().is_err() {
             thread.join().map_err(into_io)?;
         }
-        Ok(Bulk { zeroed, filled, work })
+        Ok(Bulk { zeroed, filled, cold, work })
     }
 
     /// Creates a file of `bytes` zeros, written and durable, and syncs its directory. What is left of one that could
@@ -106,6 +115,15 @@ impl Bulk {
     /// The file exists, a piece could not be made, or the disk is full or faulty.
     pub async fn make_filled(&self, path: PathBuf, pieces: Pieces) -> io::Result<u64> {
         ask(&self.filled, path, pieces).await
+    }
+
+    /// Reads a piece of a file that nobody waits for.
+    ///
+    /// # Errors
+    ///
+    /// There is no such file, it ends before, or the disk is faulty.
+    pub async fn read_cold(&self, path: PathBuf, offset: u64, bytes: usize) -> io::Result<AlignedBuf> {
+        ask(&self.cold, path, Piece { offset, bytes }).await
     }
 }
 
@@ -140,6 +158,7 @@ async fn ask<Content, Made>(
 async fn serve(
     to_zero: mpsc::UnboundedReceiver<Zeroed>,
     to_fill: mpsc::UnboundedReceiver<Filled>,
+    to_read: mpsc::UnboundedReceiver<Cold>,
     mut to_do: mpsc::UnboundedReceiver<Work>,
     options: BulkOptions,
 ) {
@@ -151,11 +170,16 @@ async fn serve(
     let filling = in_turn("filling", 10, to_fill, async move |path: &Path, pieces| {
         filling::make_filled(path, pieces, Arc::clone(&filling_rate)).await
     });
+    let cold_rate = Arc::new(Rate::new(options.cold_bytes_per_second));
+    let reading = in_turn("reading", 1, to_read, async move |path: &Path, piece| {
+        reading::read_cold(path, piece, Arc::clone(&cold_rate)).await
+    });
     while let Some(work) = to_do.recv().await {
         glommio::executor().spawn_blocking(work).await;
     }
     zeroing.await;
     filling.await;
+    reading.await;
 }
 
 /// Serves a queue beside the others. One file at a time: two would only take turns at the same rate.

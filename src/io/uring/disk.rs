@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::file::{Durability, UringFile};
 use super::map::FileMap;
 use crate::io::bulk::Bulk;
-use crate::io::{BLOCK_BYTES, DirEntry, Disk, OpenMode, Pieces};
+use crate::io::{AlignedBuf, BLOCK_BYTES, DirEntry, Disk, OpenMode, Pieces};
 
 #[derive(Clone)]
 pub struct UringDisk {
@@ -104,6 +104,10 @@ impl Disk for UringDisk {
 
     async fn make_filled(&self, path: PathBuf, pieces: Pieces) -> io::Result<u64> {
         self.bulk.make_filled(path, pieces).await
+    }
+
+    async fn read_cold(&self, path: &Path, offset: u64, bytes: usize) -> io::Result<AlignedBuf> {
+        self.bulk.read_cold(path.to_owned(), offset, bytes).await
     }
 
     async fn map(&self, path: &Path) -> io::Result<FileMap> {

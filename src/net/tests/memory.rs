@@ -447,6 +447,9 @@ impl Disk for NoDisk {
     async fn make_filled(&self, _path: PathBuf, _pieces: Pieces) -> io::Result<u64> {
         unreachable!()
     }
+    async fn read_cold(&self, _path: &Path, _offset: u64, _bytes: usize) -> io::Result<AlignedBuf> {
+        unreachable!()
+    }
     async fn map(&self, _path: &Path) -> io::Result<Vec<u8>> {
         unreachable!()
     }

@@ -8,6 +8,7 @@ use super::stage::{Client, Stage};
 use crate::io::Disk;
 use crate::sim::dialogue::{Asked, Said};
 use crate::sim::disk::block_on::block_on;
+use crate::sim::latency::DiskSpeed;
 use crate::types::{Index, NodeId};
 
 const SNAPSHOTS: &str = "/data/shard-0/snapshots";
@@ -201,4 +202,68 @@ fn a_body_that_has_rotted_where_there_is_no_other_node_ends_it_with_its_name_and
     stage.wait_for(10_000, "a leader", || stage.is_settled());
     assert_eq!(stage.client(node).says(Asked::Delete(lost)).answer, Ok(Said::Deleted));
     assert_holds(&stage, node, &jobs[1..]);
+}
+
+/// Nobody asks for a job meanwhile.
+#[test]
+fn what_rots_in_the_cold_data_of_one_node_is_found_and_made_whole_without_anybody_reading_it() {
+    let stage = Stage::with(3, shortened);
+    let leader = stage.leader();
+    let [node, other] = stage.others(leader)[..] else { unreachable!() };
+    let jobs = raise_floors(&stage, &[node], &stage.client(other));
+    stage.wait_for(5_000, "agreement", || stage.is_settled());
+    assert_eq!(metric(&stage, node, "scrub_faults_total"), 0);
+    damage_records(&stage, node);
+    damage_rows(&stage, node);
+    let snapshots = files(&stage, node, SNAPSHOTS);
+    damage(&stage, node, &snapshots[..1], 5_000);
+    let damaged = files(&stage, node, STORES).len() as u64;
+    let passes = metric(&stage, node, "scrub_passes_total");
+    stage.pass(130_000);
+    assert!(metric(&stage, node, "scrub_passes_total") > passes);
+    assert!(metric(&stage, node, "scrub_faults_total") > damaged, "the rows of segments and a snapshot, too");
+    assert!(metric(&stage, node, "mended_files_total") >= damaged);
+    assert!(metric(&stage, node, "scrubbed_bytes_total") > 0 && metric(&stage, node, "scrub_files_left") == 0);
+    assert_eq!((metric(&stage, node, "damaged_files"), metric(&stage, node, "copies_sought_total")), (0, 0));
+    // What stands there now is whole: it is read here, though no other node could give it.
+    let faults = metric(&stage, node, "scrub_faults_total");
+    stage.pass(65_000);
+    assert_eq!(metric(&stage, node, "scrub_faults_total"), faults);
+    assert_holds(&stage, node, &jobs);
+    assert_eq!(metric(&stage, node, "copies_sought_total"), 0);
+    assert_eq!(stage.member(node).starts(), 1);
+    stage.clear();
+}
+
+/// A look that takes as long as it does on a slow disk holds no file that is given up.
+#[test]
+fn files_go_while_they_are_being_looked_at_and_that_is_no_fault() {
+    let stage = Stage::with(1, shortened);
+    let node = stage.leader();
+    let client = stage.client(node);
+    let jobs = raise_floors(&stage, &[node], &client);
+    let stores = files(&stage, node, STORES);
+    assert!(!stores.is_empty());
+    // One block takes about as long as a pass may take.
+    let slow = DiskSpeed { bulk_bytes_per_ms: 1, ..DiskSpeed::default() };
+    stage.pass(61_000);
+    stage.member(node).latency.set_speed(slow);
+    let passes = metric(&stage, node, "scrub_passes_total");
+    stage.member(node).latency.set_speed(DiskSpeed::default());
+    jobs.iter().for_each(|job| assert_eq!(client.says(Asked::Delete(*job)).answer, Ok(Said::Deleted)));
+    stage.member(node).latency.set_speed(slow);
+    stage.pass(61_000);
+    assert_eq!(metric(&stage, node, "scrub_passes_total"), passes, "one is under way");
+    for _ in 0..400 {
+        let Ok(Said::Inserted(job)) = client.says(big()).answer else { panic!("a put was not answered") };
+        assert_eq!(client.says(Asked::Delete(job)).answer, Ok(Said::Deleted));
+    }
+    stage.wait_for(600_000, "the files to go", || {
+        let now = files(&stage, node, STORES);
+        stores.iter().all(|store| !now.contains(store))
+    });
+    stage.member(node).latency.set_speed(DiskSpeed::default());
+    stage.pass(130_000);
+    assert_eq!(metric(&stage, node, "scrub_faults_total"), 0);
+    stage.clear();
 }

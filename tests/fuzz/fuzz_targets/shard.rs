@@ -149,7 +149,8 @@ impl World {
                 let rows = Footer::open(rows.into(), &LOG).expect("rows just made");
                 self.shard.handle_rows_mapped(Rc::new(rows));
             }
-            Effect::Retain { .. } => unreachable!("these shards have no snapshots"),
+            Effect::Retain { .. } | Effect::KeepCopies(_) => unreachable!("these shards have no snapshots"),
+            Effect::Mend(_) => unreachable!("nothing rots in the memory of a target"),
             Effect::WriteSnapshot(_) => self.shard.handle_snapshot_written(),
             Effect::GivePiece { .. } | Effect::GiveJobs { .. } => unreachable!("this shard has no snapshot to give"),
             // Somebody offers what is never pulled.
