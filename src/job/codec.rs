@@ -29,7 +29,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::command::{Command, Numbered};
+use super::command::{Class, Command, Numbered};
 use crate::types::BodyHash;
 
 pub use super::tube_name::{TUBE_NAME_BYTES_MAX, encode_tubes, tube_name_is_legal};
@@ -44,6 +44,20 @@ const VERSION: u8 = 1;
 #[must_use]
 pub fn body_hash(body: &[u8]) -> BodyHash {
     BodyHash(xxh3_128_with_seed(body, BODY_HASH_SEED))
+}
+
+/// The class of an ENQ, if these bytes are exactly one, with the body that it names.
+#[must_use]
+pub fn class_of_enqueue(bytes: &[u8]) -> Option<Class<'_>> {
+    let located = Commands::new(bytes).next()?.ok()?;
+    match located.numbered.command {
+        Command::Enqueue { class, body_hash: hash, body }
+            if located.length == bytes.len() && body_hash(body) == hash =>
+        {
+            Some(class)
+        }
+        _ => None,
+    }
 }
 
 /// Why bytes are not a batch of commands, and where.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::host::{Event, Host};
 use crate::io::{AlignedBuf, BLOCK_BYTES, Disk, File, OpenMode, Runtime};
+use crate::job::codec::class_of_enqueue;
 use crate::net::message::{Given, GivenJob, PULLED_BYTES_MAX, PeerMessage, Pulled};
 use crate::shard::effect::JobPlace;
 use crate::snapshot::shelf;
@@ -50,14 +51,16 @@ pub async fn give_jobs<R: Runtime>(host: Rc<Host<R>>, to: NodeId, snapshot: Snap
             EnqueueAt::Store(at) => host.stores.read(&at).await,
         };
         match read {
-            Ok(enqueue) => given.push(GivenJob { job, index, wall, enqueue }),
-            Err(error) if given.is_empty() => {
-                tracing::debug!("node {to} pulls job {job}: {error}");
+            // What was read of a segment was proven to lie in the right record, and no more.
+            Ok(enqueue) if class_of_enqueue(&enqueue).is_some() => given.push(GivenJob { job, index, wall, enqueue }),
+            damaged if given.is_empty() => {
+                let why = damaged.err().map_or("it is damaged".to_owned(), |error| error.to_string());
+                tracing::debug!("node {to} pulls job {job}: {why}");
                 host.events.push(Event::NotGiven { to, snapshot, place });
                 return;
             }
             // If it still cannot be read when it is asked for next, that is told.
-            Err(_) => break,
+            _ => break,
         }
     }
     host.send(to, &PeerMessage::Pulled(Pulled { snapshot, what: Given::Jobs(given) }));

@@ -32,5 +32,6 @@ pub const REGRESSIONS: &[Regression] = &[
         5_020_437,
         "a node whose log a snapshot replaced forgot that it heard a leader, and helped to depose it",
     ),
+    with_snapshots(2_101, "a damaged job was given as it was read, over and over, to a node that could not use it"),
     with_snapshots(5_000_580, "a leader offered a snapshot again and again, of which it could not give a damaged job"),
 ];

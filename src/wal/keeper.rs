@@ -30,10 +30,11 @@ use super::format::{BLOCK, FirstBlock, SegmentHeader};
 use super::index::{Placement, SegmentNumber};
 use super::manifest::{Floor, Manifest};
 use super::reader::{LogReader, ReadError};
-use super::salvage::{Fault, Salvaged, class_of_whole, salvage_segment, salvage_store};
+use super::salvage::{Fault, Salvaged, salvage_segment, salvage_store};
 use super::segment::{file_name, parse_file_name};
 use super::store::{RecordAt, StoreDraft, StoreReader, StoredJob, open_store, parse_store_file_name, store_file_name};
 use crate::io::{AlignedBuf, Disk, File, OpenMode, yield_now};
+use crate::job::codec::class_of_enqueue;
 use crate::types::{ChainHash, Index, JobId, LogPosition, Nanos};
 pub use mending::{JobCopy, Mended};
 
@@ -654,7 +655,7 @@ impl<D: Disk> Keeper<D> {
                         Err(error) => return Err(self.note_damage(name, error)),
                     };
                     let (index, wall, enqueue) = (found.index, found.wall, &found.bytes[..]);
-                    let class = class_of_whole(enqueue).expect("what is found is an ENQ");
+                    let class = class_of_enqueue(enqueue).expect("what is found is an ENQ");
                     let bytes = draft.record_bytes() + enqueue.len() as u64;
                     if !draft.is_empty() && (bytes > self.place.bounds.store_bytes_max || !draft.spans(job, index)) {
                         let full = std::mem::replace(&mut draft, self.begin_store());
@@ -709,7 +710,7 @@ impl<D: Disk> Keeper<D> {
                 payload.slice(from..to)
             }
         };
-        if class_of_whole(&enqueue).is_some() { Ok((row, enqueue)) } else { Err(damaged(row.placement.offset)) }
+        if class_of_enqueue(&enqueue).is_some() { Ok((row, enqueue)) } else { Err(damaged(row.placement.offset)) }
     }
 
     /// The file is left alone until it is mended.

@@ -12,7 +12,7 @@ use super::index::{Placement, SegmentNumber};
 use super::recovery::scan::{Scan, Seen};
 use super::store::{StoreHeader, StoredAt};
 use crate::io::{AlignedBuf, BLOCK_BYTES, File};
-use crate::job::codec::{Commands, body_hash};
+use crate::job::codec::{Commands, class_of_enqueue};
 use crate::job::command::{Class, Command};
 use crate::types::{ChainHash, Index, JobId, Nanos};
 
@@ -125,7 +125,7 @@ pub(super) async fn salvage_store<F: File>(
         let offset = BLOCK + at as u64;
         let found = StoredAt::read(&records[at..], offset, number, identity)
             .filter(|stored| stored.job >= next_job && stored.index >= last && stored.index > Index::ZERO);
-        let class = found.as_ref().and_then(|stored| class_of_whole(stored.enqueue));
+        let class = found.as_ref().and_then(|stored| class_of_enqueue(stored.enqueue));
         let (Some(stored), Some(class)) = (&found, class) else {
             fault.get_or_insert(Fault { offset, index: last });
             // Records stand at any offset: the next one whose header is whole shows where.
@@ -145,19 +145,6 @@ pub(super) async fn salvage_store<F: File>(
     let (rows, base) = rows?;
     let subject = Subject { number, base, base_chain: ChainHash::default(), last, next_job };
     Some((header, Salvaged { subject, rows, fault }))
-}
-
-/// The class of an ENQ with the body that it names.
-pub(super) fn class_of_whole(enqueue: &[u8]) -> Option<Class<'_>> {
-    let located = Commands::new(enqueue).next()?.ok()?;
-    match located.numbered.command {
-        Command::Enqueue { class, body_hash: hash, body }
-            if located.length == enqueue.len() && body_hash(body) == hash =>
-        {
-            Some(class)
-        }
-        _ => None,
-    }
 }
 
 /// A stretch of whole blocks; zeros where the device cannot read, and where that is first.

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::wal::salvage::{Fault, Salvaged, class_of_whole, salvage_segment, salvage_store};
+use crate::wal::salvage::{Fault, Salvaged, salvage_segment, salvage_store};
 
 /// What became of a file that was said to be damaged.
 #[derive(Debug)]
@@ -215,7 +215,7 @@ impl<D: Disk> Keeper<D> {
         };
         let Subject { base, last, .. } = self.pieces[&name].footer.subject();
         let is_it =
-            |copy: &&JobCopy| base < copy.index && copy.index <= last && class_of_whole(&copy.enqueue).is_some();
+            |copy: &&JobCopy| base < copy.index && copy.index <= last && class_of_enqueue(&copy.enqueue).is_some();
         let copy = self.copies.get(&job).filter(is_it);
         copy.map(|copy| Enqueue { index: copy.index, wall: copy.wall, bytes: copy.enqueue.clone() }).ok_or(own)
     }
