@@ -125,8 +125,8 @@ metrics! {
         entries_appended: Counter = "entries_appended", "Entries written to the log";
         bytes_appended: Counter = "bytes_appended", "Bytes written to the log, padding included";
         writes: Counter = "log_writes", "Durable writes to the log; entries per write show how well group commit works";
-        segments: Gauge = "segments", "Segment files of the log";
-        log_bytes: Gauge = "log_bytes", "Bytes of the segment files of the log";
+        segments: Gauge = "segments", "Segment files, whether of the log, below its floor, or made ahead";
+        log_bytes: Gauge = "log_bytes", "Bytes of the segment files";
         floor: Gauge = "log_floor", "Index above which the log counts; what lives from before is kept by job";
         stores: Gauge = "store_segments", "Store segments, which hold jobs moved out of the log";
         kept_bytes: Gauge = "kept_bytes", "Bytes of all files below the log's floor";
@@ -140,6 +140,16 @@ metrics! {
         scrub_pass_seconds: Gauge = "scrub_pass_seconds", "How long the last full pass took";
         scrub_last_pass: Gauge = "scrub_last_pass_timestamp_seconds", "When the last full pass ended, in seconds since the Unix epoch; 0 while there was none";
         scrub_files_left: Gauge = "scrub_files_left", "Files that the present pass has still to read";
+        dropped_files: Gauge = "dropped_files", "Files below the log's floor that were given up because nothing lived in them, since the process began";
+        rewritten_files: Gauge = "rewritten_files", "Files below the log's floor whose living jobs were moved into store segments, since the process began";
+        snapshot_index: Gauge = "snapshot_index", "Entry of the newest snapshot that was written or started from; 0 while there is none";
+        snapshot_bytes: Gauge = "snapshot_bytes", "Bytes of that snapshot";
+        snapshot_age_seconds: Gauge = "snapshot_age_seconds", "Seconds since that snapshot was written or started from";
+        snapshots_written: Gauge = "snapshots_written", "Snapshots written since the process began";
+        snapshot_seconds: Histogram = "snapshot_seconds", "Time to write a snapshot and to read it back, beside everything else";
+        marker_index: Gauge = "marker_index", "Entry of the last marker that was applied here; /status has the fingerprint of the state there";
+        install_bytes: Gauge = "install_bytes", "Bytes that came of the snapshot of another node that is being pulled; 0 while none is";
+        install_all_bytes: Gauge = "install_all_bytes", "Bytes of the snapshot of another node that is being pulled; 0 while none is";
         write_seconds: Histogram = "log_write_seconds", "Time of a durable write to the log (write and fsync)";
         vote_write_seconds: Histogram = "vote_write_seconds", "Time of a durable write of term and vote";
         commit_seconds: Histogram = "commit_seconds", "Time from the proposal of an entry by this leader to its commit";

@@ -95,6 +95,21 @@ pub struct ShardStatus {
     pub live_bytes: u64,
     pub moved_bytes: u64,
     pub damaged_files: u64,
+    /// The newest snapshot that was written or started from: its entry (0: there is none), its length, how long it took to write
+    /// (0: it was started from), how old it is, and how many were written since the process began.
+    pub snapshot_index: u64,
+    pub snapshot_bytes: u64,
+    pub snapshot_ms: u64,
+    pub snapshot_age_ms: u64,
+    pub snapshots_written: u64,
+    /// The last marker that was applied here, and the fingerprint of the state there: the same on every node.
+    pub marker_index: u64,
+    pub marker_fingerprint: String,
+    /// Files below the floor that were given up because nothing lived in them, and that were rewritten, since the process began.
+    pub dropped_files: u64,
+    pub rewritten_files: u64,
+    /// A snapshot of another node that is being pulled.
+    pub install: Option<InstallStatus>,
     /// How far each other member is; only the leader knows.
     pub peers: Vec<PeerStatus>,
     /// Why the shard no longer runs, if so.
@@ -114,6 +129,21 @@ pub struct JobCounts {
     /// Ever put.
     pub total: u64,
     pub timeouts: u64,
+}
+
+/// A snapshot on its way here, which is to take the place of a log that ends before the others' begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstallStatus {
+    /// Who is asked at the moment.
+    pub from: u8,
+    /// Its entry.
+    pub index: u64,
+    /// Of the snapshot's file: what came so far, and in all.
+    pub bytes: u64,
+    pub all_bytes: u64,
+    /// Jobs that came, which were lacking here.
+    pub jobs: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -180,6 +210,11 @@ impl ShardStatus {
         if self.leader.is_none() {
             return Some("no leader known".to_owned());
         }
+        if let Some(InstallStatus { from, index, bytes, all_bytes, jobs }) = self.install {
+            return Some(format!(
+                "behind the log, pulling the snapshot of entry {index} from node {from}: {bytes} of {all_bytes} bytes, {jobs} jobs"
+            ));
+        }
         (!self.caught_up).then(|| format!("catching up, applied {} of {}", self.applied, self.committed))
     }
 
@@ -207,6 +242,16 @@ impl ShardStatus {
         metrics.live_bytes.set(gauge_value(self.live_bytes));
         metrics.moved_bytes.set(gauge_value(self.moved_bytes));
         metrics.damaged_files.set(gauge_value(self.damaged_files));
+        metrics.snapshot_index.set(gauge_value(self.snapshot_index));
+        metrics.snapshot_bytes.set(gauge_value(self.snapshot_bytes));
+        metrics.snapshot_age_seconds.set(gauge_value(self.snapshot_age_ms / 1000));
+        metrics.snapshots_written.set(gauge_value(self.snapshots_written));
+        metrics.marker_index.set(gauge_value(self.marker_index));
+        metrics.dropped_files.set(gauge_value(self.dropped_files));
+        metrics.rewritten_files.set(gauge_value(self.rewritten_files));
+        let install = self.install.unwrap_or_default();
+        metrics.install_bytes.set(gauge_value(install.bytes));
+        metrics.install_all_bytes.set(gauge_value(install.all_bytes));
     }
 }
 

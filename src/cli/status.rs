@@ -211,7 +211,34 @@ fn shard_text(answers: &[Answer], shard: u16) -> String {
         ]);
     }
     text.push_str(&table.render());
+    if of_shard(answers, shard).any(|(_, status)| status.snapshot_index > 0 || status.install.is_some()) {
+        text.push_str(&snapshots_text(answers, shard));
+    }
     text
+}
+
+/// How far back each node's log goes, what it would start from, and how much of what it keeps below the floor lives.
+fn snapshots_text(answers: &[Answer], shard: u16) -> String {
+    let mut table = Table::new(&["  NODE", "FLOOR", "SNAPSHOT", "SIZE", "AGE", "BELOW FLOOR", "OF IT LIVES"]);
+    for (report, status) in of_shard(answers, shard) {
+        let node = format!("  {}", report.node);
+        if let Some(install) = status.install {
+            let (done, all, jobs) = (bytes(install.bytes), bytes(install.all_bytes), install.jobs);
+            let pulling = format!("pulls {} from node {}: {done} of {all}, {jobs} jobs", install.index, install.from);
+            table.row(vec![node, status.floor.to_string(), pulling]);
+            continue;
+        }
+        table.row(vec![
+            node,
+            status.floor.to_string(),
+            status.snapshot_index.to_string(),
+            bytes(status.snapshot_bytes),
+            span(status.snapshot_age_ms / 1000),
+            bytes(status.kept_bytes),
+            bytes(status.live_bytes),
+        ]);
+    }
+    table.render()
 }
 
 fn role(role: RoleName) -> &'static str {
@@ -279,7 +306,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::JobCounts;
+    use crate::status::{InstallStatus, JobCounts};
 
     fn member(node: u8) -> MemberStatus {
         MemberStatus { node, address: format!("10.0.0.{node}:7301"), admin: Some(format!("10.0.0.{node}:9301")) }
@@ -340,6 +367,27 @@ shard 0: node 1 leads term 7, committed 40
         assert!(!healthy(&answers));
         assert!(healthy(&answers[..2]));
         assert!(!healthy(&answers[1..2]), "without its leader a shard is not healthy");
+    }
+
+    #[test]
+    fn where_snapshots_are_kept_the_table_shows_them_and_who_pulls_one() {
+        let mut answers = [answer(1, RoleName::Leader, 42), answer(2, RoleName::Follower, 40)];
+        let shard = |answer: &mut Answer, change: fn(&mut ShardStatus)| {
+            change(&mut answer.report.as_mut().expect("it answered").shards[0]);
+        };
+        shard(&mut answers[0], |status| {
+            (status.floor, status.snapshot_index, status.snapshot_bytes) = (20, 35, 12_288);
+            (status.snapshot_age_ms, status.kept_bytes, status.live_bytes) = (61_000, 2 << 20, 1 << 20);
+        });
+        shard(&mut answers[1], |status| {
+            status.install = Some(InstallStatus { from: 1, index: 35, bytes: 4096, all_bytes: 12_288, jobs: 7 });
+        });
+        let expected = "
+  NODE  FLOOR  SNAPSHOT  SIZE      AGE    BELOW FLOOR  OF IT LIVES
+  1     20     35        12.0 KiB  1m01s  2.0 MiB      1.0 MiB
+  2     0      pulls 35 from node 1: 4.0 KiB of 12.0 KiB, 7 jobs
+";
+        assert!(table(&answers).ends_with(expected), "{}", table(&answers));
     }
 
     #[test]

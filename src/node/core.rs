@@ -201,6 +201,7 @@ fn make_host<R: Runtime>(
         votes: Queue::default(),
         to_snapshot: Queue::default(),
         last_snapshot: Rc::default(),
+        install: Cell::default(),
         to_keep: Queue::default(),
         wanted: Queue::default(),
         pulled: Queue::default(),

@@ -20,13 +20,14 @@ use super::queue::Queue;
 use super::snapshots::SnapshotView;
 use crate::api::{Answer, Operation};
 use crate::fatal::Fatal;
-use crate::io::{Runtime, yield_now};
+use crate::io::{Disk, Runtime, yield_now};
 use crate::net::message::{PeerMessage, Pulled};
 use crate::net::outbox::{Outbox, PushError};
 use crate::raft::message::Vote;
 use crate::shard::effect::{Append, ConnectionId, Effect, JobPlace, SnapshotDraft, Stop, Wanted};
 use crate::shard::giving::Kept;
 use crate::shard::{Moment, Shard};
+use crate::status::InstallStatus;
 use crate::types::{Index, JobId, Nanos, NodeId, SnapshotName};
 use crate::wal::catalog::{EnqueueAt, PieceName};
 use crate::wal::entry::Entry;
@@ -34,6 +35,7 @@ use crate::wal::footer::Footer;
 use crate::wal::index::Placement;
 use crate::wal::keeper::{Census, Change};
 use crate::wal::reader::LogReader;
+use crate::wal::segment::parse_file_name;
 use crate::wal::store::StoreReader;
 
 /// The status of a shard is shown at least this often.
@@ -159,6 +161,10 @@ pub struct DiskView {
     pub segments: u64,
     pub log_bytes: u64,
     pub census: Census,
+    pub snapshot: SnapshotView,
+    /// For how long there has been no newer one.
+    pub snapshot_age: Nanos,
+    pub install: Option<InstallStatus>,
 }
 
 /// How long the disk may take for one write.
@@ -177,6 +183,8 @@ pub struct Host<R: Runtime> {
     pub votes: Queue<Vote>,
     pub to_snapshot: Queue<SnapshotDraft>,
     pub last_snapshot: Rc<Cell<SnapshotView>>,
+    /// What is being pulled, and how far that is.
+    pub install: Cell<Option<InstallStatus>>,
     pub to_keep: Queue<Keep>,
     /// Snapshots that this node lacks, what others gave of one, and one that came in full.
     pub wanted: Queue<Wanted>,
@@ -198,7 +206,7 @@ pub struct Host<R: Runtime> {
     pub writes: Cell<(u32, Option<Nanos>)>,
     /// An append waits for room for a new segment. That is no slow write, and no failed one.
     pub log_lacks_room: Cell<bool>,
-    /// Segment files of the log and their bytes, as the writer last said.
+    /// Segment files of the log, spares included, and their bytes, when they were last counted.
     pub log_extent: Cell<(u64, u64)>,
     /// What the shard's files hold, as the keeper last counted.
     pub census: Cell<Census>,
@@ -231,6 +239,14 @@ impl<R: Runtime> Host<R> {
         let (count, _) = self.writes.get();
         // Something completed: whatever else is under way is measured from now on.
         self.writes.set((count - 1, (count > 1).then(|| self.rt.now())));
+    }
+
+    /// Counts the log's segment files anew, after some were made or removed.
+    pub async fn measure_log(&self) {
+        // What cannot be listed now is counted the next time.
+        let Ok(files) = self.rt.disk().list(self.reader.directory()).await else { return };
+        let segments = files.iter().filter(|file| parse_file_name(&file.name).is_some());
+        self.log_extent.set(segments.fold((0, 0), |(count, bytes), file| (count + 1, bytes + file.bytes)));
     }
 
     /// Whether something is still to be written or decided.
@@ -295,7 +311,11 @@ impl<R: Runtime> Host<R> {
             if moment.now >= publish_at {
                 let stalled = self.writes.get().1.map(|since| moment.now.saturating_sub(since));
                 let (segments, log_bytes) = self.log_extent.get();
-                self.observer.observe(&mut shard, DiskView { stalled, segments, log_bytes, census: self.census.get() });
+                let (snapshot, census) = (self.last_snapshot.get(), self.census.get());
+                let snapshot_age = moment.now.saturating_sub(snapshot.since);
+                let install = self.install.get();
+                let view = DiskView { stalled, segments, log_bytes, census, snapshot, snapshot_age, install };
+                self.observer.observe(&mut shard, view);
                 publish_at = moment.now.saturating_add(PUBLISH_EVERY);
             }
             if let Some(staged) = self.take_staged(&shard) {

@@ -16,6 +16,7 @@ use crate::io::{Disk, Runtime};
 use crate::net::message::{Given, JOBS_PER_PULL_MAX, Part, PeerMessage, Pull, Pulled};
 use crate::shard::effect::Wanted;
 use crate::snapshot::install::{Arrived, InstallError, InstallPlace, Staging, Whole};
+use crate::status::InstallStatus;
 use crate::types::{Nanos, NodeId, SnapshotName};
 use crate::wal::entry::LogIdentity;
 
@@ -68,7 +69,9 @@ pub async fn pull_wanted<R: Runtime>(host: Rc<Host<R>>, setup: Setup, place: Ins
         peers.extend(others.iter().copied().filter(|node| *node != wanted.from));
         let mut pulling =
             Pulling { host: &host, wanted, peers, at: 0, bytes_per_second, jobs: 0, pulled: pulled.clone() };
-        match pulling.run(place.clone()).await {
+        let came = pulling.run(place.clone()).await;
+        host.install.set(None);
+        match came {
             Ok(Some(staged)) => {
                 let took_ms = host.rt.now().saturating_sub(begun).0 / 1_000_000;
                 tracing::info!(%shard, jobs = pulling.jobs, took_ms, "the snapshot of entry {position} is here, with its jobs");
@@ -110,6 +113,7 @@ impl<R: Runtime> Pulling<'_, R> {
             let Some(given) = self.ask(Part::File { offset }).await else { return Ok(None) };
             if let Given::Piece { offset, bytes } = given {
                 let begun = self.host.rt.now();
+                self.show(offset + bytes.len() as u64);
                 staging.take_piece(offset, &bytes).await?;
                 self.slow_down(begun, bytes.len()).await;
             }
@@ -143,6 +147,7 @@ impl<R: Runtime> Pulling<'_, R> {
                 staging.take_jobs(&whole, &asked, &arrived).await?;
                 self.jobs += arrived.len() as u64;
                 self.pulled.inc_by(arrived.len() as u64);
+                self.show(name.bytes);
                 self.slow_down(begun, arrived.iter().map(|job| job.enqueue.len()).sum()).await;
             }
         }
@@ -152,6 +157,13 @@ impl<R: Runtime> Pulling<'_, R> {
             return Err(error);
         }
         Ok(Some(Staged { name, whole, staging }))
+    }
+
+    /// Lets others see how far it is.
+    fn show(&self, bytes: u64) {
+        let SnapshotName { position, bytes: all_bytes, .. } = self.wanted.snapshot;
+        let from = self.peers[self.at % self.peers.len()].0;
+        self.host.install.set(Some(InstallStatus { from, index: position.index.0, bytes, all_bytes, jobs: self.jobs }));
     }
 
     /// The answer of whoever gives one; none where nobody does, or the snapshot is not wanted any more.

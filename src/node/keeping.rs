@@ -52,6 +52,7 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
             publish(&host, &keeper);
             mended.inc_by(keeper.census().mended.saturating_sub(before));
             before = keeper.census().mended;
+            host.measure_log().await;
         }
         // Rows of the newest segments come first: they free memory.
         while host.to_keep.is_empty() && !host.is_over() {
@@ -60,6 +61,7 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
                 break;
             }
             publish(&host, &keeper);
+            host.measure_log().await;
         }
         keeper.take_found_damaged().into_iter().for_each(|name| host.events.push(Event::FoundDamaged(name)));
     }

@@ -80,6 +80,7 @@ impl<R: Runtime> Lives<R> {
             dir: snapshots_dir(&config.data, shard),
             whole: opened.snapshot.iter().map(|snapshot| snapshot.frame().position.index).collect(),
             view: Rc::clone(&host.last_snapshot),
+            seconds: self.setup.metrics.shard(shard).snapshot_seconds,
         };
         self.spawn(write_snapshots(Rc::clone(host), shelf));
         if let Some(snapshot) = opened.snapshot {

@@ -195,6 +195,7 @@ pub async fn make_spares<R: Runtime>(host: Rc<Host<R>>, spares: Rc<Spares>) {
             host.rt.sleep(RETRY_SPARE_AFTER).await;
         }
         has_failed = made.is_err();
+        host.measure_log().await;
         spares.done.borrow_mut().push((spare.number, made.is_ok()));
     }
 }

@@ -28,6 +28,10 @@ pub struct Shown {
     leader: Option<NodeId>,
 }
 
+fn milliseconds(span: Nanos) -> u64 {
+    span.0 / Nanos::from_millis(1).0
+}
+
 impl Observer for StatusObserver {
     fn observe(&self, shard: &mut Shard, disk: DiskView) {
         let picture = shard.picture();
@@ -132,6 +136,16 @@ impl StatusObserver {
             live_bytes: disk.census.live_bytes,
             moved_bytes: disk.census.moved_bytes,
             damaged_files: disk.census.damaged,
+            dropped_files: disk.census.dropped_files,
+            rewritten_files: disk.census.rewritten_files,
+            snapshot_index: disk.snapshot.index.0,
+            snapshot_bytes: disk.snapshot.bytes,
+            snapshot_ms: milliseconds(disk.snapshot.took),
+            snapshot_age_ms: if disk.snapshot.bytes > 0 { milliseconds(disk.snapshot_age) } else { 0 },
+            snapshots_written: disk.snapshot.written,
+            marker_index: picture.marker.map_or(0, |(index, _)| index.0),
+            marker_fingerprint: picture.marker.map_or_else(String::new, |(_, digest)| format!("{digest:032x}")),
+            install: disk.install,
             peers: peers.collect(),
             ..ShardStatus::default()
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::host::{Event, Host};
 use crate::fatal::Fatal;
 use crate::io::Runtime;
+use crate::metrics::Histogram;
 use crate::shard::effect::SnapshotDraft;
 use crate::shard::giving::Kept;
 use crate::snapshot::shelf::{KEPT, tidy};
@@ -34,6 +35,8 @@ pub struct Shelf {
     /// Those that were verified by this process, ascending.
     pub whole: Vec<Index>,
     pub view: Rc<Cell<SnapshotView>>,
+    /// How long each takes.
+    pub seconds: Histogram,
 }
 
 pub async fn write_snapshots<R: Runtime>(host: Rc<Host<R>>, mut shelf: Shelf) {
@@ -64,6 +67,7 @@ async fn write_one<R: Runtime>(host: &Host<R>, shelf: &mut Shelf, draft: Snapsho
     let took = now.saturating_sub(begun);
     let index = written.position.index;
     tracing::info!(%shard, index = index.0, bytes = written.bytes, took_ms = took.0 / 1_000_000, "wrote a snapshot");
+    shelf.seconds.observe(took.duration().as_secs_f64());
     let count = shelf.view.get().written + 1;
     shelf.view.set(SnapshotView { index, bytes: written.bytes, written: count, took, since: now });
     shelf.whole.retain(|index| !host.damaged_snapshots.borrow().contains(index));

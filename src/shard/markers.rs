@@ -118,6 +118,10 @@ pub struct MarkerReports {
 }
 
 impl Shard {
+    pub(super) fn last_marker(&self) -> Option<(Index, u128)> {
+        self.markers.last()
+    }
+
     /// Whether a marker of this node's is under way, or a snapshot.
     #[must_use]
     pub fn is_marking(&self) -> bool {

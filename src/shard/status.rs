@@ -111,6 +111,8 @@ pub struct Picture {
     pub durable: Index,
     pub own_room: bool,
     pub fingerprint: Fingerprint,
+    /// The last marker that was applied here, or the snapshot that this node started from, and the digest of the state there.
+    pub marker: Option<(Index, u128)>,
 }
 
 impl Shard {
@@ -161,6 +163,7 @@ impl Shard {
             durable: self.raft.durable(),
             own_room: self.own_room,
             fingerprint: self.machine.fingerprint(),
+            marker: self.last_marker(),
         }
     }
 }

@@ -141,9 +141,12 @@ pub struct Census {
     pub bytes: u64,
     pub live_bytes: u64,
     pub damaged: u64,
-    /// Since the process began: bytes written into store segments, and damaged files that were made whole.
+    /// Since the process began: bytes written into store segments, damaged files that were made whole, files given up because
+    /// nothing lived in them, and files whose living jobs were moved.
     pub moved_bytes: u64,
     pub mended: u64,
+    pub dropped_files: u64,
+    pub rewritten_files: u64,
 }
 
 /// One file with rows.
@@ -174,6 +177,8 @@ pub struct Keeper<D: Disk> {
     stores: StoreReader<D>,
     moved_bytes: u64,
     mended: u64,
+    dropped_files: u64,
+    rewritten_files: u64,
 }
 
 impl<D: Disk> Keeper<D> {
@@ -204,6 +209,8 @@ impl<D: Disk> Keeper<D> {
             stores,
             moved_bytes: 0,
             mended: 0,
+            dropped_files: 0,
+            rewritten_files: 0,
         };
         keeper.remove_left_over().await?;
         for (number, last) in keeper.manifest.segments.clone() {
@@ -243,6 +250,8 @@ impl<D: Disk> Keeper<D> {
             floor: self.manifest.floor.position.index,
             moved_bytes: self.moved_bytes,
             mended: self.mended,
+            dropped_files: self.dropped_files,
+            rewritten_files: self.rewritten_files,
             ..Census::default()
         };
         for (name, kept) in &self.pieces {
@@ -480,6 +489,7 @@ impl<D: Disk> Keeper<D> {
         let kept: Vec<(PieceName, Index)> =
             kept.into_iter().map(|(name, kept)| (*name, kept.footer.subject().last)).collect();
         self.save(manifest, kept, &removed).await?;
+        self.dropped_files += removed.len() as u64;
         self.count_live_bytes().await;
         Ok(Change { floor: raised, removed, added: Vec::new() })
     }
@@ -611,7 +621,9 @@ impl<D: Disk> Keeper<D> {
                 self.pieces.remove(&piece.name);
             }
         }
-        saved.map(|()| Change { floor: None, removed: removed.to_vec(), added })
+        saved?;
+        self.rewritten_files += removed.len() as u64;
+        Ok(Change { floor: None, removed: removed.to_vec(), added })
     }
 
     fn holdings(&self) -> Vec<Holding> {

@@ -6,6 +6,8 @@
 mod cluster;
 
 mod inspect;
+mod restart;
+mod shown;
 
 use std::time::{Duration, Instant};
 
