@@ -82,7 +82,9 @@ fn an_impossible_value_is_refused_by_name_with_its_range() {
     assert!(refusal(&MEMBER.replace("admin: 127.0.0.1:9301", "admin: 127.0.0.1:11301")).contains("given twice"));
     assert!(refusal(&format!("{MEMBER}heartbeat_ms: 100\n")).contains("heartbeat_ms must be at most a third"));
     assert!(refusal(&format!("{MEMBER}segment_bytes_max: 100000\n")).contains("multiple of 4096"));
-    assert!(refusal(&format!("{MEMBER}log: loud=very\n")).contains("log must be"));
+    for log in ["loud=very", "loud", "info,loud"] {
+        assert!(refusal(&format!("{MEMBER}log: \"{log}\"\n")).contains("log must be"), "{log}");
+    }
     assert!(refusal(&format!("{MEMBER}cores: -1\n")).contains("cores must be 1 to 1024"));
 }
 

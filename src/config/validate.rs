@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
 use super::draft::{ConfigError, Draft, Given, Value};
 use super::{Address, Config, Tunables};
 use crate::types::NodeId;
@@ -250,9 +252,11 @@ impl Draft {
 
     fn log(&self) -> Result<String, ConfigError> {
         let text = self.text("log")?.unwrap_or("info");
-        match text.parse::<tracing_subscriber::filter::Targets>() {
-            Ok(_) => Ok(text.to_owned()),
-            Err(_) => Err(self.impossible(
+        // A word alone would be a target of which everything is shown, and nothing of any other.
+        let is_level = |part: &str| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok();
+        match text.parse::<Targets>() {
+            Ok(_) if text.split(',').all(is_level) => Ok(text.to_owned()),
+            _ => Err(self.impossible(
                 "log",
                 format!("must be error, warn, info, debug, trace, or target=level pairs, not `{text}`"),
             )),

@@ -82,7 +82,7 @@ impl Default for LinkLimits {
             queued_frames_max: 4096,
             queued_control_frames_max: 1024,
             handshake_deadline: HANDSHAKE_DEADLINE,
-            handshakes_max: 1024,
+            handshakes_max: 128,
             retry_delay_min: Nanos::from_millis(5),
             retry_delay_max: Nanos::from_secs(1),
         }

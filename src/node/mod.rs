@@ -69,9 +69,17 @@ pub fn init(config: &Config) -> Result<(), Fatal> {
 ///
 /// # Errors
 /// The reason, where it did not stop because it was told to.
-pub fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), Fatal> {
+pub fn run(mut config: Config, metrics: Arc<Metrics>) -> Result<(), Fatal> {
     startup::check_uring().map_err(Fatal::from)?;
-    startup::raise_limits().map_err(Fatal::from)?;
+    let open_files = startup::raise_limits().map_err(Fatal::from)?;
+    let connections_max = &mut config.tunables.connections_max;
+    if u64::from(*connections_max) > open_files {
+        *connections_max = u32::try_from(open_files).unwrap_or(u32::MAX);
+        tracing::warn!(
+            "only {connections_max} client connections at once, for want of file descriptors: raise LimitNOFILE in the unit, or \
+             `ulimit -n`"
+        );
+    }
     if config.embedded {
         opening::make_directory(&config.data)?;
     } else if !config.data.exists() {

@@ -138,3 +138,33 @@ fn too_little_lockable_memory_says_what_to_raise() {
     assert!(refused.sentence.contains("LimitMEMLOCK"), "{}", refused.sentence);
     std::fs::remove_dir_all(directory).expect("it is there");
 }
+
+#[test]
+fn clients_never_take_the_descriptors_that_the_log_needs() {
+    let directory = fresh_directory("descriptors");
+    let data = directory.join("data");
+    let address = free_address();
+    let script = format!(
+        "ulimit -n 520 && exec {BINARY} run --listen {address} --segment-bytes-min 1048576 --segment-bytes-max 1048576 \
+         --data {}",
+        data.display()
+    );
+    let log = std::fs::File::create(directory.join("log")).expect("it can be made");
+    let mut child = Command::new("bash").arg("-c").arg(script).stderr(log).spawn().expect("bash is there");
+    let mut client = crate::cluster::Connection::open(address);
+    client.call("list-tubes");
+    let many: Vec<_> = (0..600).map(|_| std::net::TcpStream::connect(address)).collect();
+    // Each segment that is begun takes a descriptor.
+    let body = "x".repeat(60_000);
+    for _ in 0..100 {
+        client.put(&body);
+    }
+    let bodies = (0..100).filter_map(|_| client.reserve(0)).filter(|(_, found)| *found == body).count();
+    assert_eq!(bodies, 100);
+    drop(many);
+    child.kill().expect("it runs");
+    child.wait().expect("a child can be waited for");
+    let log = std::fs::read_to_string(directory.join("log")).expect("it was written");
+    assert!(log.contains("LimitNOFILE"), "{log}");
+    std::fs::remove_dir_all(directory).expect("it is there");
+}
