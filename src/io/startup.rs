@@ -15,7 +15,8 @@ use super::{AlignedBuf, BLOCK_BYTES};
 /// The bulk thread and a few cores run with 1 MiB and not with 512 KiB, where rings count (without CAP_IPC_LOCK).
 const LOCKED_BYTES_MIN: u64 = 2 << 20;
 
-/// Descriptors of a node without clients: files that are being read, segments, peers and those that say they are, rings.
+/// Descriptors of a node without clients: the readers of a shard keep 64 segments and 64 store segments open, 128 connections may
+/// not have said yet which peer they are, and as many again for the writer, peers, rings, the admin port and more shards.
 const OPEN_FILES_KEPT: u64 = 448;
 
 /// With a few clients.
