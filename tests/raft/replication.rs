@@ -1,6 +1,6 @@
 //! Replication: what a follower takes over, what counts as durable, what commits. Ids as in the list of faults.
 
-use beaver_raft::raft::message::{Body, EntryMeta, Message, StopReason, Vote};
+use beaver_raft::raft::message::{Body, Effect, EntryMeta, Message, StopReason, Vote};
 use beaver_raft::raft::{Config, Log, Membership, ProgressState, Raft};
 use beaver_raft::types::{ChainHash, Index, LogPosition, Nanos, NodeId, Term};
 
@@ -436,4 +436,36 @@ fn r15_a_commit_index_beyond_the_log_that_was_found_is_not_believed() {
         let raft = Raft::new(Config::new(NodeId(1)), membership, vote, log.clone(), Index(claimed), Nanos(0), 1);
         assert_eq!(raft.committed(), Index(believed));
     }
+}
+
+#[test]
+fn e2_a_node_whose_log_was_replaced_goes_on_hearing_its_leader() {
+    let membership = Membership::new([1, 2, 3].map(NodeId), []).unwrap();
+    let vote = Vote { term: Term(1), voted_for: None };
+    let begin =
+        |log: &Log| Raft::new(Config::new(NodeId(1)), membership.clone(), vote, log.clone(), Index::ZERO, Nanos(0), 1);
+    let log = Log::new(at(1, 3), ChainHash(3));
+    let mut before = begin(&log);
+    let (prev, commit) = (at(1, 3), Index(3));
+    let heartbeat = Message { term: Term(1), body: Body::Append { prev, entries: Vec::new(), commit, round: 1 } };
+    before.handle_message(Nanos(1), NodeId(2), heartbeat);
+    assert_eq!(before.leader(), Some(NodeId(2)));
+    let asks = |raft: &mut Raft| {
+        while raft.poll_effect().is_some() {}
+        raft.handle_message(
+            Nanos(2),
+            NodeId(3),
+            Message { term: Term(2), body: Body::PreVoteRequest { last: at(1, 9) } },
+        );
+        let replies = std::iter::from_fn(|| raft.poll_effect());
+        let is_help = |effect: &Effect| {
+            matches!(effect, Effect::Send { message: Message { body: Body::PreVoteReply { granted: true }, .. }, .. })
+        };
+        replies.filter(is_help).count()
+    };
+    let mut forgetful = begin(&log);
+    assert_eq!(asks(&mut forgetful), 1, "who heard nobody helps");
+    let mut successor = begin(&log);
+    successor.succeed(&before);
+    assert_eq!((asks(&mut successor), successor.leader()), (0, Some(NodeId(2))));
 }
