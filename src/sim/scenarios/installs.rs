@@ -28,7 +28,16 @@ pub(super) fn big() -> Asked {
 /// Puts and deletes until the log of every running node begins above what `node` has; the jobs that are left.
 fn go_on_past(stage: &Stage, node: NodeId, client: &Client<'_>) -> Vec<u64> {
     let reached = stage.cluster.medium_log(stage.member(node)).expect("a sound disk").last();
-    let others: Vec<NodeId> = stage.others(node);
+    go_on_until_floors_are_above(stage, &stage.others(node), reached, client)
+}
+
+/// Puts and deletes until these nodes' logs begin above an entry; the jobs that are left, one in ten.
+pub(super) fn go_on_until_floors_are_above(
+    stage: &Stage,
+    nodes: &[NodeId],
+    reached: Index,
+    client: &Client<'_>,
+) -> Vec<u64> {
     let mut kept = Vec::new();
     for round in 0..2_000 {
         let job = match client.says(big()).answer {
@@ -40,12 +49,11 @@ fn go_on_past(stage: &Stage, node: NodeId, client: &Client<'_>) -> Vec<u64> {
         } else {
             assert_eq!(client.says(Asked::Delete(job)).answer, Ok(Said::Deleted));
         }
-        let floors = others.iter().map(|other| floor(stage, *other));
-        if round % 20 == 0 && floors.into_iter().all(|floor| floor > reached) {
+        if round % 20 == 0 && nodes.iter().all(|node| floor(stage, *node) > reached) {
             return kept;
         }
     }
-    panic!("the logs of the others still begin where they did");
+    panic!("the logs still begin where they did");
 }
 
 pub(super) fn floor(stage: &Stage, node: NodeId) -> Index {
