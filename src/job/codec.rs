@@ -46,15 +46,15 @@ pub fn body_hash(body: &[u8]) -> BodyHash {
     BodyHash(xxh3_128_with_seed(body, BODY_HASH_SEED))
 }
 
-/// The class of an ENQ, if these bytes are exactly one, with the body that it names.
+/// The class and the body of an ENQ, if these bytes are exactly one, with the body that it names.
 #[must_use]
-pub fn class_of_enqueue(bytes: &[u8]) -> Option<Class<'_>> {
+pub fn whole_enqueue(bytes: &[u8]) -> Option<(Class<'_>, &[u8])> {
     let located = Commands::new(bytes).next()?.ok()?;
     match located.numbered.command {
         Command::Enqueue { class, body_hash: hash, body }
             if located.length == bytes.len() && body_hash(body) == hash =>
         {
-            Some(class)
+            Some((class, body))
         }
         _ => None,
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::host::{Event, Host};
 use crate::io::{AlignedBuf, BLOCK_BYTES, Disk, File, OpenMode, Runtime};
-use crate::job::codec::class_of_enqueue;
+use crate::job::codec::whole_enqueue;
 use crate::net::message::{Given, GivenJob, PULLED_BYTES_MAX, PeerMessage, Pulled};
 use crate::shard::effect::JobPlace;
 use crate::snapshot::shelf;
@@ -52,7 +52,7 @@ pub async fn give_jobs<R: Runtime>(host: Rc<Host<R>>, to: NodeId, snapshot: Snap
         };
         match read {
             // What was read of a segment was proven to lie in the right record, and no more.
-            Ok(enqueue) if class_of_enqueue(&enqueue).is_some() => given.push(GivenJob { job, index, wall, enqueue }),
+            Ok(enqueue) if whole_enqueue(&enqueue).is_some() => given.push(GivenJob { job, index, wall, enqueue }),
             damaged if given.is_empty() => {
                 let why = damaged.err().map_or("it is damaged".to_owned(), |error| error.to_string());
                 tracing::debug!("node {to} pulls job {job}: {why}");

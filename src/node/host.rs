@@ -15,7 +15,6 @@ use tokio::sync::Notify;
 use super::fate::Fate;
 use super::giving::{give_jobs, give_piece};
 use super::installing::Staged;
-use super::keeping::Keep;
 use super::queue::Queue;
 use super::snapshots::SnapshotView;
 use crate::api::{Answer, Operation};
@@ -24,7 +23,7 @@ use crate::io::{Disk, Runtime, yield_now};
 use crate::net::message::{PeerMessage, Pulled};
 use crate::net::outbox::{Outbox, PushError};
 use crate::raft::message::Vote;
-use crate::shard::effect::{Append, ConnectionId, Effect, JobPlace, SnapshotDraft, Stop, Wanted};
+use crate::shard::effect::{Append, ConnectionId, Effect, JobPlace, Keep, SnapshotDraft, Stop, Wanted};
 use crate::shard::giving::Kept;
 use crate::shard::{Moment, Shard};
 use crate::status::InstallStatus;
@@ -510,10 +509,7 @@ impl<R: Runtime> Host<R> {
                     host.events.push(Event::CommandRead { read, command });
                 });
             }
-            Effect::WriteRows { subject, rows } => self.to_keep.push(Keep::Rows { subject, rows }),
-            Effect::Retain { floor, live } => self.to_keep.push(Keep::Retain { floor, live }),
-            Effect::Mend(name) => self.to_keep.push(Keep::Mend(name)),
-            Effect::KeepCopies(jobs) => self.to_keep.push(Keep::Copies(jobs)),
+            Effect::Keep(work) => self.to_keep.push(work),
             Effect::WriteSnapshot(draft) => self.to_snapshot.push(*draft),
             Effect::GivePiece { to, snapshot, offset } => {
                 self.give(to, give_piece(Rc::clone(self), to, snapshot, offset))

@@ -1,37 +1,20 @@
 //! The task that keeps a shard's old files: it does what the shard asks for one thing after the other, beside everything else.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
-use roaring::RoaringTreemap;
 
 use super::host::{Event, Host};
 use crate::io::Runtime;
 use crate::net::message::{GivenJob, JOBS_PER_PULL_MAX};
+use crate::shard::effect::Keep;
 use crate::types::Nanos;
 use crate::wal::catalog::PieceName;
 use crate::wal::footer::{FooterDraft, Subject};
-use crate::wal::keeper::{Change, JobCopy, KeepError, Keeper, Mended, NewFloor};
+use crate::wal::keeper::{Change, JobCopy, KeepError, Keeper, Mended};
 
 /// What could not be done (the disk is full, say) is tried again after this long.
 const RETRY_AFTER: Nanos = Nanos::from_secs(1);
-
-/// What a shard wants done with files that are written no more.
-#[derive(Debug)]
-pub enum Keep {
-    Rows {
-        subject: Subject,
-        rows: FooterDraft,
-    },
-    Retain {
-        floor: Option<NewFloor>,
-        live: Arc<RoaringTreemap>,
-    },
-    Mend(PieceName),
-    /// Other nodes' copies of jobs that are lacking here.
-    Copies(Vec<GivenJob>),
-}
 
 /// `mended`: counts files that were made whole.
 pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Disk>, mended: Counter) {

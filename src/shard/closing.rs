@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::Shard;
-use super::effect::Effect;
+use super::effect::{Effect, Keep};
 use crate::wal::footer::Footer;
 
 impl Shard {
@@ -19,7 +19,7 @@ impl Shard {
         let Some(base_chain) = self.raft.log().chain_at(self.catalog.base()) else { return };
         let (subject, rows) = self.catalog.draft(number, last, base_chain);
         self.closing = Some(number);
-        self.effects.push_back(Effect::WriteRows { subject, rows });
+        self.effects.push_back(Effect::Keep(Keep::Rows { subject, rows }));
     }
 
     /// The rows of the segment that was being closed are mapped.

@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use super::effect::{ConnectionId, Effect, Stop};
+use super::effect::{ConnectionId, Effect, Keep, Stop};
 use super::reads::BodyRead;
 use super::{Moment, Shard};
 use crate::api::Answer;
 use crate::job::Enqueued;
-use crate::job::codec::{Commands, body_hash};
-use crate::job::command::Command;
+use crate::job::codec::whole_enqueue;
 use crate::net::message::{Given, GivenJob, JOBS_PER_PULL_MAX, Part, PeerMessage, Pull, Pulled};
 use crate::types::{Index, JobId, Nanos, NodeId};
 use crate::wal::catalog::{BadRows, EnqueueAt, Found, PieceName};
@@ -170,7 +169,7 @@ impl Shard {
             }
         }
         if !for_files.is_empty() {
-            self.effects.push_back(Effect::KeepCopies(for_files));
+            self.effects.push_back(Effect::Keep(Keep::Copies(for_files)));
         }
         true
     }
@@ -181,13 +180,12 @@ impl Shard {
         if !self.copies.missing.contains_key(&job) {
             return false;
         }
-        let Some(Ok(located)) = Commands::new(&given.enqueue).next() else { return false };
-        let Command::Enqueue { class, body_hash: hash, body } = located.numbered.command else { return false };
+        let Some((class, body)) = whole_enqueue(&given.enqueue) else { return false };
         let is_of_class = match self.catalog.find(job) {
             Ok(Some(known)) => known.class == class,
             Ok(None) | Err(_) => self.machine.find_class(job).is_none_or(|known| known == class),
         };
-        if !is_of_class || body_hash(body) != hash || located.length != given.enqueue.len() {
+        if !is_of_class {
             return false;
         }
         let Some(missing) = self.copies.missing.remove(&job) else { return false };
@@ -222,9 +220,9 @@ impl Shard {
             self.copies.mending.insert(name, moment.now.saturating_add(MEND_AGAIN_AFTER));
             // What lives must be known, or nothing may be moved out of the file.
             if let Some(live) = self.giving.live() {
-                self.effects.push_back(Effect::Retain { floor: None, live });
+                self.effects.push_back(Effect::Keep(Keep::Retain { floor: None, live }));
             }
-            self.effects.push_back(Effect::Mend(name));
+            self.effects.push_back(Effect::Keep(Keep::Mend(name)));
         }
     }
 

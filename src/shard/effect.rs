@@ -22,6 +22,21 @@ use crate::wal::keeper::NewFloor;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
+/// What is to be done with files that are written no more.
+#[derive(Debug)]
+pub enum Keep {
+    /// Write the rows of a segment to a file beside it and map them, then `handle_rows_mapped`. Where it cannot be done now,
+    /// later.
+    Rows { subject: Subject, rows: FooterDraft },
+    /// The log may count from `floor` on, and of what is below only these jobs live; then `handle_files_changed`, and again
+    /// whenever files have changed.
+    Retain { floor: Option<NewFloor>, live: Arc<RoaringTreemap> },
+    /// Read all of a file, and make whole what is not; then `handle_files_changed` or `handle_lacking`.
+    Mend(PieceName),
+    /// Other nodes' copies of jobs, which were looked for by `handle_lacking`.
+    Copies(Vec<GivenJob>),
+}
+
 #[derive(Debug)]
 pub enum Effect {
     /// Make the vote durable, then `handle_vote_saved`. Never behind an append.
@@ -47,22 +62,8 @@ pub enum Effect {
         read: u64,
         at: EnqueueAt,
     },
-    /// Write the rows of a segment to a file beside it and map them, then `handle_rows_mapped`. One at a time; where it
-    /// cannot be done now, later.
-    WriteRows {
-        subject: Subject,
-        rows: FooterDraft,
-    },
-    /// The log may count from `floor` on, and of what is below only these jobs live. One at a time with `WriteRows`, and in
-    /// this order; then `handle_files_changed`, and again whenever files have changed.
-    Retain {
-        floor: Option<NewFloor>,
-        live: Arc<RoaringTreemap>,
-    },
-    /// Read all of a file, beside everything else, and make whole what is not; then `handle_files_changed` or `handle_lacking`.
-    Mend(PieceName),
-    /// These jobs were looked for by `handle_lacking`.
-    KeepCopies(Vec<GivenJob>),
+    /// One at a time, in the order of these effects, beside everything else.
+    Keep(Keep),
     /// Write this snapshot beside everything else, then `handle_snapshot_written`. One at a time.
     WriteSnapshot(Box<SnapshotDraft>),
     /// Read this part of a snapshot and give it to a peer.

@@ -4,7 +4,7 @@
 //! It must never raise the floor above what the older snapshot covers, nor into the middle of a segment, nor above what a
 //! node goes on from that pulls a snapshot.
 
-use super::effect::Effect;
+use super::effect::{Effect, Keep};
 use super::giving::Kept;
 use super::{Moment, Shard};
 use crate::raft::ProgressState;
@@ -23,7 +23,7 @@ impl Shard {
             let (position, chain) = (log.position_at(index)?, log.chain_at(index)?);
             (index > log.floor().index).then_some(NewFloor { position, chain, next_job })
         });
-        self.effects.push_back(Effect::Retain { floor, live });
+        self.effects.push_back(Effect::Keep(Keep::Retain { floor, live }));
     }
 
     /// The leader's part: the last entry that a peer has, of those that lag by no more than the log is kept for. Others get a

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::effect::{Append, ConnectionId, Effect, SnapshotDraft, Stop};
+use super::effect::{Append, ConnectionId, Effect, Keep, SnapshotDraft, Stop};
 use super::*;
 use crate::api::{Answer, Operation};
 use crate::io::AlignedBuf;
@@ -256,13 +256,13 @@ impl World {
                 let command = payload.slice(offset as usize..(offset + bytes) as usize);
                 self.shards.get_mut(&node).expect("it asked").handle_command_read(moment, read, Ok(command));
             }
-            Effect::WriteRows { subject, rows } => {
+            Effect::Keep(Keep::Rows { subject, rows }) => {
                 let rows = Footer::open(rows.finish(&subject, &IDENTITY).into(), &IDENTITY).expect("rows just made");
                 self.segments_closed += 1;
                 self.shards.get_mut(&node).expect("it asked").handle_rows_mapped(Rc::new(rows));
             }
-            Effect::Retain { .. } | Effect::KeepCopies(_) => unreachable!("these shards have no snapshots"),
-            Effect::Mend(_) => unreachable!("nothing rots in the memory of a test"),
+            Effect::Keep(Keep::Retain { .. } | Keep::Copies(_)) => unreachable!("these shards have no snapshots"),
+            Effect::Keep(Keep::Mend(_)) => unreachable!("nothing rots in the memory of a test"),
             Effect::GivePiece { .. } | Effect::GiveJobs { .. } | Effect::Install(_) => {
                 unreachable!("no log here is shortened, so nobody is behind one")
             }

@@ -29,8 +29,7 @@ use super::frame::{Frame, Header, Invalid};
 use super::reading::{OpenError, Snapshot, open, verify};
 use super::shelf;
 use crate::io::{AlignedBuf, BLOCK_BYTES, Disk, File, OpenMode, yield_now};
-use crate::job::codec::{Commands, body_hash};
-use crate::job::command::Command;
+use crate::job::codec::whole_enqueue;
 use crate::job::{Machine, RecountError};
 use crate::types::{Index, JobId, Nanos, SnapshotName};
 use crate::wal::directory::{self, DirectoryError};
@@ -386,14 +385,8 @@ impl<D: Disk> Staging<D> {
         let Arrived { job, index, wall, enqueue } = arrived;
         let (job, index, wall) = (*job, *index, *wall);
         let wrong = |why| InstallError::Job { job, why };
-        let Some(Ok(located)) = Commands::new(enqueue).next() else { return Err(wrong("it is no command")) };
-        let class = match located.numbered.command {
-            Command::Enqueue { class, body_hash: hash, body }
-                if located.length == enqueue.len() && body_hash(body) == hash =>
-            {
-                class
-            }
-            _ => return Err(wrong("it is no ENQ with the body that it names")),
+        let Some((class, _)) = whole_enqueue(enqueue) else {
+            return Err(wrong("it is no ENQ with the body that it names"));
         };
         if !whole.machine.is_live(job, &class) {
             return Err(wrong("it is of another class"));

@@ -134,15 +134,7 @@ impl ColdPlace {
                     }
                     Some((header, Salvaged { subject, rows, fault: None })) => {
                         let expected = rows.finish(&subject, &self.identity);
-                        let before = file.read_bytes();
-                        compare(
-                            &path,
-                            &ColdFile::find(disk, &path).await.unwrap_or(file),
-                            header.rows_at,
-                            &expected,
-                            before,
-                        )
-                        .await
+                        compare(&path, &file, header.rows_at, &expected, file.read_bytes()).await
                     }
                 }
             }

@@ -11,8 +11,8 @@ use super::format::{BLOCK, SegmentHeader, record_bytes};
 use super::index::{Placement, SegmentNumber};
 use super::recovery::scan::{Scan, Seen};
 use super::store::{StoreHeader, StoredAt};
-use crate::io::{AlignedBuf, BLOCK_BYTES, File};
-use crate::job::codec::{Commands, class_of_enqueue};
+use crate::io::{AlignedBuf, BLOCK_BYTES, File, yield_now};
+use crate::job::codec::{Commands, whole_enqueue};
 use crate::job::command::{Class, Command};
 use crate::types::{ChainHash, Index, JobId, Nanos};
 
@@ -115,17 +115,23 @@ pub(super) async fn salvage_store<F: File>(
 ) -> Option<(StoreHeader, Salvaged)> {
     let (result, block) = file.read_at(AlignedBuf::zeroed(BLOCK_BYTES), 0).await;
     result.ok()?;
-    let header = StoreHeader::read(&block, number, identity).filter(|header| header.bytes == file.bytes())?;
+    let header = StoreHeader::read(&block, number, identity).ok().filter(|header| header.bytes == file.bytes())?;
     let (records, unreadable) = read_what_can_be(file, BLOCK, header.records_end.next_multiple_of(BLOCK)).await;
     let records = &records[..(header.records_end - BLOCK) as usize];
     let mut rows: Option<(FooterDraft, Index)> = None;
     let (mut at, mut last, mut next_job) = (0, Index::ZERO, JobId(0));
     let mut fault = None;
+    let mut rest_at = WINDOW_BYTES as usize;
     while at < records.len() {
+        if at >= rest_at {
+            // Their hashes take the thread's time; others have their turn.
+            yield_now().await;
+            rest_at = at + WINDOW_BYTES as usize;
+        }
         let offset = BLOCK + at as u64;
         let found = StoredAt::read(&records[at..], offset, number, identity)
             .filter(|stored| stored.job >= next_job && stored.index >= last && stored.index > Index::ZERO);
-        let class = found.as_ref().and_then(|stored| class_of_enqueue(stored.enqueue));
+        let class = found.as_ref().and_then(|stored| whole_enqueue(stored.enqueue)).map(|(class, _)| class);
         let (Some(stored), Some(class)) = (&found, class) else {
             fault.get_or_insert(Fault { offset, index: last });
             // Records stand at any offset: the next one whose header is whole shows where.

@@ -106,22 +106,32 @@ pub(super) struct StoreHeader {
 }
 
 impl StoreHeader {
-    /// None where it is damaged, or that of another file.
-    pub(super) fn read(block: &[u8], number: SegmentNumber, identity: &LogIdentity) -> Option<StoreHeader> {
-        let (header, rest) = HeaderBytes::read_from_prefix(block).ok()?;
-        let stated = (header.cluster.get(), header.shard.get(), header.number.get());
+    /// # Errors
+    /// If it is damaged, or that of another file.
+    pub(super) fn read(
+        block: &[u8],
+        number: SegmentNumber,
+        identity: &LogIdentity,
+    ) -> Result<StoreHeader, FooterError> {
+        let (header, rest) = HeaderBytes::read_from_prefix(block).map_err(|_| FooterError::Header)?;
         let (records_end, rows_at, bytes) = (header.records_end.get(), header.rows_at.get(), header.bytes.get());
         let is_whole = header.magic.get() == MAGIC
             && header.format.get() == FORMAT
             && header.crc.get() == header.checksum()
             && header.zero == U32::ZERO
             && rest.get(..BLOCK_BYTES - size_of::<HeaderBytes>()).is_some_and(is_zero)
-            && stated == (identity.cluster.0, identity.shard.0, number.0)
             && BLOCK < records_end
             && records_end <= rows_at
             && rows_at < bytes
             && rows_at.is_multiple_of(BLOCK);
-        is_whole.then_some(StoreHeader { records_end, rows_at, bytes })
+        if !is_whole {
+            return Err(FooterError::Header);
+        }
+        let stated = (header.cluster.get(), header.shard.get(), header.number.get());
+        if stated != (identity.cluster.0, identity.shard.0, number.0) {
+            return Err(FooterError::Foreign);
+        }
+        Ok(StoreHeader { records_end, rows_at, bytes })
     }
 }
 
@@ -279,22 +289,9 @@ impl StoreDraft {
 /// # Errors
 /// If these bytes are not a store segment of this log with this number, or its rows are not whole.
 pub fn open_store(bytes: &Bytes, number: SegmentNumber, identity: &LogIdentity) -> Result<Footer, FooterError> {
-    let (header, rest) = HeaderBytes::read_from_prefix(bytes).map_err(|_| FooterError::Header)?;
-    let padding = rest.get(..BLOCK_BYTES - size_of::<HeaderBytes>()).unwrap_or(&[1]);
-    let is_whole = header.magic.get() == MAGIC
-        && header.format.get() == FORMAT
-        && header.crc.get() == header.checksum()
-        && header.zero == U32::ZERO
-        && is_zero(padding);
-    if !is_whole {
-        return Err(FooterError::Header);
-    }
-    let stated = (header.cluster.get(), header.shard.get(), header.number.get());
-    if stated != (identity.cluster.0, identity.shard.0, number.0) {
-        return Err(FooterError::Foreign);
-    }
-    let (stated, found) = (usize::try_from(header.bytes.get()).unwrap_or(usize::MAX), bytes.len());
-    let rows_at = usize::try_from(header.rows_at.get()).unwrap_or(usize::MAX);
+    let header = StoreHeader::read(bytes, number, identity)?;
+    let (stated, found) = (usize::try_from(header.bytes).unwrap_or(usize::MAX), bytes.len());
+    let rows_at = usize::try_from(header.rows_at).unwrap_or(usize::MAX);
     if stated != found || rows_at > found {
         return Err(FooterError::Length { stated, found });
     }

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use super::moving::Copied;
 use super::*;
 use crate::wal::salvage::{Fault, Salvaged, salvage_segment, salvage_store};
 
@@ -214,8 +215,7 @@ impl<D: Disk> Keeper<D> {
             Err(error) => error,
         };
         let Subject { base, last, .. } = self.pieces[&name].footer.subject();
-        let is_it =
-            |copy: &&JobCopy| base < copy.index && copy.index <= last && class_of_enqueue(&copy.enqueue).is_some();
+        let is_it = |copy: &&JobCopy| base < copy.index && copy.index <= last && whole_enqueue(&copy.enqueue).is_some();
         let copy = self.copies.get(&job).filter(is_it);
         copy.map(|copy| Enqueue { index: copy.index, wall: copy.wall, bytes: copy.enqueue.clone() }).ok_or(own)
     }

@@ -14,7 +14,7 @@ use beaver_raft::net::frame::{FrameBuilder, FrameKind, HEADER_BYTES};
 use beaver_raft::net::message::{Fetch, Fetched, Held, PeerMessage, RaftMessage, ReadAbout, ReferenceDelta, Soft};
 use beaver_raft::raft::message::{Body, Message, Vote};
 use beaver_raft::raft::{Config, Log, Membership};
-use beaver_raft::shard::effect::{Append, ConnectionId, Effect};
+use beaver_raft::shard::effect::{Append, ConnectionId, Effect, Keep};
 use beaver_raft::shard::{Moment, Recovered, Shard, ShardConfig};
 use beaver_raft::types::*;
 use beaver_raft::wal::catalog::EnqueueAt;
@@ -144,13 +144,13 @@ impl World {
                     found.map(|entry| entry.payload_bytes().slice(offset as usize..(offset + bytes) as usize));
                 self.shard.handle_command_read(moment, read, command);
             }
-            Effect::WriteRows { subject, rows } => {
+            Effect::Keep(Keep::Rows { subject, rows }) => {
                 let rows = rows.finish(&subject, &LOG);
                 let rows = Footer::open(rows.into(), &LOG).expect("rows just made");
                 self.shard.handle_rows_mapped(Rc::new(rows));
             }
-            Effect::Retain { .. } | Effect::KeepCopies(_) => unreachable!("these shards have no snapshots"),
-            Effect::Mend(_) => unreachable!("nothing rots in the memory of a target"),
+            Effect::Keep(Keep::Retain { .. } | Keep::Copies(_)) => unreachable!("these shards have no snapshots"),
+            Effect::Keep(Keep::Mend(_)) => unreachable!("nothing rots in the memory of a target"),
             Effect::WriteSnapshot(_) => self.shard.handle_snapshot_written(),
             Effect::GivePiece { .. } | Effect::GiveJobs { .. } => unreachable!("this shard has no snapshot to give"),
             // Somebody offers what is never pulled.
