@@ -103,6 +103,8 @@ metrics! {
         jobs_reserved: Gauge = "jobs" {state = "reserved"}, "Jobs in a state, as applied on this node";
         jobs_delayed: Gauge = "jobs" {state = "delayed"}, "Jobs in a state, as applied on this node";
         jobs_buried: Gauge = "jobs" {state = "buried"}, "Jobs in a state, as applied on this node";
+        recovered_bytes: Gauge = "recovered_bytes", "Bytes of the log that were read, while a shard recovers; 0 behind that";
+        recovery_bytes: Gauge = "recovery_bytes", "Bytes of the log that are to be read, at most, while a shard recovers; 0 behind that";
         tubes: Gauge = "tubes", "Tubes that have a record";
         sessions: Gauge = "sessions", "Client sessions open in the cluster";
         enqueued: Counter = "jobs_enqueued", "Jobs taken, as applied by this process";

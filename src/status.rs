@@ -227,6 +227,8 @@ impl ShardStatus {
         metrics.tubes.set(gauge_value(self.jobs.tubes));
         metrics.sessions.set(gauge_value(self.sessions));
         metrics.waits.set(gauge_value(self.waits));
+        metrics.recovered_bytes.set(gauge_value(self.recovered_bytes));
+        metrics.recovery_bytes.set(gauge_value(self.recovery_bytes));
         metrics.term.set(gauge_value(self.term));
         metrics.leader.set(self.leader.map_or(0, i64::from));
         metrics.leading.set(i64::from(self.role == RoleName::Leader));

@@ -88,13 +88,14 @@ tunables! {
     /// Largest segment of the log (a larger single entry gets a segment that fits it). A multiple of 4096.
     segment_bytes_max: u64 = 67_108_864 bytes, 65_536 to 1_073_741_824;
     /// The log is kept for members that lag by no more than this, connected or not; one that lags by more gets a snapshot.
-    /// Without effect as long as no snapshots are kept.
+    /// Not for one that is away while the disk lacks room. Without effect where no snapshots are kept.
     lagging_bytes_max: u64 = 1_073_741_824 bytes, 0 to 1_099_511_627_776;
     /// A file below the log's floor of which more than this is waste is rewritten. Less takes less disk and more writing.
     compaction_waste_percent: u32 = 20 percent, 5 to 90;
-    /// A shard keeps a snapshot of its state each time its log has grown by this much, and when a load ends or the node
-    /// stops: after a crash, at most about as much is applied again, and the log is shortened to what lives. 0: never.
-    snapshot_every_bytes: u64 = 0 bytes, 0 to 1_099_511_627_776;
+    /// A shard keeps a snapshot of its state each time its log has grown by this much on disk (more where snapshots are large), when a
+    /// load ends, when the node stops, and while a disk lacks room: after a crash, at most about as much is applied again, and
+    /// the log is shortened to what lives. 0: never.
+    snapshot_every_bytes: u64 = 67_108_864 bytes, 0 to 1_099_511_627_776;
     /// Spare segments are zeroed at this rate, so that they do not delay the log.
     bulk_bytes_per_second: u64 = 134_217_728 bytes, 1_048_576 to 17_179_869_184;
     /// What is written no more (sealed segments, store segments, snapshots) is read again and again at this rate, all shards together, so

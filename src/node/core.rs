@@ -122,7 +122,7 @@ async fn start_shards<R: Runtime>(
     let mut hosts = Vec::new();
     let mut sinks: Vec<Rc<dyn PeerSink>> = Vec::new();
     for shard in place.own_shards(setup.config.shards) {
-        let opening = open_shard(rt, &setup.config, &opened.directory, shard, None).await?;
+        let opening = open_shard(rt, setup, &opened.directory, shard, None).await?;
         let events = Rc::new(Queue::default());
         let sink: Rc<dyn PeerSink> = Rc::new(EventSink { events: Rc::clone(&events), fate: Rc::clone(fate) });
         let links = dial_peers(rt, setup, &opened, shard, &gate, &sink);
@@ -224,6 +224,7 @@ fn make_host<R: Runtime>(
         log_lacks_room: Cell::default(),
         log_extent: Cell::default(),
         census: Cell::default(),
+        earlier_census: Cell::default(),
         cold_files: RefCell::default(),
         damaged_snapshots: RefCell::default(),
         leads: Cell::default(),

@@ -209,6 +209,8 @@ pub struct Host<R: Runtime> {
     pub log_extent: Cell<(u64, u64)>,
     /// What the shard's files hold, as the keeper last counted.
     pub census: Cell<Census>,
+    /// What was counted before a snapshot took the log's place, the last time.
+    pub earlier_census: Cell<Census>,
     /// The files that have rows, ascending, each with the last of its entries that count.
     pub cold_files: RefCell<Vec<(PieceName, Index)>>,
     /// Snapshots that were whole once, and are not.

@@ -52,7 +52,7 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
 
 /// What there is now, for whoever looks.
 pub fn publish<R: Runtime>(host: &Host<R>, keeper: &Keeper<R::Disk>) {
-    host.census.set(keeper.census());
+    host.census.set(keeper.census().counting_on(host.earlier_census.get()));
     *host.cold_files.borrow_mut() = keeper.cold_files();
 }
 

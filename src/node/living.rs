@@ -122,10 +122,11 @@ impl<R: Runtime> Lives<R> {
         host.to_keep.take();
         host.to_snapshot.take();
         host.wanted.take();
+        host.earlier_census.set(host.census.get());
         if !put_in_place(host, &self.setup, self.shard, staged, Some(before.committed_segments())).await {
             return None;
         }
-        let opening = open_shard(&host.rt, &self.setup.config, &self.directory, self.shard, None).await;
+        let opening = open_shard(&host.rt, &self.setup, &self.directory, self.shard, None).await;
         // Only now: reads of the life before may have ended meanwhile.
         let since = host.events.take();
         before.connected_peers().for_each(|peer| host.events.push(Event::PeerUp(peer)));

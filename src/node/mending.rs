@@ -104,7 +104,7 @@ impl<R: Runtime> Mending<R> {
                 }
                 Came::Undone => self.host.rt.sleep(RETRY_AFTER).await,
             }
-            match open_shard(&self.host.rt, &self.setup.config, &self.directory, self.shard, given_up).await {
+            match open_shard(&self.host.rt, &self.setup, &self.directory, self.shard, given_up).await {
                 Ok(Opening::Ready(opened)) => {
                     self.hand_over();
                     return Some(*opened);

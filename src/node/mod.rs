@@ -1,6 +1,6 @@
 //! Drives the shards of one node: threads, listeners, directories, signals, the end. It decides nothing about the protocol.
 //!
-//! Reading order: `core` (one core thread from its start to its end), `opening` (directories and recovery), `host` (one
+//! Reading order: `core` (one core thread from its start to its end), `opening` and `progress` (directories and recovery), `host` (one
 //! shard), `log_writer` and `keeping` (its disk), `living` (its lives), `mending` (a shard whose log is damaged), `installing` and `giving` (one
 //! that is behind the log, and who helps it), `listeners`, `peering` and `front` (its wires), `observer` and `admin` (what it shows),
 //! `fate` and `stopping` (how it ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
@@ -23,6 +23,7 @@ pub mod observer;
 pub mod opening;
 pub mod peering;
 pub mod place;
+pub mod progress;
 pub mod queue;
 pub mod restoring;
 pub mod rings;

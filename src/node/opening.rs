@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::core::Setup;
 use super::installing::install_place;
+use super::progress::Progress;
 use super::restoring::{self, Restored};
 use crate::config::Config;
 use crate::fatal::Fatal;
@@ -155,11 +157,12 @@ pub fn readers<R: Runtime>(rt: &R, config: &Config, opened: &Opened, shard: Shar
 /// The log or the vote can't be trusted, or the disk fails; or the log is damaged and there are no peers.
 pub async fn open_shard<R: Runtime>(
     rt: &R,
-    config: &Config,
+    setup: &Setup,
     opened: &Opened,
     shard: ShardId,
     given_up: Option<Index>,
 ) -> Result<Opening<R::Disk>, Fatal> {
+    let config = &setup.config;
     let segments = segments_dir(&config.data, shard);
     let place = install_place(config, opened.identity.log(shard));
     let was_installed = complete(rt.disk(), &place).await;
@@ -188,7 +191,9 @@ pub async fn open_shard<R: Runtime>(
     let Restored { machine, snapshot } = restoring::restore(rt, &snapshots, &identity).await?;
     let mut last_times = Times::default();
     let mut unreadable = None;
+    let mut progress = Progress::new(rt, setup, shard, &place).await;
     let mut recovered = recover(rt.disk(), &place, |entry, _| {
+        progress.note_read(entry);
         last_times = entry.times;
         if unreadable.is_none()
             && let Err(error) = rows.push(entry)

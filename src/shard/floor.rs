@@ -27,7 +27,7 @@ impl Shard {
     }
 
     /// The leader's part: the last entry that a peer has, of those that lag by no more than the log is kept for. Others get a
-    /// snapshot, if they come back.
+    /// snapshot, if they come back. Where the disk has no room for more, the log is kept for nobody who is not there.
     fn needed_by_peers(&self) -> Option<Index> {
         let mut bytes = 0;
         let kept = self.raft.log().iter().rev().take_while(|meta| {
@@ -35,7 +35,8 @@ impl Shard {
             bytes <= self.config.lagging_bytes_max
         });
         let oldest_kept = kept.last().map_or(self.raft.last_position().index, |meta| Index(meta.position.index.0 - 1));
-        let lagging = self.raft.progress().filter(|peer| peer.state != ProgressState::Behind);
+        let is_there = |node| self.own_room || self.peers.get(&node).is_some_and(|peer| peer.connected);
+        let lagging = self.raft.progress().filter(|peer| peer.state != ProgressState::Behind && is_there(peer.node));
         lagging.map(|peer| peer.matched).filter(|matched| *matched >= oldest_kept).min()
     }
 

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::effect::{Effect, SnapshotDraft, Stop};
+use super::leading::Leading;
 use super::{Moment, Shard};
 use crate::job::Capture;
 use crate::net::message::PeerMessage;
@@ -20,6 +21,7 @@ use crate::raft::quorum::Tally;
 use crate::snapshot::Frame;
 use crate::types::{Index, LogPosition, Nanos, NodeId};
 use crate::wal::entry::{Entry, EntryKind};
+use crate::wal::format::record_bytes;
 
 /// Digests of so many markers are remembered: the one that the next marker speaks of, and some in case it comes late.
 const REMEMBERED: usize = 4;
@@ -27,6 +29,17 @@ const REMEMBERED: usize = 4;
 /// A load that has gone idle for this long is marked once it has brought an eighth of what a marker stands for.
 const IDLE_AFTER: Nanos = Nanos::from_secs(1);
 const IDLE_SHARE: u64 = 8;
+
+/// Between two markers the log grows by at least so many times what a snapshot takes: with many jobs that are not just waiting it
+/// may be large, and is not to be most of what is written.
+const LOG_PER_SNAPSHOT: u64 = 2;
+
+/// While some node's disk lacks room, what was deleted is to make some. One marker tells what lives, the next one raises the floor to
+/// where the first stands; one more, since a node that writes a snapshot at the time lets one pass.
+const FREEING_MARKERS: u8 = 3;
+
+/// So long must pass between two of those.
+const FREEING_EVERY: Nanos = Nanos::from_secs(1);
 
 const VERSION: u8 = 1;
 
@@ -74,9 +87,12 @@ impl Verdict {
 /// Every node's part.
 #[derive(Debug, Default)]
 pub struct Markers {
-    /// Bytes of the entries applied since the last marker, or since this node started from a snapshot.
+    /// What the entries applied since the last marker, or since this node started from a snapshot, take on disk.
     bytes_since: u64,
     last_applied: Nanos,
+    /// How many more markers it takes until everything that was applied has freed what it can.
+    freeing: u8,
+    last_marked: Nanos,
     /// This node's digests at the last markers, ascending.
     own: VecDeque<(Index, u128)>,
     /// The snapshot of the last marker, until the log below it is durable here.
@@ -90,7 +106,12 @@ pub struct Markers {
 impl Markers {
     /// Of a node that starts from this state.
     pub(super) fn new(position: LogPosition, digest: u128, now: Nanos) -> Markers {
-        Markers { own: VecDeque::from([(position.index, digest)]), last_applied: now, ..Markers::default() }
+        Markers {
+            own: VecDeque::from([(position.index, digest)]),
+            last_applied: now,
+            last_marked: now,
+            ..Markers::default()
+        }
     }
 
     fn own_at(&self, marker: Index) -> Option<u128> {
@@ -102,9 +123,14 @@ impl Markers {
     }
 
     /// When a load that has ended is marked.
-    fn idle_at(&self, marker_bytes: u64) -> Option<Nanos> {
-        let is_worth_it = marker_bytes > 0 && self.bytes_since >= (marker_bytes / IDLE_SHARE).max(1);
+    fn idle_at(&self, due_bytes: u64) -> Option<Nanos> {
+        let is_worth_it = self.bytes_since >= (due_bytes / IDLE_SHARE).max(1);
         is_worth_it.then(|| self.last_applied.saturating_add(IDLE_AFTER))
+    }
+
+    /// When the next one is due that frees room.
+    fn freeing_at(&self) -> Option<Nanos> {
+        (self.freeing > 0).then(|| self.last_marked.saturating_add(FREEING_EVERY))
     }
 }
 
@@ -149,11 +175,32 @@ impl Shard {
 
     /// When a marker falls due by the clock.
     pub(super) fn next_marker(&self) -> Nanos {
-        let Some(leading) = self.leading.as_ref().filter(|leading| leading.markers.proposed.is_none()) else {
-            return Nanos(u64::MAX);
-        };
-        debug_assert!(leading.term == self.raft.term());
-        self.markers.idle_at(self.config.marker_bytes).unwrap_or(Nanos(u64::MAX))
+        // What is under way now ends with an event.
+        let due = if self.can_mark() { self.marker_due_at() } else { None };
+        due.unwrap_or(Nanos(u64::MAX))
+    }
+
+    /// The leader's part: whether nothing else is under way.
+    fn can_mark(&self) -> bool {
+        let is_first = |leading: &Leading| leading.settled && leading.markers.proposed.is_none();
+        self.leading.as_ref().is_some_and(is_first)
+            && self.appending.is_empty()
+            && self.raft.takes_entries()
+            && self.applied.index == self.committed
+    }
+
+    fn marker_due_at(&self) -> Option<Nanos> {
+        if !self.has_markers() {
+            return None;
+        }
+        let freeing = self.markers.freeing_at().filter(|_| self.is_room_lacking());
+        self.markers.idle_at(self.due_bytes()).into_iter().chain(freeing).min()
+    }
+
+    /// A marker is proposed when the entries since the last one take so much on disk.
+    fn due_bytes(&self) -> u64 {
+        let snapshot_bytes = self.giving.newest_name().map_or(0, |name| name.bytes);
+        self.config.marker_bytes.max(snapshot_bytes.saturating_mul(LOG_PER_SNAPSHOT))
     }
 
     fn has_markers(&self) -> bool {
@@ -165,17 +212,15 @@ impl Shard {
         if !self.has_markers() {
             return;
         }
-        let Some(leading) = self.leading.as_ref().filter(|leading| leading.markers.proposed.is_none()) else {
+        if self.leading.as_ref().is_none_or(|leading| leading.markers.proposed.is_some()) {
             self.markers.is_asked = false;
-            return;
-        };
-        let can_now = self.appending.is_empty() && self.raft.takes_entries() && self.applied.index == self.committed;
-        if !can_now || !leading.settled {
+        }
+        if !self.can_mark() {
             return;
         }
         let verdict = self.verdict();
-        let is_idle = self.markers.idle_at(self.config.marker_bytes).is_some_and(|at| at <= moment.now);
-        let is_due = self.markers.bytes_since >= self.config.marker_bytes || is_idle || self.markers.is_asked;
+        let is_time = self.marker_due_at().is_some_and(|at| at <= moment.now);
+        let is_due = self.markers.bytes_since >= self.due_bytes() || is_time || self.markers.is_asked;
         if !is_due && !self.is_contested(verdict) {
             return;
         }
@@ -249,10 +294,13 @@ impl Shard {
     pub(super) fn count_for_marker(&mut self, moment: Moment, entry: &Entry) {
         self.markers.last_applied = moment.now;
         if entry.kind != EntryKind::Marker {
-            self.markers.bytes_since += entry.shared.len() as u64;
+            self.markers.bytes_since += record_bytes(entry.meta.bytes);
+            self.markers.freeing = FREEING_MARKERS;
             return;
         }
         self.markers.bytes_since = 0;
+        self.markers.freeing = self.markers.freeing.saturating_sub(1);
+        self.markers.last_marked = moment.now;
         let index = entry.meta.position.index;
         let digest = self.machine.digest();
         self.markers.own.push_back((index, digest));

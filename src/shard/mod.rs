@@ -93,7 +93,7 @@ pub struct ShardConfig {
     pub no_quorum_timeout: Nanos,
     /// Where this shard's leader belongs; none where whoever was elected may stay.
     pub preferred_leader: Option<NodeId>,
-    /// A marker is proposed when the log has grown by so many bytes.
+    /// A marker is proposed when the log has grown by at least so many bytes. 0: never.
     pub marker_bytes: u64,
     /// For Raft's randomised timeouts.
     pub seed: u64,
@@ -366,6 +366,11 @@ impl Shard {
         leading.room.insert(self.config.node, self.own_room);
         let has_room = |node: NodeId| Some(leading.room.get(&node).copied().unwrap_or(true));
         self.cluster_room = self.config.membership.tally(has_room) == Tally::Won;
+    }
+
+    /// The leader's part: whether some node has said that its disk has no room.
+    fn is_room_lacking(&self) -> bool {
+        self.leading.as_ref().is_some_and(|leading| leading.room.values().any(|has_room| !has_room))
     }
 
     /// The disk does not answer: lead no longer (E12), where another node could.

@@ -193,6 +193,8 @@ fn draw_tunables(random: &Random) -> Tunables {
         disk_stall_exit_ms: pick_u64(&[1_000, 5_000, 20_000]),
         stop_timeout_ms: pick_u64(&[200, 5_000]),
         disk_reserve_bytes: 16 << 20,
+        // Runs with snapshots have them far more often than anybody else.
+        snapshot_every_bytes: 0,
         ..Tunables::default()
     }
 }

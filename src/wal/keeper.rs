@@ -144,12 +144,26 @@ pub struct Census {
     pub bytes: u64,
     pub live_bytes: u64,
     pub damaged: u64,
-    /// Since the process began: bytes written into store segments, damaged files that were made whole, files given up because
+    /// Since the files were opened: bytes written into store segments, damaged files that were made whole, files given up because
     /// nothing lived in them, and files whose living jobs were moved.
     pub moved_bytes: u64,
     pub mended: u64,
     pub dropped_files: u64,
     pub rewritten_files: u64,
+}
+
+impl Census {
+    /// With what was done before the files were opened anew.
+    #[must_use]
+    pub fn counting_on(self, earlier: Census) -> Census {
+        Census {
+            moved_bytes: self.moved_bytes + earlier.moved_bytes,
+            mended: self.mended + earlier.mended,
+            dropped_files: self.dropped_files + earlier.dropped_files,
+            rewritten_files: self.rewritten_files + earlier.rewritten_files,
+            ..self
+        }
+    }
 }
 
 /// One file with rows.

@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "shared with other tests of processes")]
 mod cluster;
 
+mod flat;
 mod inspect;
 mod restart;
 mod shown;

@@ -75,6 +75,33 @@ fn with_all_disks_full_puts_are_refused_and_the_rest_goes_on_until_there_is_room
 }
 
 #[test]
+fn deleting_jobs_makes_room_on_full_disks_and_nothing_else_is_needed() {
+    let more = "disk_reserve_bytes: 33554432\nsegment_bytes_min: 1048576\nsegment_bytes_max: 1048576\n";
+    let Some(mut small) = SmallCluster::prepare("deleting", 100, more) else { return };
+    small.cluster.start_all();
+    // One job lives through all of it, in the oldest segment.
+    let mut client = small.cluster.nodes[0].connect();
+    client.put("buried");
+    let (buried, _) = client.reserve(10).expect("it is ready");
+    assert_eq!(client.call(&format!("bury {buried} 0")), "BURIED");
+    for round in 0..3 {
+        let mut unknown = BTreeSet::new();
+        let acknowledged = put_until_refused(&small.cluster.nodes[round], 5000 * round, &mut unknown);
+        assert!(acknowledged.len() > 200, "only {} fit in round {round}", acknowledged.len());
+        let found = drain(&mut small.cluster.nodes[(round + 1) % 3].connect());
+        assert!(acknowledged.is_subset(&found), "{} acknowledged, {} found", acknowledged.len(), found.len());
+        let mut producer = small.cluster.nodes[round].connect();
+        eventually("there is room again", || {
+            let reply = try_put(&mut producer, "again").expect("a put is answered");
+            reply != "OUT_OF_MEMORY" && id_of(&reply, "INSERTED") > 0
+        });
+        assert_eq!(drain(&mut producer), BTreeSet::from(["again".to_owned()]));
+    }
+    assert_eq!(client.call("kick 1"), "KICKED 1");
+    assert_eq!(client.reserve(10).map(|(_, body)| body).as_deref(), Some("buried"));
+}
+
+#[test]
 fn a_node_without_room_keeps_nobody_waiting_and_catches_up_when_there_is_room() {
     let more = "disk_reserve_bytes: 0\nsegment_bytes_min: 1048576\nsegment_bytes_max: 1048576\n";
     let Some(mut small) = SmallCluster::prepare("one-full", 96, more) else { return };

@@ -17,7 +17,7 @@ const POWER_CUT: Crash = Crash::Power(SectorOdds::OLD);
 /// Snapshots often, short segments, and the log kept for nobody.
 pub(super) fn shortened(tunables: &mut Tunables) {
     tunables.segment_bytes_max = 65_536;
-    tunables.snapshot_every_bytes = 16 << 10;
+    tunables.snapshot_every_bytes = 80 << 10;
     tunables.lagging_bytes_max = 0;
 }
 

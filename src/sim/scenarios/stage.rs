@@ -64,6 +64,7 @@ impl Stage {
             segment_bytes_min: 65_536,
             segment_bytes_max: 262_144,
             disk_reserve_bytes: 16 << 20,
+            snapshot_every_bytes: 0,
             ..Tunables::default()
         };
         tune(&mut tunables);
