@@ -173,10 +173,9 @@ impl Shard {
 
     /// Ends a wait; its answer comes once no RESERVE for it can be in the log any more.
     fn withdraw(&mut self, moment: Moment, connection: ConnectionId, ticket: Option<u64>, why: Withdrawal) {
-        if let Some(ticket) = ticket
-            && self.sessions.take_unsent_reserve(connection, ticket)
-        {
-            return self.answer(connection, ticket, Answer::NothingReady);
+        if ticket.is_some_and(|ticket| self.sessions.make_unsent_reserve_poll(connection, ticket)) {
+            // Nobody could be asked yet. That there is no job is said by a leader, or not at all.
+            return;
         }
         let Some(key) = self.sessions.wait_key(connection) else { return };
         let Some(wait) = self.sessions.wait_mut(connection) else { return };

@@ -347,19 +347,22 @@ impl Sessions {
         self.sessions.values().any(|session| session.wait.is_some())
     }
 
-    /// Takes back a RESERVE that was never handed to a leader.
-    pub fn take_unsent_reserve(&mut self, connection: ConnectionId, ticket: u64) -> bool {
-        let is_it = |(of, with, operation): &(ConnectionId, u64, Operation)| {
-            *of == connection && *with == ticket && matches!(operation, Operation::Reserve { .. })
-        };
-        if let Some(place) = self.unsent.iter().position(is_it) {
-            self.unsent.remove(place);
-            return true;
+    /// A RESERVE that was never handed to a leader is to wait for no job, once it is. False if there is none.
+    pub fn make_unsent_reserve_poll(&mut self, connection: ConnectionId, ticket: u64) -> bool {
+        let unsent = self.unsent.iter_mut().filter(|(of, _, _)| *of == connection);
+        let held = self.sessions.get_mut(&connection).map(|session| session.held.iter_mut());
+        let all = unsent
+            .map(|(_, with, operation)| (*with, operation))
+            .chain(held.into_iter().flatten().map(|(with, operation)| (*with, operation)));
+        for (with, operation) in all {
+            if with == ticket
+                && let Operation::Reserve { poll, .. } = operation
+            {
+                *poll = true;
+                return true;
+            }
         }
-        let Some(session) = self.sessions.get_mut(&connection) else { return false };
-        let count = session.held.len();
-        session.held.retain(|(with, operation)| *with != ticket || !matches!(operation, Operation::Reserve { .. }));
-        session.held.len() < count
+        false
     }
 
     /// Connections that wait for a job.

@@ -33,9 +33,15 @@ fn a_put_that_no_leader_saw_is_sent_elsewhere_and_everybody_else_is_hung_up_on()
     producer.send("put 1 0 60 4\r\nlost\r\n");
     reader.send("peek-ready\r\n");
     late.send("reserve-with-timeout 60\r\n");
+    let mut impatient: Vec<_> = (0..2).map(|_| cluster.nodes[survivor].connect()).collect();
+    impatient[0].send("reserve-with-timeout 0\r\n");
+    impatient[1].send("reserve-with-timeout 1\r\n");
     assert_eq!(producer.line().as_deref(), Some("DRAINING"));
     assert_eq!(reader.line(), None);
     assert_eq!(late.line(), None);
+    for worker in &mut impatient {
+        assert_eq!(worker.line(), None, "nobody could be asked for a job, so nobody may say that there is none");
+    }
     assert_eq!(waiting.line(), None, "a blocked reserve is closed");
 
     for other in (0..3).filter(|&n| n != survivor) {
@@ -73,10 +79,18 @@ fn a_quorum_that_returns_in_time_answers_everything() {
     let mut worker = cluster.nodes[survivor].connect();
     assert_eq!(worker.call("watch later"), "WATCHING 2");
     worker.send("reserve\r\n");
+    let mut impatient = cluster.nodes[survivor].connect();
+    assert_eq!(impatient.call("watch own"), "WATCHING 2");
+    assert_eq!(impatient.call("ignore default"), "WATCHING 1");
+    assert_eq!(impatient.call("use own"), "USING own");
+    let own = impatient.put("own");
     for other in (0..3).filter(|&n| n != survivor) {
         cluster.nodes[other].kill();
     }
     eventually("no leader is known", || knows_no_leader(&cluster, survivor));
+    // Its time ends while there is nobody to ask.
+    impatient.send("reserve-with-timeout 1\r\n");
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
     let mut producer = cluster.nodes[survivor].connect();
     producer.send("use later\r\n");
     for n in 0..50 {
@@ -97,4 +111,5 @@ fn a_quorum_that_returns_in_time_answers_everything() {
     assert_eq!(worker.line().as_deref(), Some("job 0"));
     assert!(reader.line().is_some_and(|line| line.starts_with("OK ")));
     assert_eq!(drain(&mut worker).len(), 49);
+    assert_eq!(id_of(&impatient.line().expect("a job, for it was there"), "RESERVED"), own);
 }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! - Replies leave in the order of the commands.
-//! - Commands overlap only while all of them are puts or touch nothing but the connection itself; any other waits for
-//!   all before it and blocks all behind it.
+//! - Commands overlap only while all of them are puts, change one job by its id, or touch nothing but the connection itself; any
+//!   other waits for all before it and blocks all behind it.
 //! - Memory is bounded: by commands outstanding, by bytes of bodies outstanding, by output not yet written, and by
 //!   input not yet understood. A client that goes beyond is not read from until it is below again.
 //!
@@ -145,6 +145,7 @@ impl Connection {
         } else if self.command.as_ref().is_some_and(|command| command.awaits(ticket)) {
             self.continue_command(now, shard, answer);
         } else {
+            self.note_disposal(shard, self.slots.job(ticket), &answer);
             let shards = self.door.shards;
             self.slots.answer(ticket, || Reply::from_answer(answer, shard, shards), &mut self.output);
         }
@@ -251,7 +252,7 @@ impl Connection {
         let body_bytes = body.len();
         let shard = shard_of_tube(&tube, self.door.shards);
         let ticket = self.outbox.send(shard, Operation::Put { tube, priority, delay_s, ttr_s, body });
-        self.slots.wait(ticket, body_bytes);
+        self.slots.wait(ticket, body_bytes, None);
     }
 
     fn use_tube(&mut self, tube: Bytes) {

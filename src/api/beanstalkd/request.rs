@@ -86,14 +86,20 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether this may be under way beside others of its kind. Puts are: their effects meet nowhere but in the
-    /// order of their replies. So are requests that touch nothing but the connection's own state.
+    /// Whether this may be under way beside others of its kind. Puts are, and what is done to one job by its id: each is one
+    /// command of its shard, which carries out those of a connection in their order. So are requests that touch nothing but the
+    /// connection's own state. What reads, or gives out a job, sees all that came before it, and so comes alone.
     #[must_use]
     pub fn overlaps(&self) -> bool {
         matches!(
             self,
             Request::Put { .. }
                 | Request::PutUnterminated
+                | Request::Delete { .. }
+                | Request::Release { .. }
+                | Request::Bury { .. }
+                | Request::Touch { .. }
+                | Request::KickJob { .. }
                 | Request::Use { .. }
                 | Request::Watch { .. }
                 | Request::Ignore { .. }

@@ -83,15 +83,16 @@ impl Connection {
             Request::ListTubeUsed => self.reply(Reply::Using(self.used.clone())),
             Request::ListTubesWatched => self.reply(Reply::list(self.watched.names())),
 
+            Request::Delete { id } => self.change_job(id, |job| Operation::Delete { job }),
+            Request::Release { id, priority, delay_s } => {
+                self.change_job(id, |job| Operation::Release { job, priority, delay_s });
+            }
+            Request::Bury { id, priority } => self.change_job(id, |job| Operation::Bury { job, priority }),
+            Request::Touch { id } => self.change_job(id, |job| Operation::Touch { job }),
+            Request::KickJob { id } => self.change_job(id, |job| Operation::KickJob { job }),
+
             Request::Reserve { timeout_s } => self.start_reserve(now, timeout_s),
             Request::ReserveJob { id } => self.ask_of_job(id, |job| Operation::ReserveJob { job }),
-            Request::Delete { id } => self.ask_of_job(id, |job| Operation::Delete { job }),
-            Request::Release { id, priority, delay_s } => {
-                self.ask_of_job(id, |job| Operation::Release { job, priority, delay_s });
-            }
-            Request::Bury { id, priority } => self.ask_of_job(id, |job| Operation::Bury { job, priority }),
-            Request::Touch { id } => self.ask_of_job(id, |job| Operation::Touch { job }),
-            Request::KickJob { id } => self.ask_of_job(id, |job| Operation::KickJob { job }),
             Request::Peek { id } => self.ask_of_job(id, |job| Operation::Peek { job }),
             Request::StatsJob { id } => self.ask_of_job(id, |job| Operation::StatsJob { job }),
 
@@ -124,9 +125,20 @@ impl Connection {
         self.command = Some(Command::Ask { ticket, job: None });
     }
 
+    /// The shard of a job, and its id there.
+    fn find_job(&self, id: u64) -> Option<(ShardId, JobId)> {
+        if id > CLIENT_ID_MAX { None } else { JobId::from_client_id(id, self.door.shards) }
+    }
+
+    /// Beside others.
+    fn change_job(&mut self, id: u64, operation: impl FnOnce(JobId) -> Operation) {
+        let Some((shard, job)) = self.find_job(id) else { return self.reply(Reply::NOT_FOUND) };
+        let ticket = self.outbox.send(shard, operation(job));
+        self.slots.wait(ticket, 0, Some(job));
+    }
+
     fn ask_of_job(&mut self, id: u64, operation: impl FnOnce(JobId) -> Operation) {
-        let found = if id > CLIENT_ID_MAX { None } else { JobId::from_client_id(id, self.door.shards) };
-        let Some((shard, job)) = found else { return self.reply(Reply::NOT_FOUND) };
+        let Some((shard, job)) = self.find_job(id) else { return self.reply(Reply::NOT_FOUND) };
         let ticket = self.outbox.send(shard, operation(job));
         self.command = Some(Command::Ask { ticket, job: Some(job) });
     }
@@ -173,7 +185,7 @@ impl Connection {
     }
 
     /// Keeps up with what this client holds.
-    fn note_disposal(&mut self, shard: ShardId, job: Option<JobId>, answer: &Answer) {
+    pub(super) fn note_disposal(&mut self, shard: ShardId, job: Option<JobId>, answer: &Answer) {
         match (answer, job) {
             (&Answer::Reserved { job, .. }, _) => {
                 self.become_worker();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::api::beanstalkd::output::Output;
 use crate::api::beanstalkd::reply::Reply;
+use crate::types::JobId;
 
 #[derive(Debug, Default)]
 pub struct Slots {
@@ -17,6 +18,8 @@ struct Slot {
     ticket: u64,
     /// Bytes of the body that a shard was given and has not answered.
     body_bytes: usize,
+    /// What a command is about that changes one job.
+    job: Option<JobId>,
     reply: Option<Reply>,
 }
 
@@ -38,15 +41,22 @@ impl Slots {
     }
 
     /// A command that a shard will answer.
-    pub fn wait(&mut self, ticket: u64, body_bytes: usize) {
+    pub fn wait(&mut self, ticket: u64, body_bytes: usize, job: Option<JobId>) {
         self.body_bytes += body_bytes;
-        self.push(Slot { ticket, body_bytes, reply: None });
+        self.push(Slot { ticket, body_bytes, job, reply: None });
+    }
+
+    /// The job that a command under way is about, if it is about one.
+    #[must_use]
+    pub fn job(&self, ticket: u64) -> Option<JobId> {
+        let place = self.queue.binary_search_by_key(&ticket, |slot| slot.ticket).ok()?;
+        self.queue[place].job
     }
 
     /// A command that is answered already, behind some that are not.
     pub fn ready(&mut self, ticket: u64, reply: Reply) {
         assert!(!self.queue.is_empty(), "a reply that nothing is in front of leaves at once");
-        self.push(Slot { ticket, body_bytes: 0, reply: Some(reply) });
+        self.push(Slot { ticket, body_bytes: 0, job: None, reply: Some(reply) });
     }
 
     /// The answer to a ticket, if it is one of these; replies that are due go to the output.

@@ -106,6 +106,27 @@ fn puts_overlap_and_are_answered_in_their_order() {
 }
 
 #[test]
+fn what_changes_jobs_by_their_ids_overlaps_and_is_answered_in_its_order() {
+    let mut client = Client::new(2);
+    client.send(
+        "delete 1\r\nrelease 2 5 0\r\nput 1 0 60 1\r\nx\r\nbury 3 0\r\ntouch 5\r\nkick-job 4\r\ndelete 0\r\npeek 1\r\n",
+    );
+    let asked = client.asked();
+    let places: Vec<ShardId> = asked.iter().map(|request| request.shard).collect();
+    assert_eq!(places[..2], [ShardId(0), ShardId(1)]);
+    assert_eq!(asked.len(), 6, "the peek has to see what comes before it: {asked:?}");
+    let answers = [Answer::Deleted, Answer::NotFound, inserted(9), Answer::Buried, Answer::Touched, Answer::JobKicked];
+    for (request, answer) in asked.iter().zip(answers).rev() {
+        assert_eq!(client.got(), "");
+        client.answer(request.shard, request.ticket, answer);
+    }
+    let got = client.got();
+    let words: Vec<&str> = got.split("\r\n").map(|line| line.split(' ').next().expect("a word")).collect();
+    assert_eq!(words, ["DELETED", "NOT_FOUND", "INSERTED", "BURIED", "TOUCHED", "KICKED", "NOT_FOUND", ""]);
+    assert!(matches!(client.asked_once().2, Operation::Peek { .. }));
+}
+
+#[test]
 fn a_put_goes_to_the_tube_in_use_at_its_place_in_the_stream() {
     let mut client = Client::new(1);
     client.send("put 1 2 3 1\r\na\r\nuse t\r\nput 9 0 0 0\r\n\r\n");
