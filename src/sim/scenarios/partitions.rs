@@ -2,40 +2,68 @@
 //! at most one leader that stays, its clients served, and nobody disturbed when it heals.
 
 use super::stage::{ELECTION_TIMEOUT_MAX_MS, ELECTION_TIMEOUT_MS, Stage, put};
+use crate::config::Tunables;
 use crate::sim::dialogue::Said;
-use crate::types::NodeId;
+use crate::types::{NodeId, Term};
 
 /// As long as a partition lasts that a follower must sit through.
 const LONG_MS: u64 = 20_000;
 
+/// Three nodes: who leads them in which term, and the two that follow.
+fn three(tune: impl FnOnce(&mut Tunables)) -> (Stage, (NodeId, Term), [NodeId; 2]) {
+    let stage = Stage::with(3, tune);
+    let led = stage.leader_and_term();
+    let followers = stage.others(led.0).try_into().expect("two others");
+    (stage, led, followers)
+}
+
+fn assert_no_term_grew(stage: &Stage, (_, term): (NodeId, Term)) {
+    assert!(stage.terms().iter().all(|other| *other == term), "a term grew beyond {term}: {:?}", stage.terms());
+}
+
+/// Until somebody leads in a later term.
+fn wait_for_another_leader(stage: &Stage, (_, term): (NodeId, Term), limit_ms: u64) {
+    let oracle = stage.cluster.oracle();
+    stage.wait_for(limit_ms, "new leader", || oracle.leader().is_some_and(|led| led.1 > term));
+}
+
+fn wait_until_it_leads_no_more(stage: &Stage, node: NodeId, limit_ms: u64) {
+    let oracle = stage.cluster.oracle();
+    stage.wait_for(limit_ms, "end of its leadership", || !oracle.leads(node));
+}
+
+/// Whoever leads now goes on in the same term for so long; the end of the scenario.
+fn clear_after(stage: Stage, ms: u64) {
+    let settled = stage.leader_and_term();
+    stage.pass(ms);
+    assert_eq!(stage.leader_and_term(), settled);
+    stage.clear();
+}
+
 #[test]
 fn e1_a_follower_that_was_cut_off_for_long_comes_back_without_a_new_term() {
-    let stage = Stage::new(3);
-    let before = stage.leader_and_term();
-    let [cut_off, other] = stage.others(before.0)[..] else { unreachable!() };
+    let (stage, before, [cut_off, other]) = three(|_| {});
     let load = stage.load(other);
     let begin = stage.now();
     stage.isolate(cut_off);
     stage.pass(LONG_MS);
-    assert!(stage.terms().iter().all(|term| *term == before.1));
+    assert_no_term_grew(&stage, before);
     stage.heal();
     stage.pass(5_000);
     assert_eq!(stage.leader_and_term(), before);
-    assert!(stage.terms().iter().all(|term| *term == before.1));
+    assert_no_term_grew(&stage, before);
     load.assert_undelayed(begin, 300, 10);
     stage.clear();
 }
 
 #[test]
 fn e2_a_follower_cut_from_its_leader_only_disturbs_nobody_and_its_clients_are_told_in_time() {
-    let stage = Stage::with(3, |tunables| tunables.no_quorum_timeout_ms = 2_000);
-    let before = stage.leader_and_term();
-    let [cut_off, between] = stage.others(before.0)[..] else { unreachable!() };
+    let (stage, before, [cut_off, between]) = three(|tunables| tunables.no_quorum_timeout_ms = 2_000);
     let idle = stage.client(cut_off);
     stage.cut_both(before.0, cut_off);
     // At first nothing is written, so that its log is as good as anybody's.
     stage.pass(5_000);
-    assert!(stage.terms().iter().all(|term| *term == before.1), "no term grew");
+    assert_no_term_grew(&stage, before);
     let load = stage.load(between);
     let begin = stage.now();
     stage.pass(2_000);
@@ -45,7 +73,7 @@ fn e2_a_follower_cut_from_its_leader_only_disturbs_nobody_and_its_clients_are_to
     assert!(heard.waited.0 / 1_000_000 <= 2_100, "told after {} ms", heard.waited.0 / 1_000_000);
     stage.pass(LONG_MS);
     assert_eq!(stage.leader_and_term(), before);
-    assert!(stage.terms().iter().all(|term| *term == before.1), "no term grew");
+    assert_no_term_grew(&stage, before);
     load.assert_undelayed(begin, 300, 10);
     stage.heal();
     stage.pass(3_000);
@@ -56,47 +84,33 @@ fn e2_a_follower_cut_from_its_leader_only_disturbs_nobody_and_its_clients_are_to
 
 #[test]
 fn e3_a_leader_that_cannot_hear_gives_up_within_one_election_timeout_and_is_replaced_within_three() {
-    let stage = Stage::new(3);
-    let (deaf, term) = stage.leader_and_term();
-    let others = stage.others(deaf);
-    let client = stage.client(others[0]);
-    let oracle = stage.cluster.oracle();
-    others.iter().for_each(|other| stage.cut(*other, deaf));
-    stage.wait_for(ELECTION_TIMEOUT_MAX_MS + 10, "end of its leadership", || !oracle.leads(deaf));
-    let new_leader = || oracle.leader().is_some_and(|led| led.1 > term);
-    stage.wait_for(2 * ELECTION_TIMEOUT_MAX_MS, "new leader", new_leader);
+    let (stage, before, followers) = three(|_| {});
+    let deaf = before.0;
+    let client = stage.client(followers[0]);
+    followers.iter().for_each(|other| stage.cut(*other, deaf));
+    wait_until_it_leads_no_more(&stage, deaf, ELECTION_TIMEOUT_MAX_MS + 10);
+    wait_for_another_leader(&stage, before, 2 * ELECTION_TIMEOUT_MAX_MS);
     assert_ne!(stage.leader(), deaf);
     client.puts(b"after");
-    let settled = stage.leader_and_term();
-    stage.pass(LONG_MS);
-    assert_eq!(stage.leader_and_term(), settled);
-    stage.clear();
+    clear_after(stage, LONG_MS);
 }
 
 #[test]
 fn e4_a_leader_that_cannot_speak_is_replaced_and_learns_of_it() {
-    let stage = Stage::new(3);
-    let (mute, term) = stage.leader_and_term();
-    let others = stage.others(mute);
-    let client = stage.client(others[0]);
-    let oracle = stage.cluster.oracle();
-    others.iter().for_each(|other| stage.cut(mute, *other));
-    let new_leader = || oracle.leader().is_some_and(|led| led.1 > term);
-    stage.wait_for(3 * ELECTION_TIMEOUT_MAX_MS, "new leader", new_leader);
+    let (stage, before, followers) = three(|_| {});
+    let mute = before.0;
+    let client = stage.client(followers[0]);
+    followers.iter().for_each(|other| stage.cut(mute, *other));
+    wait_for_another_leader(&stage, before, 3 * ELECTION_TIMEOUT_MAX_MS);
     assert_ne!(stage.leader(), mute);
-    stage.wait_for(ELECTION_TIMEOUT_MAX_MS, "end of the old leadership", || !oracle.leads(mute));
+    wait_until_it_leads_no_more(&stage, mute, ELECTION_TIMEOUT_MAX_MS);
     client.puts(b"after");
-    let settled = stage.leader_and_term();
-    stage.pass(LONG_MS);
-    assert_eq!(stage.leader_and_term(), settled);
-    stage.clear();
+    clear_after(stage, LONG_MS);
 }
 
 #[test]
 fn e5_a_follower_that_cannot_hear_disturbs_nobody() {
-    let stage = Stage::new(3);
-    let before = stage.leader_and_term();
-    let [deaf, other] = stage.others(before.0)[..] else { unreachable!() };
+    let (stage, before, [deaf, other]) = three(|_| {});
     let load = stage.load(other);
     let begin = stage.now();
     [before.0, other].iter().for_each(|node| stage.cut(*node, deaf));
@@ -167,27 +181,21 @@ fn e7_a_star_is_led_by_the_only_node_that_sees_a_majority() {
         rim.iter().filter(|other| *other != one).for_each(|other| stage.cut(*one, *other));
     }
     stage.pass(5_000);
-    let settled = stage.leader_and_term();
-    assert_eq!(settled.0, middle);
+    assert_eq!(stage.leader(), middle);
     stage.client(middle).puts(b"in the middle");
-    stage.pass(LONG_MS);
-    assert_eq!(stage.leader_and_term(), settled);
-    stage.clear();
+    clear_after(stage, LONG_MS);
 }
 
 #[test]
 fn r3_a_leader_that_lost_its_majority_acknowledges_nothing_and_gives_up_within_one_election_timeout() {
-    let stage = Stage::new(3);
-    let (lonely, term) = stage.leader_and_term();
+    let (stage, before, _) = three(|_| {});
+    let lonely = before.0;
     let client = stage.client(lonely);
     client.puts(b"before");
     stage.isolate(lonely);
     client.ask(put(b"asked where no majority is"));
-    let oracle = stage.cluster.oracle();
-    let limit = ELECTION_TIMEOUT_MAX_MS + 10;
-    stage.wait_for(limit, "end of its leadership", || !oracle.leads(lonely));
-    let new_leader = || oracle.leader().is_some_and(|led| led.1 > term);
-    stage.wait_for(2 * ELECTION_TIMEOUT_MAX_MS + ELECTION_TIMEOUT_MS, "new leader", new_leader);
+    wait_until_it_leads_no_more(&stage, lonely, ELECTION_TIMEOUT_MAX_MS + 10);
+    wait_for_another_leader(&stage, before, 2 * ELECTION_TIMEOUT_MAX_MS + ELECTION_TIMEOUT_MS);
     stage.pass(3_000);
     assert_eq!(client.heard().len(), 1, "{:?}", client.heard());
     stage.heal();
