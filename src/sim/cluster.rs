@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -27,13 +28,16 @@ use crate::node::core::{Setup, StopRequest, run_node};
 use crate::node::host::TurnWatch;
 use crate::node::opening;
 use crate::raft::message::Vote;
+use crate::snapshot::shelf;
 use crate::status::{Board, StatusReport};
 use crate::types::{Index, Nanos, NodeId, ShardId};
 use crate::wal::decision::TABLE;
-use crate::wal::directory::{cluster_id, segments_dir, vote_path};
+use crate::wal::directory::{cluster_id, segments_dir, snapshots_dir, stores_dir, vote_path};
 use crate::wal::entry::LogIdentity;
 use crate::wal::format::{BLOCK, record_bytes};
-use crate::wal::segment::{SegmentSizes, file_name};
+use crate::wal::index::SegmentNumber;
+use crate::wal::segment::{SegmentSizes, file_name, parse_file_name};
+use crate::wal::store::parse_store_file_name;
 use crate::wal::vote::newest_readable;
 
 const DATA: &str = "/data";
@@ -392,8 +396,7 @@ impl Cluster {
     /// write. Where nodes keep snapshots, only on one node in a run: who looks for what is damaged below the log's floor takes it
     /// from nodes that serve, and two such may wait for each other. True where there was such an entry.
     pub fn rot(&self, member: &Member, random: &Random) -> bool {
-        let is_another = self.rotten.borrow().iter().any(|rotten| *rotten != member.node);
-        if self.config.tunables.snapshot_every_bytes > 0 && is_another {
+        if self.must_stay_whole(member) {
             return false;
         }
         let Ok(log) = self.medium_log(member) else { return false };
@@ -424,6 +427,47 @@ impl Cluster {
         self.rotten.borrow_mut().insert(member.node);
         self.executor.tell(format_args!("entry {index} rots on node {}", member.node));
         true
+    }
+
+    /// Where nodes keep snapshots, one node in a run may rot.
+    fn must_stay_whole(&self, member: &Member) -> bool {
+        let is_another = self.rotten.borrow().iter().any(|rotten| *rotten != member.node);
+        self.config.tunables.snapshot_every_bytes > 0 && is_another
+    }
+
+    /// Damages one file that the node writes no more: a store segment, a snapshot, rows, or a segment below the log, at its
+    /// head or anywhere. The other nodes hold what was in it. True where there was such a file.
+    pub fn rot_cold(&self, member: &Member, random: &Random) -> bool {
+        if self.must_stay_whole(member) {
+            return false;
+        }
+        let Ok(log) = self.medium_log(member) else { return false };
+        let log_begins = log.place_of(log.floor.next()).map(|place| place.segment);
+        let disk = member.disk();
+        let cold: Vec<_> = disk.files().into_iter().filter(|(path, _)| is_cold(path, log_begins)).collect();
+        let Some((path, bytes)) = random.pick(&cold) else { return false };
+        let blocks = bytes.div_ceil(BLOCK);
+        let block = BLOCK * random.between(0, if random.chance(500_000) { 1.min(blocks - 1) } else { blocks - 1 });
+        // All other files are mapped, which a sector that cannot be read makes fail as a whole here, and not in the world; and
+        // where it is the head of a segment, its node does not start any more.
+        let may_fail = path.extension().is_some_and(|end| end == "seg") && block > 0;
+        let harmed = match random.between(0, 2) {
+            0 => disk.flip_bit(path, (block + random.between(0, 99)) * 8),
+            2 if may_fail => disk.make_unreadable(path, block, 512),
+            _ => disk.poke(path, block, &[0; BLOCK as usize]),
+        };
+        if harmed.is_err() {
+            return false;
+        }
+        self.rotten.borrow_mut().insert(member.node);
+        self.executor.tell(format_args!("{} rots at offset {block} on node {}", path.display(), member.node));
+        true
+    }
+
+    /// Whether damage was done to this node's disk: it may have to say that it cannot give out a job.
+    #[must_use]
+    pub fn is_rotten(&self, member: &Member) -> bool {
+        self.rotten.borrow().contains(&member.node)
     }
 
     /// Damaged entries that the present processes repaired.
@@ -563,6 +607,18 @@ impl Member {
     pub fn ended(&self) -> Option<(u8, String)> {
         self.ended.borrow().clone()
     }
+}
+
+/// Whether a file of a node, whose log begins in this segment, was written once and for all, and lies below that.
+fn is_cold(path: &Path, log_begins: Option<SegmentNumber>) -> bool {
+    let data = Path::new(DATA);
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else { return false };
+    if dir == segments_dir(data, SHARD) {
+        let is_below = |number| log_begins.is_some_and(|first| number < first);
+        return name.ends_with(".rows") || parse_file_name(name).is_some_and(is_below);
+    }
+    let is_store = dir == stores_dir(data, SHARD) && parse_store_file_name(name).is_some();
+    is_store || (dir == snapshots_dir(data, SHARD) && shelf::parse_file_name(name).is_some())
 }
 
 fn host_name(node: NodeId) -> String {

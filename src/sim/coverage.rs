@@ -36,7 +36,9 @@ impl Coverage {
         for (row, count) in TABLE.iter().zip(starts.rows) {
             coverage.count(&row_name(row), count);
         }
-        for kind in FaultKind::ALL {
+        // Without snapshots nothing lies below a log.
+        let has_cold = swarm.cluster.tunables.snapshot_every_bytes > 0;
+        for kind in FaultKind::ALL.iter().filter(|kind| has_cold || **kind != FaultKind::RotCold) {
             coverage.count(&format!("fault {kind}"), faults.get(kind).copied().unwrap_or_default());
         }
         for lasting in Lasting::ALL {

@@ -74,6 +74,8 @@ fault_kinds! {
     JumpWall = "jump-wall",
     /// An entry that was durable is damaged; another node has a copy.
     Rot = "rot",
+    /// A file that is written no more is damaged, below the log; the other nodes hold what was in it.
+    RotCold = "rot-cold",
     /// Writes of one disk land in other places of their files, and report success.
     Misdirect = "misdirect",
     /// One disk reports durable what is not, and loses it with its power.
@@ -86,6 +88,14 @@ impl FaultKind {
     #[must_use]
     pub fn is_deceit(self) -> bool {
         matches!(self, FaultKind::Misdirect | FaultKind::Lie)
+    }
+}
+
+impl FaultKind {
+    /// What was durable is damaged.
+    #[must_use]
+    pub fn is_rot(self) -> bool {
+        matches!(self, FaultKind::Rot | FaultKind::RotCold)
     }
 }
 
@@ -125,7 +135,7 @@ impl Swarm {
     /// `only`: these faults, where the operator chose.
     #[must_use]
     pub fn draw(random: &Random, only: Option<&[FaultKind]>) -> Swarm {
-        let is_early = |kind: &&FaultKind| **kind != FaultKind::Rot && !kind.is_deceit();
+        let is_early = |kind: &&FaultKind| !kind.is_rot() && !kind.is_deceit();
         let faults = match only {
             Some(only) => only.to_vec(),
             None => FaultKind::ALL.iter().filter(is_early).filter(|_| random.chance(300_000)).copied().collect(),
@@ -491,8 +501,15 @@ impl Injector {
                 let drift = random.between(0, 200_000);
                 member.clock.set_drift(i32::try_from(drift).expect("small") - 100_000);
             }
-            FaultKind::Rot => {
-                cluster.rot(member, random);
+            FaultKind::Rot | FaultKind::RotCold => {
+                let has_rotted = match kind {
+                    FaultKind::Rot => cluster.rot(member, random),
+                    _ => cluster.rot_cold(member, random),
+                };
+                if !has_rotted {
+                    // There was nothing that may.
+                    *self.0.done.borrow_mut().entry(kind).or_default() -= 1;
+                }
             }
             FaultKind::Misdirect | FaultKind::Lie => {
                 member.is_deceived_by_its_disk();

@@ -116,7 +116,12 @@ fn run(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failure>> {
     }
     swarm.chaos = swarm.chaos.min(options.chaos_max.unwrap_or(swarm.chaos));
     swarm.lasting = options.lasting.or(swarm.lasting);
-    if swarm.faults.contains(&FaultKind::Rot) {
+    // A draw of its own, so that what a seed draws for all else stays what it was.
+    let may_rot = options.snapshots && options.faults.is_none() && options.profile.is_none();
+    if may_rot && !swarm.faults.iter().any(|kind| kind.is_deceit()) && Random::new(seed ^ 0xc01d).chance(200_000) {
+        swarm.faults.push(FaultKind::RotCold);
+    }
+    if swarm.faults.iter().any(|kind| kind.is_rot()) {
         // The node that breaks for good could take the last intact copy of something with it.
         swarm.lasting = None;
     }
@@ -244,6 +249,8 @@ impl World {
         for member in self.cluster.members() {
             if let Some((status, why)) = member.ended()
                 && !matches!(status, 0 | 11 | 32 | 33 | 34)
+                // What is damaged here, and could be had of nobody at that time.
+                && !(self.cluster.is_rotten(member) && status == 35)
                 // What its disk lost while it said otherwise is told as damage, of the log or of the vote.
                 && !(member.is_deceived() && matches!(status, 30 | 31))
                 && !(status == 16 && member.is_wiped())
@@ -373,6 +380,18 @@ mod tests {
             RunOptions { faults: Some(faults), chaos_max: Some(Nanos::from_secs(5)), ..RunOptions::default() };
         let report = run_seed(5, &options).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(report.repaired > 0, "{report:?}");
+    }
+
+    #[test]
+    fn what_rots_below_the_log_under_load_costs_no_job_and_no_wrong_answer() {
+        let faults = vec![FaultKind::RotCold, FaultKind::RotCold, FaultKind::Kill, FaultKind::PowerCut];
+        let options = RunOptions { faults: Some(faults), snapshots: true, ..RunOptions::default() };
+        let mut rotted = 0;
+        for seed in 0..12 {
+            let report = run_seed(seed, &options).unwrap_or_else(|failure| panic!("{failure}"));
+            rotted += report.faults.get(&FaultKind::RotCold).copied().unwrap_or_default();
+        }
+        assert!(rotted > 12, "{rotted} files were damaged");
     }
 
     #[test]

@@ -28,7 +28,9 @@ pub(super) fn temporary_name(index: Index) -> String {
     format!("{:020}{TEMPORARY_SUFFIX}", index.0)
 }
 
-fn index_of(name: &str) -> Option<Index> {
+/// Of which entry a file of this name is the snapshot.
+#[must_use]
+pub fn parse_file_name(name: &str) -> Option<Index> {
     let digits = name.strip_suffix(SUFFIX).filter(|digits| digits.len() == 20)?;
     digits.parse().ok().map(Index)
 }
@@ -39,7 +41,7 @@ fn index_of(name: &str) -> Option<Index> {
 /// The directory cannot be read.
 pub async fn list<D: Disk>(disk: &D, dir: &Path) -> io::Result<Vec<(Index, PathBuf)>> {
     let files = disk.list(dir).await?;
-    let named = files.iter().filter_map(|file| Some((index_of(&file.name)?, dir.join(&file.name))));
+    let named = files.iter().filter_map(|file| Some((parse_file_name(&file.name)?, dir.join(&file.name))));
     let mut found: Vec<(Index, PathBuf)> = named.collect();
     found.sort_unstable_by(|one, other| other.cmp(one));
     Ok(found)
@@ -88,7 +90,7 @@ pub async fn tidy<D: Disk>(disk: &D, dir: &Path, whole: &[Index], pulled: &BTree
     let mut removed = false;
     for file in disk.list(dir).await? {
         let is_left_over = file.name.ends_with(TEMPORARY_SUFFIX);
-        let is_old = index_of(&file.name)
+        let is_old = parse_file_name(&file.name)
             .is_some_and(|index| lowest_kept.is_some_and(|lowest| index < lowest) && !pulled.contains(&index));
         if is_left_over || is_old {
             disk.unlink(&dir.join(&file.name)).await?;
