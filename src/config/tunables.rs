@@ -66,8 +66,8 @@ tunables! {
     /// Client connections open at once on this node; more are closed as they arrive. Fewer where the process may not open so
     /// many files; then the log says so.
     connections_max: u32 = 10_000 connections, 1 to 1_000_000;
-    /// How long this node goes without a quorum before the connections of all commands that wait are closed, and how long until
-    /// it happens again. Nothing is answered that is not committed.
+    /// How long a command waits while there is no quorum (up to a sixteenth longer where many do) before its connection is closed.
+    /// Nothing is answered that is not committed.
     no_quorum_timeout_ms: u64 = 10_000 milliseconds, 100 to 3_600_000;
     /// A leader with nothing to send says so this often. At most a third of `election_timeout_ms`.
     heartbeat_ms: u64 = 50 milliseconds, 5 to 10_000;

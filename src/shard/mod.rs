@@ -89,7 +89,7 @@ pub struct ShardConfig {
     pub cache_bytes_max: usize,
     /// The log is kept for peers that lag by no more than this.
     pub lagging_bytes_max: u64,
-    /// Operations wait this long for a leader; then their connections are closed.
+    /// An operation waits this long while there is no quorum; then its connection is closed.
     pub no_quorum_timeout: Nanos,
     /// Where this shard's leader belongs; none where whoever was elected may stay.
     pub preferred_leader: Option<NodeId>,
@@ -145,6 +145,8 @@ pub struct Shard {
     upstream_lost: Option<Nanos>,
     /// When an entry was last applied here, or the first of the outstanding commands was handed over.
     last_progress: Nanos,
+    /// Before then nobody has waited for too long, as was seen the last time.
+    given_up_until: Nanos,
     /// Waits whose end a leader confirmed, up to an index that is not yet applied here.
     ended_waits: Vec<EndedWait>,
     /// How often waits of this node were registered with a leader.
@@ -232,6 +234,7 @@ impl Shard {
             upstream: None,
             upstream_lost: Some(moment.now),
             last_progress: moment.now,
+            given_up_until: moment.now,
             ended_waits: Vec::new(),
             registrations: 0,
             deadlines_soon: BTreeSet::new(),
@@ -268,8 +271,8 @@ impl Shard {
         if is_caught_up && self.leading.as_ref().is_some_and(|leading| !leading.has_tick()) {
             deadline = deadline.min(self.next_tick(moment));
         }
-        if let Some(since) = self.waits_in_vain_since() {
-            deadline = deadline.min(since.saturating_add(self.config.no_quorum_timeout));
+        if let Some(at) = self.next_giving_up() {
+            deadline = deadline.min(at);
         }
         if let Some(look) = self.next_placement_look(moment) {
             deadline = deadline.min(look);

@@ -1,12 +1,14 @@
 //! What clients of this node ask of the shard, and how each kind of operation is carried out: as a numbered command, as a
 //! wait at the leader, or as a read.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::effect::ConnectionId;
 use super::leading::LeaderRead;
 use super::references;
-use super::sessions::{Expected, LocalWait, Withdrawal};
+use super::sessions::{Expected, LocalWait, Unsent, Withdrawal};
 use super::waits::{Ended, WaitKey};
 use super::{Moment, Shard, names};
 use crate::api::{Answer, Operation, ReferenceChange};
@@ -15,6 +17,9 @@ use crate::job::command::{Class, Command};
 use crate::net::message::{PeerMessage, ReferenceDelta};
 use crate::types::{JobId, Nanos, Term};
 
+/// While there is no quorum, so often is looked who has waited for too long.
+const LOOKS_PER_TIMEOUT: u64 = 16;
+
 /// A reservation that ends within this time makes a reserve of its session answer DEADLINE_SOON.
 const DEADLINE_MARGIN: Nanos = Nanos::from_secs(1);
 
@@ -22,10 +27,6 @@ impl Shard {
     /// An operation of a client of this node. Per connection, operations are carried out in the order of these calls, and
     /// a reserve comes only when the one before is answered.
     pub fn handle_operation(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
-        if self.upstream_lost.is_some() && !self.has_pending() {
-            // Nobody waited for a leader until now.
-            self.upstream_lost = Some(moment.now);
-        }
         match operation {
             Operation::Reference { tube, change } => self.note_reference(tube, change),
             Operation::Withdraw { ticket } => self.withdraw(moment, connection, Some(ticket), Withdrawal::Asked),
@@ -36,7 +37,9 @@ impl Shard {
             }
             // Its RESERVE may yet be granted under the number that this operation would get.
             operation if self.sessions.is_waiting(connection) => self.sessions.hold(connection, ticket, operation),
-            operation if self.upstream.is_none() => self.sessions.keep_unsent(connection, ticket, operation),
+            operation if self.upstream.is_none() => {
+                self.sessions.keep_unsent(moment.now, connection, ticket, operation);
+            }
             Operation::Reserve { tubes, poll } => self.reserve(moment, connection, ticket, tubes, poll),
             operation => self.hand_over(moment, connection, ticket, operation),
         }
@@ -64,6 +67,7 @@ impl Shard {
     /// Numbers a command and gives it to the leader.
     pub(super) fn hand_over(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
         self.begin_progress(moment);
+        self.sessions.note_asked(connection, moment.now);
         if let Some(open) = self.sessions.open(connection) {
             self.deliver(open);
         }
@@ -120,6 +124,7 @@ impl Shard {
     /// Registers a RESERVE with the leader.
     pub(super) fn wait(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, tubes: &[Bytes], poll: bool) {
         self.begin_progress(moment);
+        self.sessions.note_asked(connection, moment.now);
         if let Some(open) = self.sessions.open(connection) {
             self.deliver(open);
         }
@@ -302,27 +307,36 @@ impl Shard {
         }
     }
 
-    /// With no quorum for too long, nothing honest can be said: a put that was never handed to a leader is sent elsewhere,
-    /// everyone else is hung up on.
+    /// When somebody may have waited in vain for too long.
+    pub(super) fn next_giving_up(&self) -> Option<Nanos> {
+        let since = self.waits_in_vain_since()?;
+        Some(since.saturating_add(self.config.no_quorum_timeout).max(self.given_up_until))
+    }
+
+    /// Who has waited for too long while there is no quorum cannot be told anything honest: a put that was never handed to a
+    /// leader is sent elsewhere, everyone else is hung up on.
     pub(super) fn give_up_waiting(&mut self, moment: Moment) {
-        let Some(since) = self.waits_in_vain_since() else { return };
-        if moment.now < since.saturating_add(self.config.no_quorum_timeout) {
+        if self.next_giving_up().is_none_or(|at| moment.now < at) {
             return;
         }
-        let mut owed: std::collections::BTreeSet<ConnectionId> = self.sessions.pending().into_iter().collect();
-        for (connection, ticket, operation) in self.sessions.take_unsent() {
+        let timeout = self.config.no_quorum_timeout;
+        let latest = moment.now.saturating_sub(timeout);
+        let mut owed: BTreeSet<ConnectionId> = self.sessions.owed_since(latest).into_iter().collect();
+        for Unsent { connection, ticket, operation, .. } in self.sessions.take_unsent_since(latest) {
             if matches!(operation, Operation::Put { .. }) {
                 self.answer(connection, ticket, Answer::TryElsewhere);
             } else {
                 owed.insert(connection);
             }
         }
-        owed.extend(self.reads.take_all());
+        owed.extend(self.reads.take_since(latest));
         for connection in owed {
             self.answer(connection, 0, Answer::Hangup);
         }
-        self.upstream_lost = self.upstream_lost.map(|_| moment.now);
-        self.last_progress = moment.now;
+        // Whoever comes later waits for longer. A share of the time passes between two looks, however many wait.
+        let oldest = self.sessions.oldest().into_iter().chain(self.reads.oldest()).min().unwrap_or(moment.now);
+        let soonest = moment.now.saturating_add(Nanos(timeout.0 / LOOKS_PER_TIMEOUT));
+        self.given_up_until = oldest.saturating_add(timeout).max(soonest);
     }
 
     pub(super) fn read_body(

@@ -10,7 +10,7 @@ use super::leading::is_forwardable;
 use super::reads::LogRead;
 use super::references;
 use super::repair::FETCHED_BYTES_MAX;
-use super::sessions::LocalWait;
+use super::sessions::{LocalWait, Unsent};
 use super::waits::Ended;
 use super::{EndedWait, Moment, Shard};
 use crate::job::command::TubeList;
@@ -321,7 +321,7 @@ impl Shard {
         self.reference_changes.clear();
         self.report_references();
         self.ask_again(moment);
-        for (connection, ticket, operation) in self.sessions.take_unsent() {
+        for Unsent { connection, ticket, operation, .. } in self.sessions.take_unsent() {
             self.handle_operation(moment, connection, ticket, operation);
         }
     }

@@ -12,7 +12,7 @@ use crate::job::Enqueued;
 use crate::job::codec::{self, Commands};
 use crate::job::command::Command;
 use crate::net::message::{Fetch, Held, PeerMessage, ReadAbout, Soft};
-use crate::types::{Index, JobId, LogPosition, NodeId, Term};
+use crate::types::{Index, JobId, LogPosition, Nanos, NodeId, Term};
 use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::Entry;
 
@@ -26,6 +26,7 @@ struct Pending {
     connection: ConnectionId,
     ticket: u64,
     operation: Operation,
+    since: Nanos,
     /// Once the leader said which index it needs, and what it softly knows.
     confirmed: Option<(Index, Soft)>,
 }
@@ -40,10 +41,10 @@ pub struct Reads {
 }
 
 impl Reads {
-    fn begin(&mut self, connection: ConnectionId, ticket: u64, operation: Operation) -> u64 {
+    fn begin(&mut self, since: Nanos, connection: ConnectionId, ticket: u64, operation: Operation) -> u64 {
         let read = self.next;
         self.next += 1;
-        self.pending.insert(read, Pending { connection, ticket, operation, confirmed: None });
+        self.pending.insert(read, Pending { connection, ticket, operation, since, confirmed: None });
         read
     }
 
@@ -83,10 +84,18 @@ impl Reads {
         self.pending.retain(|_, pending| pending.connection != connection);
     }
 
-    /// Gives up on every read that is not confirmed; whose they were.
-    pub fn take_all(&mut self) -> Vec<ConnectionId> {
-        let unconfirmed = self.unconfirmed();
-        unconfirmed.iter().filter_map(|read| self.pending.remove(read)).map(|pending| pending.connection).collect()
+    /// Gives up on every read that is not confirmed and has waited since this moment, or longer; whose they were.
+    pub fn take_since(&mut self, latest: Nanos) -> Vec<ConnectionId> {
+        let unconfirmed = self.unconfirmed().into_iter();
+        let due: Vec<u64> = unconfirmed.filter(|read| self.pending[read].since <= latest).collect();
+        due.iter().filter_map(|read| self.pending.remove(read)).map(|pending| pending.connection).collect()
+    }
+
+    /// Since when the first that is not confirmed has waited.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Nanos> {
+        // They are numbered as they come.
+        self.pending.values().find(|pending| pending.confirmed.is_none()).map(|pending| pending.since)
     }
 
     #[must_use]
@@ -155,7 +164,7 @@ impl Shard {
     }
 
     pub(super) fn begin_read(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
-        let read = self.reads.begin(connection, ticket, operation);
+        let read = self.reads.begin(moment.now, connection, ticket, operation);
         self.ask_for_read(moment, read);
     }
 
@@ -287,7 +296,12 @@ impl Shard {
                 if !self.machine.has_ready(names(&tubes)) {
                     Answer::NothingReady
                 } else if self.upstream.is_none() {
-                    return self.sessions.keep_unsent(connection, ticket, Operation::Reserve { tubes, poll });
+                    return self.sessions.keep_unsent(
+                        moment.now,
+                        connection,
+                        ticket,
+                        Operation::Reserve { tubes, poll },
+                    );
                 } else {
                     return self.wait(moment, connection, ticket, &tubes, poll);
                 }

@@ -44,6 +44,15 @@ struct Expect {
     what: Expected,
 }
 
+/// An operation that no leader was given.
+#[derive(Debug)]
+pub struct Unsent {
+    pub connection: ConnectionId,
+    pub ticket: u64,
+    pub operation: Operation,
+    pub since: Nanos,
+}
+
 /// Why a wait is being withdrawn, and so how it is answered when no job came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Withdrawal {
@@ -75,6 +84,8 @@ struct Session {
     next_seq: u64,
     expects: VecDeque<Expect>,
     wait: Option<LocalWait>,
+    /// Since when it has been owed an answer, while it is owed one.
+    owed_since: Nanos,
     /// What came while the wait was not over: its RESERVE may still use up the number that the next command would get.
     held: VecDeque<(u64, Operation)>,
     closing: bool,
@@ -91,7 +102,7 @@ pub struct Sessions {
     by_number: BTreeMap<u64, ConnectionId>,
     outstanding: VecDeque<Outstanding>,
     outstanding_bytes: usize,
-    unsent: VecDeque<(ConnectionId, u64, Operation)>,
+    unsent: VecDeque<Unsent>,
     boot_applied: bool,
 }
 
@@ -145,12 +156,26 @@ impl Sessions {
     }
 
     /// Keeps an operation for when there is a leader.
-    pub fn keep_unsent(&mut self, connection: ConnectionId, ticket: u64, operation: Operation) {
-        self.unsent.push_back((connection, ticket, operation));
+    pub fn keep_unsent(&mut self, now: Nanos, connection: ConnectionId, ticket: u64, operation: Operation) {
+        self.unsent.push_back(Unsent { connection, ticket, operation, since: now });
     }
 
-    pub fn take_unsent(&mut self) -> VecDeque<(ConnectionId, u64, Operation)> {
+    pub fn take_unsent(&mut self) -> VecDeque<Unsent> {
         std::mem::take(&mut self.unsent)
+    }
+
+    /// Those that have waited for a leader since this moment, or longer.
+    pub fn take_unsent_since(&mut self, latest: Nanos) -> Vec<Unsent> {
+        let count = self.unsent.partition_point(|unsent| unsent.since <= latest);
+        self.unsent.drain(..count).collect()
+    }
+
+    /// The connection asks something that it will be owed an answer to.
+    pub fn note_asked(&mut self, connection: ConnectionId, now: Nanos) {
+        let session = self.sessions.entry(connection).or_default();
+        if session.expects.is_empty() && session.wait.is_none() {
+            session.owed_since = now;
+        }
     }
 
     /// Opens the connection's session if it has none yet: the SESSION_OPEN to hand over.
@@ -349,10 +374,10 @@ impl Sessions {
 
     /// A RESERVE that was never handed to a leader is to wait for no job, once it is. False if there is none.
     pub fn make_unsent_reserve_poll(&mut self, connection: ConnectionId, ticket: u64) -> bool {
-        let unsent = self.unsent.iter_mut().filter(|(of, _, _)| *of == connection);
+        let unsent = self.unsent.iter_mut().filter(|unsent| unsent.connection == connection);
         let held = self.sessions.get_mut(&connection).map(|session| session.held.iter_mut());
         let all = unsent
-            .map(|(_, with, operation)| (*with, operation))
+            .map(|unsent| (unsent.ticket, &mut unsent.operation))
             .chain(held.into_iter().flatten().map(|(with, operation)| (*with, operation)));
         for (with, operation) in all {
             if with == ticket
@@ -371,16 +396,29 @@ impl Sessions {
         self.sessions.iter().filter(|(_, session)| session.wait.is_some()).map(|(&connection, _)| connection).collect()
     }
 
-    /// Connections that are owed an answer which needs a leader.
-    #[must_use]
-    pub fn pending(&self) -> Vec<ConnectionId> {
+    fn owed(&self) -> impl Iterator<Item = (ConnectionId, &Session)> {
         let is_owed = |session: &Session| !session.closing && (session.wait.is_some() || !session.expects.is_empty());
-        self.sessions.iter().filter(|(_, session)| is_owed(session)).map(|(&connection, _)| connection).collect()
+        let all = self.sessions.iter().map(|(&connection, session)| (connection, session));
+        all.filter(move |(_, session)| is_owed(session))
+    }
+
+    /// Connections that have been owed an answer which needs a leader since this moment, or longer.
+    #[must_use]
+    pub fn owed_since(&self, latest: Nanos) -> Vec<ConnectionId> {
+        let owed = self.owed().filter(|(_, session)| session.owed_since <= latest);
+        owed.map(|(connection, _)| connection).collect()
+    }
+
+    /// Since when the first of all these has waited, unsent ones included.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Nanos> {
+        let unsent = self.unsent.front().map(|unsent| unsent.since);
+        self.owed().map(|(_, session)| session.owed_since).chain(unsent).min()
     }
 
     /// The client is gone: what it never handed over is forgotten. True if its session now has to be closed.
     pub fn handle_closed(&mut self, connection: ConnectionId) -> bool {
-        self.unsent.retain(|(of, _, _)| *of != connection);
+        self.unsent.retain(|unsent| unsent.connection != connection);
         let Some(session) = self.sessions.get_mut(&connection) else { return false };
         if session.number.is_none() {
             self.sessions.remove(&connection);

@@ -85,6 +85,24 @@ fn commands_that_no_majority_writes_are_given_up_in_the_end() {
 }
 
 #[test]
+fn each_client_waits_its_own_time_for_a_quorum() {
+    let mut world = with_timeout(Nanos::from_secs(2));
+    let leader = world.leader().expect("it is settled");
+    let follower = others(&world, leader)[0];
+    let waits =
+        |world: &World, connection| world.asked.get(&(follower, connection)).is_some_and(|asked| !asked.is_empty());
+    world.ask(follower, FIRST, put("never written"));
+    pass_without_appends(&mut world, &[leader], Nanos::from_millis(1500));
+    world.ask(follower, SECOND, put("asked later"));
+    pass_without_appends(&mut world, &[leader], Nanos::from_millis(700));
+    assert!(!waits(&world, FIRST) && waits(&world, SECOND));
+    pass_without_appends(&mut world, &[leader], Nanos::from_millis(1000));
+    assert!(waits(&world, SECOND), "it asked 1.7 s ago");
+    pass_without_appends(&mut world, &[leader], Nanos::from_millis(600));
+    assert!(!waits(&world, SECOND));
+}
+
+#[test]
 fn an_idle_worker_is_not_given_up_while_nothing_is_outstanding() {
     let mut world = with_timeout(Nanos::from_secs(2));
     let leader = world.leader().expect("it is settled");
