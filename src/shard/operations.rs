@@ -300,7 +300,7 @@ impl Shard {
 
     /// Since when somebody waits and nothing happens: no leader can be reached; or one can, but nothing that was handed to
     /// it is applied here, as when the disks of a majority take no more.
-    pub(super) fn waits_in_vain_since(&self) -> Option<Nanos> {
+    fn waits_in_vain_since(&self) -> Option<Nanos> {
         match self.upstream_lost {
             Some(lost) => self.has_pending().then_some(lost),
             None => (self.sessions.outstanding_count() > 0).then_some(self.last_progress),

@@ -145,9 +145,13 @@ impl Connection {
         } else if self.command.as_ref().is_some_and(|command| command.awaits(ticket)) {
             self.continue_command(now, shard, answer);
         } else {
-            self.note_disposal(shard, self.slots.job(ticket), &answer);
+            // Not found can also mean that the reservation ran out.
+            let ends_hold = matches!(answer, Answer::Deleted | Answer::Released | Answer::Buried | Answer::NotFound);
             let shards = self.door.shards;
-            self.slots.answer(ticket, || Reply::from_answer(answer, shard, shards), &mut self.output);
+            let held = self.slots.answer(ticket, || Reply::from_answer(answer, shard, shards), &mut self.output);
+            if let Some(job) = held.filter(|_| ends_hold) {
+                self.reserved.remove(&(shard, job));
+            }
         }
         self.start_commands(now);
     }

@@ -14,10 +14,9 @@ use crate::types::{JobId, Nanos, ShardId};
 
 #[derive(Debug)]
 pub enum Command {
-    /// One question to one shard, about `job` if about one.
+    /// One question to one shard.
     Ask {
         ticket: u64,
-        job: Option<JobId>,
     },
     Poll(Poll),
     /// A reserve that waits; all about it is in `Waits`.
@@ -39,7 +38,7 @@ impl Command {
     #[must_use]
     pub fn awaits(&self, wanted: u64) -> bool {
         match self {
-            Command::Ask { ticket, .. } => *ticket == wanted,
+            Command::Ask { ticket } => *ticket == wanted,
             Command::Poll(poll) => poll.ticket() == wanted,
             Command::Wait => false,
             Command::Stats(gather) => gather.awaits(wanted),
@@ -122,7 +121,7 @@ impl Connection {
     fn ask_of_tube(&mut self, tube: Bytes, operation: impl FnOnce(Bytes) -> Operation) {
         let shard = shard_of_tube(&tube, self.door.shards);
         let ticket = self.outbox.send(shard, operation(tube));
-        self.command = Some(Command::Ask { ticket, job: None });
+        self.command = Some(Command::Ask { ticket });
     }
 
     /// The shard of a job, and its id there.
@@ -133,14 +132,17 @@ impl Connection {
     /// Beside others.
     fn change_job(&mut self, id: u64, operation: impl FnOnce(JobId) -> Operation) {
         let Some((shard, job)) = self.find_job(id) else { return self.reply(Reply::NOT_FOUND) };
-        let ticket = self.outbox.send(shard, operation(job));
-        self.slots.wait(ticket, 0, Some(job));
+        let operation = operation(job);
+        // Not found by a kick says nothing of a job that is held: it cannot be kicked.
+        let held = (!matches!(operation, Operation::KickJob { .. })).then_some(job);
+        let ticket = self.outbox.send(shard, operation);
+        self.slots.wait(ticket, 0, held);
     }
 
     fn ask_of_job(&mut self, id: u64, operation: impl FnOnce(JobId) -> Operation) {
         let Some((shard, job)) = self.find_job(id) else { return self.reply(Reply::NOT_FOUND) };
         let ticket = self.outbox.send(shard, operation(job));
-        self.command = Some(Command::Ask { ticket, job: Some(job) });
+        self.command = Some(Command::Ask { ticket });
     }
 
     fn ask_all<T>(&mut self, operation: &Operation) -> Gather<T> {
@@ -159,9 +161,11 @@ impl Connection {
                 self.command = None;
                 return self.end_reserve(end);
             }
-            Some(Command::Ask { job, .. }) => {
-                let job = *job;
-                self.note_disposal(shard, job, &answer);
+            Some(Command::Ask { .. }) => {
+                if let Answer::Reserved { job, .. } = answer {
+                    self.become_worker();
+                    self.note_reserved(shard, job);
+                }
                 Reply::from_answer(answer, shard, self.door.shards)
             }
             Some(Command::Stats(gather)) => match answer {
@@ -182,20 +186,5 @@ impl Connection {
         };
         self.command = None;
         self.reply(reply);
-    }
-
-    /// Keeps up with what this client holds.
-    pub(super) fn note_disposal(&mut self, shard: ShardId, job: Option<JobId>, answer: &Answer) {
-        match (answer, job) {
-            (&Answer::Reserved { job, .. }, _) => {
-                self.become_worker();
-                self.note_reserved(shard, job);
-            }
-            // Not found can also mean that the reservation ran out.
-            (Answer::Deleted | Answer::Released | Answer::Buried | Answer::NotFound, Some(job)) => {
-                self.reserved.remove(&(shard, job));
-            }
-            _ => {}
-        }
     }
 }

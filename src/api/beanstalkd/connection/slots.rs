@@ -18,8 +18,8 @@ struct Slot {
     ticket: u64,
     /// Bytes of the body that a shard was given and has not answered.
     body_bytes: usize,
-    /// What a command is about that changes one job.
-    job: Option<JobId>,
+    /// A job that the client may hold until this is answered.
+    held: Option<JobId>,
     reply: Option<Reply>,
 }
 
@@ -41,37 +41,33 @@ impl Slots {
     }
 
     /// A command that a shard will answer.
-    pub fn wait(&mut self, ticket: u64, body_bytes: usize, job: Option<JobId>) {
+    pub fn wait(&mut self, ticket: u64, body_bytes: usize, held: Option<JobId>) {
         self.body_bytes += body_bytes;
-        self.push(Slot { ticket, body_bytes, job, reply: None });
-    }
-
-    /// The job that a command under way is about, if it is about one.
-    #[must_use]
-    pub fn job(&self, ticket: u64) -> Option<JobId> {
-        let place = self.queue.binary_search_by_key(&ticket, |slot| slot.ticket).ok()?;
-        self.queue[place].job
+        self.push(Slot { ticket, body_bytes, held, reply: None });
     }
 
     /// A command that is answered already, behind some that are not.
     pub fn ready(&mut self, ticket: u64, reply: Reply) {
         assert!(!self.queue.is_empty(), "a reply that nothing is in front of leaves at once");
-        self.push(Slot { ticket, body_bytes: 0, job: None, reply: Some(reply) });
+        self.push(Slot { ticket, body_bytes: 0, held: None, reply: Some(reply) });
     }
 
-    /// The answer to a ticket, if it is one of these; replies that are due go to the output.
-    pub fn answer(&mut self, ticket: u64, reply: impl FnOnce() -> Reply, output: &mut Output) {
-        let Ok(place) = self.queue.binary_search_by_key(&ticket, |slot| slot.ticket) else { return };
+    /// The answer to a ticket, if it is one of these; replies that are due go to the output. The job that its client may have
+    /// held until now.
+    pub fn answer(&mut self, ticket: u64, reply: impl FnOnce() -> Reply, output: &mut Output) -> Option<JobId> {
+        let place = self.queue.binary_search_by_key(&ticket, |slot| slot.ticket).ok()?;
         let slot = &mut self.queue[place];
         if slot.reply.is_some() {
-            return;
+            return None;
         }
+        let held = slot.held;
         self.body_bytes -= std::mem::take(&mut slot.body_bytes);
         slot.reply = Some(reply());
         while let Some(reply) = self.queue.front().and_then(|slot| slot.reply.as_ref()) {
             reply.write(output);
             self.queue.pop_front();
         }
+        held
     }
 
     fn push(&mut self, slot: Slot) {
