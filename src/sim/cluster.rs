@@ -448,9 +448,8 @@ impl Cluster {
         let Some((path, bytes)) = random.pick(&cold) else { return false };
         let blocks = bytes.div_ceil(BLOCK);
         let block = BLOCK * random.between(0, if random.chance(500_000) { 1.min(blocks - 1) } else { blocks - 1 });
-        // All other files are mapped, which a sector that cannot be read makes fail as a whole here, and not in the world; and
-        // where it is the head of a segment, its node does not start any more.
-        let may_fail = path.extension().is_some_and(|end| end == "seg") && block > 0;
+        // All other files are mapped, which a sector that cannot be read makes fail as a whole here, and not in the world.
+        let may_fail = path.extension().is_some_and(|end| end == "seg");
         let harmed = match random.between(0, 2) {
             0 => disk.flip_bit(path, (block + random.between(0, 99)) * 8),
             2 if may_fail => disk.make_unreadable(path, block, 512),

@@ -514,16 +514,9 @@ async fn next_segment<D: Disk>(
     for found in disk.list(dir).await.map_err(failed("list", dir))? {
         let Some(SegmentNumber(file)) = parse_file_name(&found.name) else { continue };
         number = number.max(file + 1);
-        let path = dir.join(&found.name);
-        if found.bytes < BLOCK {
-            continue;
-        }
-        let file = disk.open(&path, OpenMode::Read).await.map_err(failed("open", &path))?;
-        let (result, block) = file.read_at(AlignedBuf::zeroed(BLOCK_BYTES), 0).await;
-        result.map_err(failed("read", &path))?;
-        if let FirstBlock::Header(header) = FirstBlock::read(&block, &place.identity) {
-            ordinal = ordinal.max(header.epoch.ordinal() + 1);
-        }
+        // One whose header cannot be read is passed over: below the floor its ordinal is, too.
+        let own = ordinal_of(disk, &dir.join(&found.name), &place.identity).await?;
+        ordinal = own.map_or(ordinal, |own| ordinal.max(own + 1));
     }
     Ok((ordinal, SegmentNumber(number)))
 }
@@ -591,9 +584,38 @@ pub async fn complete<D: Disk>(disk: &D, place: &InstallPlace) -> Result<bool, I
         disk.sync_dir(target).await.map_err(failed("sync", target))?;
     }
     manifest.save(disk, &place.manifest, &place.identity).await?;
+    remove_former_log(disk, place, &manifest).await?;
     // What was decided must not be decided once more over what comes after it.
     clear(disk, dir).await?;
     Ok(true)
+}
+
+/// Of the log before nothing counts any more but what the manifest names. A segment says by its header that it does not; one whose
+/// header cannot be read would be taken for a part of the log that is lost.
+async fn remove_former_log<D: Disk>(disk: &D, place: &InstallPlace, manifest: &Manifest) -> Result<(), InstallError> {
+    let dir = &place.segments;
+    for found in disk.list(dir).await.map_err(failed("list", dir))? {
+        let Some(number) = parse_file_name(&found.name) else { continue };
+        let path = dir.join(&found.name);
+        let is_named = manifest.segments.iter().any(|(named, _)| *named == number);
+        if !is_named && ordinal_of(disk, &path, &place.identity).await?.is_none_or(|own| own < manifest.floor.ordinal) {
+            unlink(disk, &path).await?;
+        }
+    }
+    disk.sync_dir(dir).await.map_err(failed("sync", dir))
+}
+
+/// By its header, where that is whole and can be read.
+async fn ordinal_of<D: Disk>(disk: &D, path: &Path, identity: &LogIdentity) -> Result<Option<u32>, InstallError> {
+    let file = disk.open(path, OpenMode::Read).await.map_err(failed("open", path))?;
+    if file.bytes() < BLOCK {
+        return Ok(None);
+    }
+    let (result, block) = file.read_at(AlignedBuf::zeroed(BLOCK_BYTES), 0).await;
+    Ok(match FirstBlock::read(&block, identity) {
+        FirstBlock::Header(header) if result.is_ok() => Some(header.epoch.ordinal()),
+        _ => None,
+    })
 }
 
 /// Removes everything, durably; the decision first.

@@ -80,7 +80,9 @@ impl<D: Disk> Keeper<D> {
             file => file.map_err(not_read("open", &path))?,
         };
         let (result, block) = file.read_at(AlignedBuf::zeroed(BLOCK as usize), 0).await;
-        result.map_err(not_read("read", &path))?;
+        // A block that the device cannot give is as good as one that is damaged: others have what is in the file.
+        let result = result.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+        result.map_err(not_read("read the header of", &path))?;
         match FirstBlock::read(&block, &self.place.identity) {
             FirstBlock::Header(header) => Ok((header, file.bytes())),
             _ => Err(not_read("read the header of", &path)(io::ErrorKind::InvalidData.into())),
