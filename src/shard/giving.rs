@@ -21,6 +21,9 @@ const PINNED_FOR: Nanos = Nanos::from_secs(60);
 /// A follower that is behind is told again what it can have.
 const OFFER_EVERY: Nanos = Nanos::from_secs(1);
 
+/// Who pulls a snapshot from its beginning again and again finds it damaged each time: it has rotted here since it was verified.
+const STARTS_MAX: u32 = 3;
+
 /// A verified snapshot of this node, and the jobs that live in it.
 #[derive(Debug, Clone)]
 pub struct Kept {
@@ -32,6 +35,8 @@ pub struct Kept {
 struct Pin {
     kept: Kept,
     until: Nanos,
+    /// How often it was pulled from its beginning.
+    starts: u32,
 }
 
 #[derive(Debug, Default)]
@@ -123,7 +128,9 @@ impl Shard {
     }
 
     fn pin(&mut self, moment: Moment, node: NodeId, kept: Kept) {
-        self.giving.pins.insert(node, Pin { kept, until: moment.now.saturating_add(PINNED_FOR) });
+        let before = self.giving.pins.get(&node).filter(|pin| pin.kept.name == kept.name);
+        let starts = before.map_or(0, |pin| pin.starts);
+        self.giving.pins.insert(node, Pin { kept, until: moment.now.saturating_add(PINNED_FOR), starts });
     }
 
     /// Another node pulls a part of a snapshot, or jobs that live in it.
@@ -134,6 +141,9 @@ impl Shard {
         let Some(kept) = kept else { return self.give_nothing(from, snapshot) };
         let live = Arc::clone(&kept.live);
         self.pin(moment, from, kept);
+        if part == (Part::File { offset: 0 }) && self.is_pulled_in_vain(from) {
+            return self.give_nothing(from, snapshot);
+        }
         match part {
             Part::File { offset } => self.effects.push_back(Effect::GivePiece { to: from, snapshot, offset }),
             Part::Jobs(jobs) => {
@@ -144,6 +154,22 @@ impl Shard {
                 self.effects.push_back(Effect::GiveJobs { to: from, snapshot, jobs: places });
             }
         }
+    }
+
+    /// Counts that a node begins to pull what is pinned for it. True where it did so too often: it is offered the newest instead, and
+    /// where that is it, the leader has another one made.
+    fn is_pulled_in_vain(&mut self, from: NodeId) -> bool {
+        let Some(pin) = self.giving.pins.get_mut(&from) else { return false };
+        pin.starts += 1;
+        let in_vain = pin.starts > STARTS_MAX;
+        if in_vain {
+            let name = pin.kept.name;
+            self.giving.pins.remove(&from);
+            if self.giving.newest_name() == Some(name) {
+                self.ask_for_marker();
+            }
+        }
+        in_vain
     }
 
     /// The first job that a peer asked for could not be read.

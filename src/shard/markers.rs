@@ -165,7 +165,14 @@ impl Shard {
     pub(super) fn mark_where_idle(&mut self, moment: Moment) {
         let is_idle = moment.now >= self.markers.last_applied.saturating_add(IDLE_AFTER);
         let is_at_end = self.giving.newest_name().is_some_and(|name| name.position.index >= self.applied.index);
-        self.markers.is_asked |= is_idle && !is_at_end && self.has_markers() && self.leading.is_some();
+        if is_idle && !is_at_end {
+            self.ask_for_marker();
+        }
+    }
+
+    /// The leader's part: another snapshot is wanted, whether or not anything has come since the last.
+    pub(super) fn ask_for_marker(&mut self) {
+        self.markers.is_asked |= self.has_markers() && self.leading.is_some();
     }
 
     /// The snapshot of the last effect is written, or could not be.

@@ -72,6 +72,57 @@ fn a_single_node_that_lost_every_snapshot_above_which_its_log_begins_says_so_and
     assert!(why.contains(SNAPSHOTS) && why.contains("do not delete anything"), "{why}");
 }
 
+/// Found by seeds in which files below the log rot: the node did not start any more.
+#[test]
+fn a_node_that_cannot_read_the_head_of_an_old_segment_has_what_was_in_it_from_the_others() {
+    let stage = Stage::with(3, |tunables| {
+        shortened(tunables);
+        // What is old stays where it was written.
+        tunables.compaction_waste_percent = 90;
+    });
+    let leader = stage.leader();
+    let [away, other] = stage.others(leader)[..] else { unreachable!() };
+    let client = stage.client(other);
+    let puts = (0..100).map(|_| client.says(big()).answer);
+    let mut jobs: Vec<u64> = puts
+        .map(|answer| match answer {
+            Ok(Said::Inserted(job)) => job,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    jobs.extend(go_on_until_floors_are_above(&stage, &[away], Index(200), &client));
+    stage.wait_for(5_000, "agreement", || stage.is_settled());
+    stage.cluster.kill(stage.member(away));
+    let with_rows = files(&stage, away, "/data/shard-0/wal");
+    let oldest =
+        with_rows.iter().find(|path| path.extension().is_some_and(|end| end == "rows")).expect("there are rows");
+    stage.member(away).disk().make_unreadable(&oldest.with_extension("seg"), 0, 512).expect("it is there");
+    stage.cluster.start(stage.member(away));
+    stage.wait_for(60_000, "the one that cannot read", || stage.is_settled());
+    assert_eq!((stage.member(away).starts(), metric(&stage, away, "installs_total")), (2, 1));
+    assert_holds(&stage, away, &jobs);
+    stage.clear();
+}
+
+/// Found by seed 505 of runs in which only files below the log rot: the same was offered and pulled for ever.
+#[test]
+fn a_snapshot_that_has_rotted_where_it_is_pulled_from_gives_way_to_another() {
+    let stage = Stage::with(3, shortened);
+    let leader = stage.leader();
+    let [away, other] = stage.others(leader)[..] else { unreachable!() };
+    let client = stage.client(other);
+    stage.cluster.kill(stage.member(away));
+    let jobs = raise_floors(&stage, &[leader, other], &client);
+    // Time in which a load that has ended is marked; from then on nobody asks anything.
+    stage.pass(3_000);
+    damage(&stage, leader, &files(&stage, leader, SNAPSHOTS), 5_000);
+    stage.cluster.start(stage.member(away));
+    stage.wait_for(60_000, "the one that was away", || stage.is_settled());
+    assert_eq!((stage.leader(), metric(&stage, away, "installs_total")), (leader, 1));
+    assert_holds(&stage, away, &jobs);
+    stage.clear();
+}
+
 const STORES: &str = "/data/shard-0/store";
 
 fn metric(stage: &Stage, node: NodeId, name: &str) -> u64 {
