@@ -189,6 +189,26 @@ impl Node {
         assert_eq!(sent, 0);
     }
 
+    /// SIGSTOP, and until every thread stands still: it reaches one of them, which stops the others when it comes to run.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+        let process = self.child.as_ref().expect("the node runs").id();
+        let begun = Instant::now();
+        let stands_still = |thread: &fs::DirEntry| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which is in parentheses.
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        };
+        loop {
+            let threads = fs::read_dir(format!("/proc/{process}/task")).expect("the node runs");
+            if threads.flatten().all(|thread| stands_still(&thread)) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "node {} does not stop", self.number);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let begun = Instant::now();

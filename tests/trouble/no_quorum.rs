@@ -58,7 +58,7 @@ fn a_put_that_a_leader_saw_is_not_answered_before_it_is_committed() {
     let mut producer = cluster.nodes[leader].connect();
     producer.put("first");
     for other in (0..3).filter(|&n| n != leader) {
-        cluster.nodes[other].signal(libc::SIGSTOP);
+        cluster.nodes[other].pause();
     }
     producer.send("put 1 0 60 6\r\nsecond\r\nput 1 0 60 5\r\nthird\r\n");
     assert_eq!(producer.line(), None, "nobody may say what became of them");
