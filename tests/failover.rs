@@ -1,5 +1,6 @@
 //! Three real processes on loopback, killed, stopped and restarted under their clients.
 
+#[allow(dead_code, reason = "shared with other tests of processes")]
 mod cluster;
 
 use std::collections::{BTreeMap, BTreeSet};

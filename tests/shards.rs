@@ -1,5 +1,6 @@
 //! Real processes with three shards on two core threads: what is true of one shard is true of all together.
 
+#[allow(dead_code, reason = "shared with other tests of processes")]
 mod cluster;
 
 use std::collections::{BTreeMap, BTreeSet};
