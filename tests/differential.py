@@ -154,31 +154,42 @@ def yaml_dict(body):
 
 
 class Step:
-    """Commands of one connection. `{3}` in a command stands for the id of the round's fourth job."""
+    """Commands of one connection, each with how many replies it has. `\\x013\\x01` in a command stands for the id of the
+    round's fourth job."""
 
-    def __init__(self, connection, text, replies=1, cut=False, kind="", edges=()):
+    def __init__(self, connection, commands, cut=False, kind="", edges=()):
         self.connection = connection
-        self.text = text
-        self.replies = replies
+        self.commands = commands
         self.cut = cut
-        self.kind = kind  # "sleep", "reserve" or nothing special
+        self.kind = kind  # "reserve" or nothing special
         self.edges = edges  # seconds from now at which something may end by itself
 
     def __repr__(self):
-        if self.kind == "sleep":
-            return f"    sleep {self.text}"
         text = self.text if len(self.text) <= 400 else self.text[:200] + b" ... " + self.text[-200:]
         return f"    connection {self.connection}: {text!r}"
 
-    def bytes_for(self, ids):
-        out = b""
-        for n, part in enumerate(self.text.split(b"\x01")):
-            if n % 2 == 0:
-                out += part
-            else:
-                at = int(part)
-                out += b"%d" % (ids[at % len(ids)] if ids else NO_SUCH_ID)
-        return out
+    @property
+    def text(self):
+        return b"".join(text for text, _ in self.commands)
+
+
+class Sleep:
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __repr__(self):
+        return f"    sleep {self.seconds}"
+
+
+def with_ids(text, ids):
+    out = b""
+    for n, part in enumerate(text.split(b"\x01")):
+        if n % 2 == 0:
+            out += part
+        else:
+            at = int(part)
+            out += b"%d" % (ids[at % len(ids)] if ids else NO_SUCH_ID)
+    return out
 
 
 class Generator:
@@ -199,19 +210,19 @@ class Generator:
         r = self.random
         choice = r.random()
         if self.timed and choice < 0.04:
-            return Step(connection, r.choice([0.5, 1.3, 2.5]), kind="sleep")
+            return Sleep(r.choice([0.5, 1.3, 2.5]))
         if choice < 0.06 and not self.timed:
-            return Step(connection, b"reserve\r\n", kind="reserve")
+            return Step(connection, [(b"reserve\r\n", 1)], kind="reserve")
         if choice < 0.16:
             return self.several(connection)
         text, replies, edges = self.command()
-        return Step(connection, text, replies, r.random() < 0.1, edges=edges)
+        return Step(connection, [(text, replies)], r.random() < 0.1, edges=edges)
 
     def several(self, connection):
         commands = [self.command() for _ in range(self.random.randrange(2, 12))]
-        text = b"".join(text for text, _, _ in commands)
         edges = [edge for _, _, edges in commands for edge in edges]
-        return Step(connection, text, sum(replies for _, replies, _ in commands), self.random.random() < 0.3, edges=edges)
+        asked = [(text, replies) for text, replies, _ in commands]
+        return Step(connection, asked, self.random.random() < 0.3, edges=edges)
 
     def command(self):
         r = self.random
@@ -345,8 +356,8 @@ class Round:
                     wire.close()
 
     def run_step(self, step):
-        if step.kind == "sleep":
-            time.sleep(step.text)
+        if isinstance(step, Sleep):
+            time.sleep(step.seconds)
             self.check_waiting()
             return
         if self.waiting is not None and (
@@ -358,15 +369,21 @@ class Round:
         self.keep_off_edges()
         now = time.monotonic()
         self.edges += [now + edge for edge in step.edges]
+        at_once = [(step.text, sum(replies for _, replies in step.commands))]
+        # A job that becomes ready is a waiting worker's one commit later. So until then nothing else is asked.
+        for text, replies in at_once if self.waiting is None else step.commands:
+            self.run_commands(step, text, replies)
+            self.check_waiting()
+
+    def run_commands(self, step, text, replies):
         pair = self.pairs[step.connection]
         for wire, server in zip(pair, self.servers):
-            wire.send(self.pieces(step.bytes_for(server.ids), step.cut))
+            wire.send(self.pieces(with_ids(text, server.ids), step.cut))
         if step.kind == "reserve":
             self.waiting = step.connection
-        else:
-            for _ in range(step.replies):
-                self.compare(step, pair)
-        self.check_waiting()
+            return
+        for _ in range(replies):
+            self.compare(step, pair)
 
     def pieces(self, data, cut):
         if not cut or len(data) > 5000:
@@ -387,7 +404,7 @@ class Round:
             return
         reference, server = self.pairs[self.waiting]
         if reference.ready(WAITING_AFTER_S) or (server.ready(0) and reference.ready(1)):
-            step = Step(self.waiting, b"reserve\r\n")
+            step = Step(self.waiting, [(b"reserve\r\n", 1)])
             self.waiting = None
             self.compare(step, (reference, server))
         elif server.ready(0):
@@ -398,11 +415,12 @@ class Round:
         self.keep_off_edges()
         # The waiting one first: the end of the others gives jobs back, several in one go.
         for number, pair in sorted(enumerate(self.pairs), key=lambda numbered: numbered[0] != self.waiting):
+            half_close = Step(number, [(b"<half-close>", 1)])
             for wire in pair:
                 wire.sock.shutdown(socket.SHUT_WR)
             if number == self.waiting:
-                self.compare(Step(number, b"<half-close>"), pair)
-            self.compare(Step(number, b"<half-close>"), pair)
+                self.compare(half_close, pair)
+            self.compare(half_close, pair)
 
     def compare(self, step, pair):
         replies = [wire.reply() for wire in pair]

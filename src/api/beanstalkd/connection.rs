@@ -8,8 +8,8 @@
 //! ```
 //!
 //! - Replies leave in the order of the commands.
-//! - Commands overlap only while all of them are puts, change one job by its id, or touch nothing but the connection itself; any
-//!   other waits for all before it and blocks all behind it.
+//! - Commands overlap only while all of them are puts, change one job each, and not the same, or touch nothing but the connection
+//!   itself; any other waits for all before it and blocks all behind it.
 //! - Memory is bounded: by commands outstanding, by bytes of bodies outstanding, by output not yet written, and by
 //!   input not yet understood. A client that goes beyond is not read from until it is below again.
 //!
@@ -31,7 +31,7 @@ use super::output::Output;
 use super::parser::Parser;
 use super::poll::Poll;
 use super::reply::{Refusal, Reply};
-use super::request::Parsed;
+use super::request::{Parsed, Request};
 use super::waits::{Reserved, Waits};
 use super::watch_list::{Ignored, WatchList};
 use crate::api::routing::shard_of_tube;
@@ -145,12 +145,13 @@ impl Connection {
         } else if self.command.as_ref().is_some_and(|command| command.awaits(ticket)) {
             self.continue_command(now, shard, answer);
         } else {
-            // Not found can also mean that the reservation ran out.
-            let ends_hold = matches!(answer, Answer::Deleted | Answer::Released | Answer::Buried | Answer::NotFound);
+            let disposed_of = matches!(answer, Answer::Deleted | Answer::Released | Answer::Buried);
+            // Then the reservation ran out.
+            let not_found = answer == Answer::NotFound;
             let shards = self.door.shards;
-            let held = self.slots.answer(ticket, || Reply::from_answer(answer, shard, shards), &mut self.output);
-            if let Some(job) = held.filter(|_| ends_hold) {
-                self.reserved.remove(&(shard, job));
+            let change = self.slots.answer(ticket, || Reply::from_answer(answer, shard, shards), &mut self.output);
+            if let Some(change) = change.filter(|change| disposed_of || not_found && change.needs_hold) {
+                self.reserved.remove(&(shard, change.job));
             }
         }
         self.start_commands(now);
@@ -232,12 +233,18 @@ impl Connection {
                 self.closing = self.eof && self.slots.is_empty();
                 return;
             };
-            if !self.slots.is_empty() && !parsed.request.overlaps() {
+            if !self.slots.is_empty() && !self.may_overlap(&parsed.request) {
                 self.held = Some(parsed);
                 return;
             }
             self.start(now, parsed);
         }
+    }
+
+    /// Of two changes to one job the second waits for the first. That may make the job ready (a release, a kick), and then it is a
+    /// waiting worker's before the second is looked at, as in the original.
+    fn may_overlap(&self, request: &Request) -> bool {
+        request.overlaps() && !request.changed_job().is_some_and(|id| self.slots.is_changing(id))
     }
 
     fn has_room(&self) -> bool {

@@ -91,15 +91,13 @@ impl Request {
     /// connection's own state. What reads, or gives out a job, sees all that came before it, and so comes alone.
     #[must_use]
     pub fn overlaps(&self) -> bool {
+        if self.changed_job().is_some() {
+            return true;
+        }
         matches!(
             self,
             Request::Put { .. }
                 | Request::PutUnterminated
-                | Request::Delete { .. }
-                | Request::Release { .. }
-                | Request::Bury { .. }
-                | Request::Touch { .. }
-                | Request::KickJob { .. }
                 | Request::Use { .. }
                 | Request::Watch { .. }
                 | Request::Ignore { .. }
@@ -107,6 +105,19 @@ impl Request {
                 | Request::ListTubesWatched
                 | Request::Refused(_)
         )
+    }
+
+    /// The id of the one job that this changes.
+    #[must_use]
+    pub fn changed_job(&self) -> Option<u64> {
+        match *self {
+            Request::Delete { id }
+            | Request::Release { id, .. }
+            | Request::Bury { id, .. }
+            | Request::Touch { id }
+            | Request::KickJob { id } => Some(id),
+            _ => None,
+        }
     }
 }
 

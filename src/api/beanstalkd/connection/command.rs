@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::slots::Change;
 use super::{CLIENT_ID_MAX, Connection, DEFAULT_TUBE};
 use crate::api::beanstalkd::poll::Poll;
 use crate::api::beanstalkd::reply::{Refusal, Reply};
@@ -134,9 +135,9 @@ impl Connection {
         let Some((shard, job)) = self.find_job(id) else { return self.reply(Reply::NOT_FOUND) };
         let operation = operation(job);
         // Not found by a kick says nothing of a job that is held: it cannot be kicked.
-        let held = (!matches!(operation, Operation::KickJob { .. })).then_some(job);
+        let needs_hold = !matches!(operation, Operation::KickJob { .. });
         let ticket = self.outbox.send(shard, operation);
-        self.slots.wait(ticket, 0, held);
+        self.slots.wait(ticket, 0, Some(Change { id, job, needs_hold }));
     }
 
     fn ask_of_job(&mut self, id: u64, operation: impl FnOnce(JobId) -> Operation) {

@@ -18,9 +18,19 @@ struct Slot {
     ticket: u64,
     /// Bytes of the body that a shard was given and has not answered.
     body_bytes: usize,
-    /// A job that the client may hold until this is answered.
-    held: Option<JobId>,
+    change: Option<Change>,
     reply: Option<Reply>,
+}
+
+/// What a command does to one job that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// As the client names it.
+    pub id: u64,
+    /// Of the shard that was asked.
+    pub job: JobId,
+    /// Whether that it is not found means that the client holds it no longer.
+    pub needs_hold: bool,
 }
 
 impl Slots {
@@ -41,33 +51,39 @@ impl Slots {
     }
 
     /// A command that a shard will answer.
-    pub fn wait(&mut self, ticket: u64, body_bytes: usize, held: Option<JobId>) {
+    pub fn wait(&mut self, ticket: u64, body_bytes: usize, change: Option<Change>) {
         self.body_bytes += body_bytes;
-        self.push(Slot { ticket, body_bytes, held, reply: None });
+        self.push(Slot { ticket, body_bytes, change, reply: None });
+    }
+
+    /// Whether a command is under way that changes this job.
+    #[must_use]
+    pub fn is_changing(&self, id: u64) -> bool {
+        self.queue.iter().any(|slot| slot.reply.is_none() && slot.change.is_some_and(|change| change.id == id))
     }
 
     /// A command that is answered already, behind some that are not.
     pub fn ready(&mut self, ticket: u64, reply: Reply) {
         assert!(!self.queue.is_empty(), "a reply that nothing is in front of leaves at once");
-        self.push(Slot { ticket, body_bytes: 0, held: None, reply: Some(reply) });
+        self.push(Slot { ticket, body_bytes: 0, change: None, reply: Some(reply) });
     }
 
-    /// The answer to a ticket, if it is one of these; replies that are due go to the output. The job that its client may have
-    /// held until now.
-    pub fn answer(&mut self, ticket: u64, reply: impl FnOnce() -> Reply, output: &mut Output) -> Option<JobId> {
+    /// The answer to a ticket, if it is one of these; replies that are due go to the output. What the command
+    /// that is over did to a job.
+    pub fn answer(&mut self, ticket: u64, reply: impl FnOnce() -> Reply, output: &mut Output) -> Option<Change> {
         let place = self.queue.binary_search_by_key(&ticket, |slot| slot.ticket).ok()?;
         let slot = &mut self.queue[place];
         if slot.reply.is_some() {
             return None;
         }
-        let held = slot.held;
+        let change = slot.change;
         self.body_bytes -= std::mem::take(&mut slot.body_bytes);
         slot.reply = Some(reply());
         while let Some(reply) = self.queue.front().and_then(|slot| slot.reply.as_ref()) {
             reply.write(output);
             self.queue.pop_front();
         }
-        held
+        change
     }
 
     fn push(&mut self, slot: Slot) {

@@ -126,6 +126,26 @@ fn what_changes_jobs_by_their_ids_overlaps_and_is_answered_in_its_order() {
     assert!(matches!(client.asked_once().2, Operation::Peek { .. }));
 }
 
+/// A kicked job is a waiting worker's before the delete is looked at: the worker's reserve is to come between the two in the log.
+/// Found by `tests/differential.py --seed 996997228`.
+#[test]
+fn of_two_changes_to_one_job_the_second_waits_for_the_first() {
+    let mut client = Client::new(2);
+    client.send("kick-job 8\r\ndelete 7\r\ndelete 8\r\ntouch 9\r\n");
+    let asked = client.asked();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    client.answer(asked[1].shard, asked[1].ticket, Answer::Deleted);
+    assert_eq!(client.asked().len(), 0);
+    client.answer(asked[0].shard, asked[0].ticket, Answer::JobKicked);
+    let asked = client.asked();
+    let deleted = JobId::from_client_id(8, 2).expect("it is one of two shards").1;
+    assert_eq!(asked[0].operation, Operation::Delete { job: deleted });
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    client.answer(asked[0].shard, asked[0].ticket, Answer::NotFound);
+    client.answer(asked[1].shard, asked[1].ticket, Answer::Touched);
+    assert_eq!(client.got(), "KICKED\r\nDELETED\r\nNOT_FOUND\r\nTOUCHED\r\n");
+}
+
 #[test]
 fn a_put_goes_to_the_tube_in_use_at_its_place_in_the_stream() {
     let mut client = Client::new(1);
