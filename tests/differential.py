@@ -173,6 +173,10 @@ class Step:
         return b"".join(text for text, _ in self.commands)
 
 
+def delays_again(text):
+    return text.startswith(b"release ") and not text.endswith(b" 0\r\n")
+
+
 class Sleep:
     def __init__(self, seconds):
         self.seconds = seconds
@@ -369,9 +373,11 @@ class Round:
         self.keep_off_edges()
         now = time.monotonic()
         self.edges += [now + edge for edge in step.edges]
+        # A job that becomes ready is a waiting worker's one commit later: until then nothing else is asked. And what one
+        # entry of the log delays ends at one moment.
+        one_by_one = self.waiting is not None or any(delays_again(text) for text, _ in step.commands)
         at_once = [(step.text, sum(replies for _, replies in step.commands))]
-        # A job that becomes ready is a waiting worker's one commit later. So until then nothing else is asked.
-        for text, replies in at_once if self.waiting is None else step.commands:
+        for text, replies in step.commands if one_by_one else at_once:
             self.run_commands(step, text, replies)
             self.check_waiting()
 
