@@ -25,7 +25,7 @@ pub(in crate::wal) struct Survey {
 /// # Errors
 /// If a file is not of this log, is not what its header says, or one is missing between two others.
 pub(in crate::wal) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Result<Survey, RecoveryError> {
-    let LogPlace { dir, identity, .. } = place;
+    let dir = &place.dir;
     let files = disk.list(dir).await.map_err(|source| RecoveryError::Read { path: dir.to_owned(), source })?;
     let mut survey = Survey { next_number: 1, ..Survey::default() };
     let mut unnamed = Unnamed::default();
@@ -41,7 +41,7 @@ pub(in crate::wal) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Resul
         if place.kept.contains(&number) {
             continue;
         }
-        match first_look(disk, &path, number, identity).await? {
+        match first_look(disk, place, &path, number).await? {
             Look::InUse(header) if header.number != number => {
                 return Err(RecoveryError::Misnamed { path, number: header.number });
             }
@@ -87,7 +87,12 @@ fn check_order(place: &LogPlace, in_use: &[SegmentHeader], unnamed: &Unnamed) ->
     {
         return Err(RecoveryError::HeaderUnreadable { path });
     }
-    let begins_at_floor = in_use.first().map(|first| first.epoch.ordinal()) == Some(place.first_ordinal);
+    // The first segment may be lost where the next begins at the floor, too: then nothing in it counts. (A log that was installed begins
+    // with one that stays empty.)
+    let begins_at_floor = in_use.first().is_some_and(|first| {
+        first.epoch.ordinal() == place.first_ordinal
+            || (first.base, first.base_chain) == (place.base.index, place.base_chain)
+    });
     if place.first_ordinal > 0 && !begins_at_floor {
         return Err(RecoveryError::NothingAboveFloor { dir: dir.clone(), floor: place.base.index });
     }
@@ -120,10 +125,11 @@ enum Look {
 
 async fn first_look<D: Disk>(
     disk: &D,
+    place: &LogPlace,
     path: &Path,
     number: SegmentNumber,
-    identity: &LogIdentity,
 ) -> Result<Look, RecoveryError> {
+    let identity = &place.identity;
     let unreadable = |source| RecoveryError::Read { path: path.to_owned(), source };
     let file = disk.open(path, OpenMode::Read).await.map_err(unreadable)?;
     if file.bytes() < BLOCK {
@@ -141,10 +147,12 @@ async fn first_look<D: Disk>(
         FirstBlock::Zero if second_block_is_zero(&file).await => Ok(Look::LeftOver),
         // The header goes with the first records in one write: if that was completed, a record that was written later
         // says so. A write that was torn left no such record.
-        FirstBlock::Zero | FirstBlock::Unreadable => match was_durable(&file, number, identity).await {
-            true => Ok(Look::Durable),
-            false => Ok(Look::Written),
-        },
+        FirstBlock::Zero | FirstBlock::Unreadable => Ok(match durable_ordinal(&file, number, identity).await {
+            // Below the floor, and no longer named there.
+            Some(ordinal) if ordinal < place.first_ordinal => Look::LeftOver,
+            Some(_) => Look::Durable,
+            None => Look::Written,
+        }),
     }
 }
 
@@ -156,15 +164,17 @@ async fn second_block_is_zero<F: File>(file: &F) -> bool {
     result.is_ok() && is_zero(&block)
 }
 
-/// Whether a record of this file testifies that another one of this file was durable.
-async fn was_durable<F: File>(file: &F, number: SegmentNumber, identity: &LogIdentity) -> bool {
+/// The ordinal of a segment, by its records, where one of them testifies that another one of this file was durable.
+async fn durable_ordinal<F: File>(file: &F, number: SegmentNumber, identity: &LogIdentity) -> Option<u32> {
+    let mut ordinal = None;
     let mut first_entry: Option<Index> = None;
     let mut durable_upto = Index::ZERO;
     let mut offset = BLOCK;
     while offset + BLOCK <= file.bytes() {
         if let (Ok(()), block) = file.read_at(AlignedBuf::zeroed(BLOCK as usize), offset).await
-            && let Some((_, record)) = Record::read_of_any_epoch(&block, number, offset)
+            && let Some((epoch, record)) = Record::read_of_any_epoch(&block, number, offset)
         {
+            ordinal = ordinal.max(Some(epoch.ordinal()));
             durable_upto = durable_upto.max(record.testimony.durable_upto);
             if let Ok(entry) = Entry::identify(&block[PLACEMENT_HEADER_BYTES..], identity) {
                 let index = entry.meta.position.index;
@@ -173,5 +183,5 @@ async fn was_durable<F: File>(file: &F, number: SegmentNumber, identity: &LogIde
         }
         offset += BLOCK;
     }
-    first_entry.is_some_and(|first| first <= durable_upto)
+    if first_entry? <= durable_upto { ordinal } else { None }
 }

@@ -208,6 +208,52 @@ fn the_header_of_a_segment_in_use_is_missed() {
     }
 }
 
+/// The same log from the end of its first segment on.
+fn above_first_segment(entries: &[Entry], places: &[Placement]) -> LogPlace {
+    let below = places.iter().filter(|place| place.segment == places[0].segment).count();
+    let last = &entries[below - 1];
+    LogPlace {
+        base: last.meta.position,
+        base_chain: last.meta.chain,
+        next_job: JobId(below as u64 + 1),
+        first_ordinal: 1,
+        ..place()
+    }
+}
+
+/// A crash between the manifest that names a damaged segment no longer and its removal. (Seed 8202180.)
+#[test]
+fn the_header_of_a_segment_below_the_floor_is_not_missed() {
+    let (disk, entries, places) = sample(true);
+    let place = above_first_segment(&entries, &places);
+    for how in HARMS {
+        let image = disk.fork();
+        harm(&image, places[0].segment, 0, how);
+        let mut live = Vec::new();
+        block_on(recover(&image, &place, |entry, _| live.push(entry.meta))).unwrap();
+        assert_eq!(live, metas(&entries[place.base.index.0 as usize..]));
+        assert!(!image.files().iter().any(|(file, _)| *file == path(places[0].segment)), "it is removed");
+    }
+}
+
+/// A log that was installed begins with such a segment. (Seed 8200161.)
+#[test]
+fn a_missing_segment_in_which_nothing_counts_is_not_missed() {
+    let mut bench = Bench::new(1);
+    bench.append_sizes(&[10, 10]);
+    bench.seal();
+    bench.append_sizes(&[20]);
+    let dead = placements(&bench.disk.fork())[2];
+    bench.seal();
+    bench.cut_and_append(2, &[30, 30]);
+    let disk = bench.disk.crash(Crash::Process);
+    let place = above_first_segment(&bench.durable, &placements(&disk.fork()));
+    disk.lose(&path(dead.segment));
+    let mut live = Vec::new();
+    block_on(recover(&disk, &place, |entry, _| live.push(entry.meta))).unwrap();
+    assert_eq!(live, metas(&bench.durable[2..]));
+}
+
 #[test]
 fn a_missing_segment_is_missed() {
     let (disk, _, places) = sample(true);
