@@ -91,6 +91,8 @@ metrics! {
         connections: Gauge = "connections", "Client connections open now";
         connections_accepted: Counter = "connections_accepted", "Client connections ever accepted";
         connections_rejected: Counter = "connections_rejected", "Client connections closed at once because connections_max was reached";
+        body_bytes: Gauge = "body_bytes", "Bytes of bodies of puts that are arriving or await their answer";
+        refused_no_memory: Counter = "puts_refused_no_memory", "Puts answered OUT_OF_MEMORY because bodies_bytes_max was reached";
         handshakes_refused: Counter = "handshakes_refused", "Handshakes with a peer that either side refused";
         bad_frames: Counter = "bad_frames", "Frames from peers that were dropped with their connection: too long, bad checksum, wrong version, or no sense";
         draining: Gauge = "draining", "1 while this node refuses puts because it was told to drain";

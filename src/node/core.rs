@@ -249,7 +249,11 @@ async fn watch_room<R: Runtime>(rt: R, setup: Setup, tells: bool, hosts: Vec<Rc<
             }
         };
         if tells {
-            setup.metrics.node.room.set(i64::from(has_room));
+            let metrics = &setup.metrics.node;
+            metrics.room.set(i64::from(has_room));
+            let counts = setup.door.counts();
+            metrics.body_bytes.set(crate::metrics::gauge_value(counts.body_bytes));
+            metrics.refused_no_memory.inc_by(counts.puts_refused - metrics.refused_no_memory.get());
         }
         match (had_room, has_room) {
             (false, true) if tells => tracing::info!("the disk has room again"),

@@ -12,6 +12,7 @@ use super::listeners::is_shared;
 use super::place::{Crossing, Place};
 use super::rings::{RingEnds, connect_all};
 use super::together::Together;
+use crate::api::beanstalkd::body_budget::BodyLimits;
 use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
 use crate::config::Config;
 use crate::fatal::Fatal;
@@ -201,7 +202,9 @@ fn front_door(config: &Config, cores: usize, rt: &UringRuntime) -> FrontDoor {
             ResourceUsage { user_micros: micros(usage.user), system_micros: micros(usage.system) }
         },
     };
-    FrontDoor::new(config.shards, cores, config.tunables.job_bytes_max, facts)
+    let tunables = &config.tunables;
+    let bodies = BodyLimits { bytes_max: tunables.job_bytes_max, together_bytes_max: tunables.bodies_bytes_max };
+    FrontDoor::new(config.shards, cores, bodies, facts)
 }
 
 fn micros(time: Duration) -> u64 {

@@ -19,6 +19,7 @@ use super::oracle::group::GroupOracle;
 use super::oracle::medium::{MediumLog, read_log};
 use super::random::Random;
 use super::runtime::SimRuntime;
+use crate::api::beanstalkd::body_budget::BodyLimits;
 use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
 use crate::config::{Address, Config, Tunables};
 use crate::fatal::Fatal;
@@ -636,5 +637,7 @@ fn front_door(config: &Config, runtime: &SimRuntime, member: &Member) -> FrontDo
         segment_bytes_max: config.tunables.segment_bytes_max,
         resource_usage: ResourceUsage::default,
     };
-    FrontDoor::new(config.shards, 1, config.tunables.job_bytes_max, facts)
+    let tunables = &config.tunables;
+    let bodies = BodyLimits { bytes_max: tunables.job_bytes_max, together_bytes_max: tunables.bodies_bytes_max };
+    FrontDoor::new(config.shards, 1, bodies, facts)
 }

@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use beaver_raft::api::beanstalkd::body_budget::BodyLimits;
 use beaver_raft::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
 use beaver_raft::api::beanstalkd::request::BODY_BYTES_MAX_DEFAULT;
 use beaver_raft::api::beanstalkd::server::serve_connection;
@@ -40,7 +41,12 @@ fn start_at(address: String, shards: u16) -> (String, Arc<FrontDoor>) {
         segment_bytes_max: 1,
         resource_usage: ResourceUsage::default,
     };
-    let door = Arc::new(FrontDoor::new(shards, 1, BODY_BYTES_MAX_DEFAULT, facts));
+    let door = Arc::new(FrontDoor::new(
+        shards,
+        1,
+        BodyLimits { bytes_max: BODY_BYTES_MAX_DEFAULT, together_bytes_max: 1 << 30 },
+        facts,
+    ));
     let bulk = Bulk::start(BulkOptions::default()).expect("a bulk thread");
     let (send, receive) = mpsc::channel();
     let shared = door.clone();

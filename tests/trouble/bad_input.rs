@@ -28,8 +28,12 @@ pub fn peers(node: &Node) -> SocketAddr {
 }
 
 fn counter(node: &Node, name: &str) -> u64 {
+    gauge(node, &format!("{name}_total"))
+}
+
+fn gauge(node: &Node, name: &str) -> u64 {
     let metrics = node.ask_admin("/metrics").expect("the admin port answers");
-    let line = metrics.lines().find(|line| line.starts_with(&format!("beaver_raft_{name}_total")));
+    let line = metrics.lines().find(|line| line.starts_with(&format!("beaver_raft_{name}")));
     let line = line.unwrap_or_else(|| panic!("no {name} in {metrics}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
 }
@@ -130,4 +134,30 @@ fn garbage_commands_get_the_errors_of_the_protocol_and_the_connection_stays_in_s
         let _ = stream.read_to_end(&mut said);
     }
     assert_eq!(client.call(&format!("delete {id}")), "DELETED");
+}
+
+#[test]
+fn bodies_that_do_not_arrive_take_no_more_memory_than_is_configured() {
+    const BODY_BYTES: usize = 15_000_000;
+    let mut cluster = Cluster::prepare_with("bodies", "job_bytes_max: 16777216\nbodies_bytes_max: 33554432\n");
+    cluster.start_all();
+    let node = &cluster.nodes[cluster.leader()];
+    let (mut first, mut second, mut third) = (node.connect(), node.connect(), node.connect());
+    let body = "x".repeat(BODY_BYTES);
+    let put = format!("put 100 0 60 {BODY_BYTES}\r\n");
+    for slow in [&mut first, &mut second] {
+        slow.send(&put);
+        slow.send(&body[1..]);
+    }
+    let held = || gauge(node, "body_bytes") > 2 * (BODY_BYTES as u64) - 200_000;
+    eventually("two bodies are held", held);
+    assert_eq!(third.call(&format!("{put}{body}")), "OUT_OF_MEMORY");
+    third.put("a small one");
+    eventually("the refusal is counted", || counter(node, "puts_refused_no_memory") == 1);
+    drop(second);
+    eventually("what the second held is given back", || gauge(node, "body_bytes") < 2 * BODY_BYTES as u64 - 200_000);
+    third.put(&body);
+    first.send("x\r\n");
+    assert_eq!(crate::cluster::id_of(&first.line().expect("an answer"), "INSERTED"), 3);
+    eventually("nothing is held", || gauge(node, "body_bytes") == 0);
 }

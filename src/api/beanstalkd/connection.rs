@@ -11,7 +11,8 @@
 //! - Commands overlap only while all of them are puts, change one job each, and not the same, or touch nothing but the connection
 //!   itself; any other waits for all before it and blocks all behind it.
 //! - Memory is bounded: by commands outstanding, by bytes of bodies outstanding, by output not yet written, and by
-//!   input not yet understood. A client that goes beyond is not read from until it is below again.
+//!   input not yet understood. A client that goes beyond is not read from until it is below again. Bodies of all clients together
+//!   have a budget: a put beyond it is refused.
 //!
 //! It must never panic over what a client sends, and never answer what a shard has not said.
 
@@ -149,7 +150,9 @@ impl Connection {
             // Then the reservation ran out.
             let not_found = answer == Answer::NotFound;
             let shards = self.door.shards;
+            let body_bytes = self.slots.body_bytes();
             let change = self.slots.answer(ticket, || Reply::from_answer(answer, shard, shards), &mut self.output);
+            self.counters().bodies.give_back(body_bytes - self.slots.body_bytes());
             if let Some(change) = change.filter(|change| disposed_of || not_found && change.needs_hold) {
                 self.reserved.remove(&(shard, change.job));
             }
@@ -217,7 +220,10 @@ impl Connection {
             self.refer(tube, ReferenceChange::Unwatch);
         }
         self.end_waiting_command();
-        let counters = self.counters();
+        let counters = self.door.core(self.core);
+        // A put is never held back: it overlaps with whatever is under way.
+        counters.bodies.give_back(self.slots.body_bytes());
+        self.parser.close(&counters.bodies);
         counters.fall(Gauge::Connections);
         if self.is_producer {
             counters.fall(Gauge::Producers);
@@ -229,7 +235,7 @@ impl Connection {
 
     fn start_commands(&mut self, now: Nanos) {
         while !self.closing && self.command.is_none() && self.has_room() {
-            let Some(parsed) = self.held.take().or_else(|| self.parser.poll_parsed()) else {
+            let Some(parsed) = self.next_request() else {
                 self.closing = self.eof && self.slots.is_empty();
                 return;
             };
@@ -239,6 +245,11 @@ impl Connection {
             }
             self.start(now, parsed);
         }
+    }
+
+    fn next_request(&mut self) -> Option<Parsed> {
+        let budget = &self.door.core(self.core).bodies;
+        self.held.take().or_else(|| self.parser.poll_parsed(budget))
     }
 
     /// Of two changes to one job the second waits for the first. That may make the job ready (a release, a kick), and then it is a
@@ -256,6 +267,7 @@ impl Connection {
     fn start_put(&mut self, priority: u32, delay_s: u32, ttr_s: u32, body: Bytes) {
         self.become_producer();
         if self.door.is_draining() {
+            self.counters().bodies.give_back(body.len());
             self.reply(Reply::Refused(Refusal::Draining));
             return;
         }

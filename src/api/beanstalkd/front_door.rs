@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::body_budget::{BodyBudget, BodyLimits};
 use super::request::{BODY_BYTES_MAX_LIMIT, Counted};
 use crate::types::Nanos;
 
@@ -10,7 +11,7 @@ use crate::types::Nanos;
 #[derive(Debug)]
 pub struct FrontDoor {
     pub shards: u16,
-    /// The longest body of a job; at most [`BODY_BYTES_MAX_LIMIT`].
+    /// The longest body of a job.
     pub body_bytes_max: u32,
     pub facts: NodeFacts,
     draining: AtomicBool,
@@ -43,9 +44,10 @@ pub struct ResourceUsage {
 
 /// The counters of one core thread. Only it writes them. Aligned so that two threads share no cache line, nor the
 /// pair that is prefetched together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub struct CoreCounters {
+    pub bodies: BodyBudget,
     commands: [AtomicU64; Counted::ALL.len()],
     connections_ever: AtomicU64,
     connections: AtomicU64,
@@ -64,6 +66,10 @@ pub struct NodeCounts {
     pub producers: u64,
     pub workers: u64,
     pub waiting: u64,
+    /// Bytes of bodies that are arriving or await an answer.
+    pub body_bytes: u64,
+    /// Puts that were refused for want of memory for their bodies.
+    pub puts_refused: u64,
 }
 
 /// A number of connections that goes up and down.
@@ -77,11 +83,11 @@ pub enum Gauge {
 
 impl FrontDoor {
     #[must_use]
-    pub fn new(shards: u16, cores: usize, body_bytes_max: u32, facts: NodeFacts) -> FrontDoor {
+    pub fn new(shards: u16, cores: usize, bodies: BodyLimits, facts: NodeFacts) -> FrontDoor {
         assert!(shards > 0 && cores > 0, "a node has at least one shard and one core thread");
-        assert!(body_bytes_max <= BODY_BYTES_MAX_LIMIT, "the configuration bounds the size of a body");
-        let cores = (0..cores).map(|_| CoreCounters::default()).collect();
-        FrontDoor { shards, body_bytes_max, facts, draining: AtomicBool::new(false), cores }
+        assert!(bodies.bytes_max <= BODY_BYTES_MAX_LIMIT, "the configuration bounds the size of a body");
+        let cores = (0..cores).map(|_| CoreCounters::new(BodyBudget::share(bodies, cores))).collect();
+        FrontDoor { shards, body_bytes_max: bodies.bytes_max, facts, draining: AtomicBool::new(false), cores }
     }
 
     /// From now on no put is taken. There is no way back but a restart. Whether this call began it.
@@ -118,12 +124,26 @@ impl FrontDoor {
             sum.producers += core.producers.load(Ordering::Relaxed);
             sum.workers += core.workers.load(Ordering::Relaxed);
             sum.waiting += core.waiting.load(Ordering::Relaxed);
+            sum.body_bytes += core.bodies.taken_bytes();
+            sum.puts_refused += core.bodies.refused();
         }
         sum
     }
 }
 
 impl CoreCounters {
+    fn new(bodies: BodyBudget) -> CoreCounters {
+        CoreCounters {
+            bodies,
+            commands: Default::default(),
+            connections_ever: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            producers: AtomicU64::new(0),
+            workers: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+        }
+    }
+
     pub fn count(&self, counted: Counted) {
         add(&self.commands[counted as usize], 1);
     }
@@ -172,9 +192,13 @@ pub(crate) mod tests {
         }
     }
 
+    pub(crate) fn bodies_up_to(bytes_max: u32) -> BodyLimits {
+        BodyLimits { bytes_max, together_bytes_max: 1 << 30 }
+    }
+
     #[test]
     fn counters_of_all_cores_are_summed() {
-        let door = FrontDoor::new(1, 2, 100, facts());
+        let door = FrontDoor::new(1, 2, bodies_up_to(100), facts());
         door.core(0).count(Counted::Put);
         door.core(1).count(Counted::Put);
         door.core(1).count(Counted::PauseTube);

@@ -10,6 +10,7 @@
 //! All but `server` is without I/O. Read `request` and `grammar` for what is understood, `connection` for what is
 //! done about it, `waits` for the one hard command.
 
+pub mod body_budget;
 pub mod connection;
 pub mod front_door;
 pub mod grammar;

@@ -1,13 +1,14 @@
 //! The framing of a client's bytes: lines, bodies and what has to be skipped, from pieces of any size.
 //!
-//! It must never hold more than it was given (a body grows as it arrives, not as it is announced), never give
-//! another result for another split of the same bytes, and never lose step: whatever a client sends, the next
+//! It must never hold more than it was given (a body grows as it arrives, not as it is announced) or more than there is memory for
+//! (a body beyond the budget is skipped, and its put refused), never give another result for another split of the same bytes, and never lose step: whatever a client sends, the next
 //! command starts where the original would look for it.
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
+use super::body_budget::BodyBudget;
 use super::grammar::{Line, parse_line};
 use super::reply::Refusal;
 use super::request::{Counted, Parsed, Request};
@@ -31,10 +32,35 @@ enum State {
     Line(Vec<u8>),
     /// A line that is too long: everything up to the next CRLF goes. `cr`: the last byte seen was CR.
     TooLong { cr: bool },
-    /// The body of a put and its CRLF; `read` holds what came of it in earlier pieces.
-    Body { put: Put, read: BytesMut },
-    /// The body of a put that is too big.
-    TooBig { bytes_left: u64 },
+    /// The body of a put and its CRLF.
+    Body { put: Put, read: Unfinished },
+    /// The body of a put that is refused.
+    Refused { bytes_left: u64, refusal: Refusal },
+}
+
+/// What came of a body in earlier pieces.
+#[derive(Debug, Default)]
+struct Unfinished {
+    bytes: Vec<u8>,
+    /// Of the budget: the room in `bytes`.
+    taken: usize,
+}
+
+impl Unfinished {
+    /// Adds a part of a body of `whole` bytes, unless there is no memory for it.
+    fn extend(&mut self, part: &[u8], whole: usize, budget: &BodyBudget) -> bool {
+        let needed = self.bytes.len() + part.len();
+        if needed > self.taken {
+            let room = needed.max(2 * self.taken).min(whole);
+            if !budget.take(room - self.taken) {
+                return false;
+            }
+            self.taken = room;
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(part);
+        true
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,14 +91,15 @@ impl Parser {
         self.input_bytes
     }
 
-    /// The next request, or nothing until more bytes come.
-    pub fn poll_parsed(&mut self) -> Option<Parsed> {
+    /// The next request, or nothing until more bytes come. The length of a put's body stays taken from the budget: whoever is done with
+    /// the put gives it back.
+    pub fn poll_parsed(&mut self, budget: &BodyBudget) -> Option<Parsed> {
         while !self.input.is_empty() {
             let parsed = match self.state {
                 State::Line(_) => self.read_line(),
                 State::TooLong { cr } => self.skip_line(cr),
-                State::Body { put, .. } => self.read_body(put),
-                State::TooBig { bytes_left } => self.skip_body(bytes_left),
+                State::Body { put, .. } => self.read_body(put, budget),
+                State::Refused { bytes_left, refusal } => self.skip_body(bytes_left, refusal),
             };
             if parsed.is_some() {
                 return parsed;
@@ -104,11 +131,11 @@ impl Parser {
         self.advance(taken);
         let (state, parsed) = match line {
             Line::Whole(parsed) => (State::Line(Vec::new()), Some(parsed)),
-            Line::PutTooBig { bytes } => (State::TooBig { bytes_left: bytes }, None),
+            Line::PutTooBig { bytes } => (State::Refused { bytes_left: bytes, refusal: Refusal::JobTooBig }, None),
             Line::Put { priority, delay_s, ttr_s, bytes } => {
                 let bytes = usize::try_from(bytes).expect("a u32 fits a usize on every supported machine");
                 let put = Put { priority, delay_s, ttr_s, bytes };
-                (State::Body { put, read: BytesMut::new() }, None)
+                (State::Body { put, read: Unfinished::default() }, None)
             }
         };
         self.state = state;
@@ -131,43 +158,58 @@ impl Parser {
         }
     }
 
-    fn read_body(&mut self, put: Put) -> Option<Parsed> {
+    fn read_body(&mut self, put: Put, budget: &BodyBudget) -> Option<Parsed> {
         let (State::Body { read, .. }, Some(piece)) = (&mut self.state, self.input.front()) else { return None };
         let whole = put.bytes + 2;
-        let missing = whole - read.len();
-        let (mut body, taken) = if read.is_empty() && piece.len() >= whole {
-            (piece.slice(..whole), whole)
-        } else {
-            let taken = piece.len().min(missing);
-            read.extend_from_slice(&piece[..taken]);
-            if taken < missing {
+        let missing = whole - read.bytes.len();
+        let taken = piece.len().min(missing);
+        let is_within_piece = taken == whole;
+        let is_kept = if is_within_piece { budget.take(whole) } else { read.extend(&piece[..taken], whole, budget) };
+        if !is_kept {
+            budget.give_back(read.taken);
+            self.state = State::Refused { bytes_left: missing as u64, refusal: Refusal::OutOfMemory };
+            return None;
+        }
+        let mut body = match (is_within_piece, taken < missing) {
+            (true, _) => piece.slice(..whole),
+            (false, true) => {
                 self.advance(taken);
                 return None;
             }
-            (read.split().freeze(), taken)
+            (false, false) => Bytes::from(std::mem::take(&mut read.bytes)),
         };
         self.advance(taken);
         self.state = State::Line(Vec::new());
         let request = if body.ends_with(b"\r\n") {
+            budget.give_back(2);
             body.truncate(put.bytes);
             Request::Put { priority: put.priority, delay_s: put.delay_s, ttr_s: put.ttr_s, body }
         } else {
+            budget.give_back(whole);
             Request::PutUnterminated
         };
         Some(Parsed { counted: Some(Counted::Put), request })
     }
 
-    fn skip_body(&mut self, bytes_left: u64) -> Option<Parsed> {
+    /// Gives back what an unfinished body has taken: nothing more is read.
+    pub fn close(&mut self, budget: &BodyBudget) {
+        if let State::Body { read, .. } = &self.state {
+            budget.give_back(read.taken);
+        }
+        self.state = State::Line(Vec::new());
+    }
+
+    fn skip_body(&mut self, bytes_left: u64, refusal: Refusal) -> Option<Parsed> {
         let piece_bytes = self.input.front()?.len();
         let taken = usize::try_from(bytes_left).map_or(piece_bytes, |left| left.min(piece_bytes));
         self.advance(taken);
         let bytes_left = bytes_left - taken as u64;
         if bytes_left > 0 {
-            self.state = State::TooBig { bytes_left };
+            self.state = State::Refused { bytes_left, refusal };
             return None;
         }
         self.state = State::Line(Vec::new());
-        Some(Parsed { counted: Some(Counted::Put), request: Request::Refused(Refusal::JobTooBig) })
+        Some(Parsed { counted: Some(Counted::Put), request: Request::Refused(refusal) })
     }
 
     fn advance(&mut self, bytes: usize) {

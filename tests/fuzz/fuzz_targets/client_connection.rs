@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use beaver_raft::api::beanstalkd::body_budget::BodyLimits;
 use beaver_raft::api::beanstalkd::connection::Connection;
 use beaver_raft::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
 use beaver_raft::api::beanstalkd::outbox::ShardRequest;
@@ -20,6 +21,7 @@ const BODY_BYTES_MAX: u32 = 64;
 type Open = (ShardId, u64, Option<Answer>);
 
 struct Conversation {
+    door: Arc<FrontDoor>,
     connection: Connection,
     now: Nanos,
     open: Vec<Open>,
@@ -40,9 +42,10 @@ impl Conversation {
             segment_bytes_max: 1 << 20,
             resource_usage: ResourceUsage::default,
         };
-        let door = Arc::new(FrontDoor::new(SHARDS, 1, BODY_BYTES_MAX, facts));
-        let connection = Connection::new(door, 0);
-        Conversation { connection, now: Nanos(1), open: Vec::new(), told: Vec::new(), is_writing: false }
+        let bodies = BodyLimits { bytes_max: BODY_BYTES_MAX, together_bytes_max: 1 << 20 };
+        let door = Arc::new(FrontDoor::new(SHARDS, 1, bodies, facts));
+        let connection = Connection::new(Arc::clone(&door), 0);
+        Conversation { door, connection, now: Nanos(1), open: Vec::new(), told: Vec::new(), is_writing: false }
     }
 
     fn settle(&mut self) {
@@ -99,6 +102,8 @@ impl Conversation {
             rounds += 1;
             assert!(rounds < 100_000, "the conversation does not end");
         }
+        self.connection.close();
+        assert_eq!(self.door.counts().body_bytes, 0, "all that bodies took is given back");
         self.told
     }
 }

@@ -2,6 +2,7 @@
 //! stream in the same way however it is cut into pieces.
 #![no_main]
 
+use beaver_raft::api::beanstalkd::body_budget::{BodyBudget, BodyLimits};
 use beaver_raft::api::beanstalkd::parser::Parser;
 use beaver_raft::api::beanstalkd::request::Parsed;
 use beaver_raft_fuzz::input::Input;
@@ -12,10 +13,11 @@ const BODY_BYTES_MAX: u32 = 64;
 
 fn parse<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Parsed> {
     let mut parser = Parser::new(BODY_BYTES_MAX);
+    let budget = BodyBudget::share(BodyLimits { bytes_max: BODY_BYTES_MAX, together_bytes_max: 1 << 30 }, 1);
     let mut parsed = Vec::new();
     for piece in pieces {
         parser.push(Bytes::copy_from_slice(piece));
-        parsed.extend(std::iter::from_fn(|| parser.poll_parsed()));
+        parsed.extend(std::iter::from_fn(|| parser.poll_parsed(&budget)));
         assert_eq!(parser.input_bytes(), 0, "what can't be understood yet is taken in all the same");
     }
     parsed

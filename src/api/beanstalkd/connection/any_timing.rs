@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::beanstalkd::front_door::tests::facts;
+use crate::api::beanstalkd::front_door::tests::{bodies_up_to, facts};
 use crate::api::beanstalkd::parser::tests::{cut, stream_and_cuts};
 
 const SHARDS: u16 = 3;
@@ -20,6 +20,7 @@ enum Event {
 }
 
 struct Run {
+    door: Arc<FrontDoor>,
     connection: Connection,
     now: Nanos,
     /// Questions that will be answered: shard, ticket, and the answer.
@@ -31,9 +32,9 @@ struct Run {
 
 impl Run {
     fn new() -> Run {
-        let door = Arc::new(FrontDoor::new(SHARDS, 1, 100, facts()));
-        let connection = Connection::new(door, 0);
-        Run { connection, now: Nanos(1), open: Vec::new(), told: Vec::new(), writing: false }
+        let door = Arc::new(FrontDoor::new(SHARDS, 1, bodies_up_to(100), facts()));
+        let connection = Connection::new(Arc::clone(&door), 0);
+        Run { door, connection, now: Nanos(1), open: Vec::new(), told: Vec::new(), writing: false }
     }
 
     /// Collects what came of an event.
@@ -143,6 +144,7 @@ proptest! {
     fn what_is_told_depends_on_no_timing(
         (stream, lengths) in stream_and_cuts(),
         events in prop::collection::vec(event(), 0..300),
+        cut_off_events in prop::collection::vec(event(), 0..100),
     ) {
         let at_once = Run::new().finish(std::iter::once(stream.clone()));
         let mut pieces = cut(&stream, &lengths).into_iter();
@@ -150,7 +152,16 @@ proptest! {
         for event in events {
             run.handle(event, &mut pieces);
         }
+        let mut cut_off = Run::new();
+        let mut its_pieces = cut(&stream, &lengths).into_iter();
+        for event in cut_off_events {
+            cut_off.handle(event, &mut its_pieces);
+        }
+        cut_off.connection.close();
+        prop_assert_eq!(cut_off.door.counts().body_bytes, 0);
+        let door = Arc::clone(&run.door);
         let piecemeal = run.finish(pieces);
+        prop_assert_eq!(door.counts().body_bytes, 0, "all that bodies took is given back");
         prop_assert_eq!(without_uptime(&at_once), without_uptime(&piecemeal));
     }
 }

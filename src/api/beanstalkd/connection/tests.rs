@@ -1,8 +1,9 @@
 //! Conversations: what a client sends, what the shards are asked, what they say, what the client gets.
 
 use super::*;
+use crate::api::beanstalkd::body_budget::BodyLimits;
 use crate::api::beanstalkd::front_door::NodeCounts;
-use crate::api::beanstalkd::front_door::tests::facts;
+use crate::api::beanstalkd::front_door::tests::{bodies_up_to, facts};
 use crate::api::beanstalkd::request::Counted;
 use crate::api::routing::shard_of_tube;
 use crate::api::{ShardStats, TubeReferences};
@@ -19,7 +20,7 @@ struct Client {
 
 impl Client {
     fn new(shards: u16) -> Client {
-        Client::at(&Arc::new(FrontDoor::new(shards, 1, 100, facts())))
+        Client::at(&Arc::new(FrontDoor::new(shards, 1, bodies_up_to(100), facts())))
     }
 
     fn at(door: &Arc<FrontDoor>) -> Client {
@@ -490,7 +491,7 @@ fn tube_stats_are_told() {
 
 #[test]
 fn connections_producers_and_workers_are_counted_while_they_live() {
-    let door = Arc::new(FrontDoor::new(1, 1, 100, facts()));
+    let door = Arc::new(FrontDoor::new(1, 1, bodies_up_to(100), facts()));
     let (mut producer, mut worker) = (Client::at(&door), Client::at(&door));
     producer.send("put 0 0 1 1\r\na\r\nput 0 0 1 1\r\na\r\n");
     worker.send("reserve\r\n");
@@ -519,7 +520,7 @@ fn no_more_puts_than_allowed_are_under_way_and_reading_stops() {
 
 #[test]
 fn no_more_body_bytes_than_allowed_are_under_way() {
-    let door = Arc::new(FrontDoor::new(1, 1, 1 << 20, facts()));
+    let door = Arc::new(FrontDoor::new(1, 1, bodies_up_to(1 << 20), facts()));
     let mut client = Client::at(&door);
     let body = "x".repeat(OUTSTANDING_BYTES_MAX / 2);
     let put = format!("put 0 0 1 {}\r\n{body}\r\n", body.len());
@@ -531,8 +532,27 @@ fn no_more_body_bytes_than_allowed_are_under_way() {
 }
 
 #[test]
+fn bodies_of_all_clients_together_have_a_budget() {
+    let limits = BodyLimits { bytes_max: 100, together_bytes_max: 150 };
+    let door = Arc::new(FrontDoor::new(1, 1, limits, facts()));
+    let (mut first, mut second) = (Client::at(&door), Client::at(&door));
+    let put = format!("put 0 0 1 100\r\n{}\r\n", "x".repeat(100));
+    first.send(&put);
+    let (_, ticket, _) = first.asked_once();
+    second.send(&put).send("delete 7\r\n");
+    assert_eq!(second.got(), "OUT_OF_MEMORY\r\n");
+    assert_eq!(second.asked_once().2, Operation::Delete { job: JobId(7) });
+    first.answer(A, ticket, inserted(1));
+    second.send(&put);
+    assert!(matches!(second.asked_once().2, Operation::Put { .. }), "an answer makes room");
+    assert_eq!((door.counts().body_bytes, door.counts().puts_refused), (100, 1));
+    drop(second);
+    assert_eq!(door.counts().body_bytes, 0);
+}
+
+#[test]
 fn a_client_that_does_not_read_is_not_served_further() {
-    let door = Arc::new(FrontDoor::new(1, 1, 1 << 20, facts()));
+    let door = Arc::new(FrontDoor::new(1, 1, bodies_up_to(1 << 20), facts()));
     let mut client = Client::at(&door);
     client.send(&"peek 1\r\n".repeat(100));
     let body = Bytes::from(vec![b'x'; OUTPUT_BYTES_MAX / 2]);

@@ -3,13 +3,16 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::api::beanstalkd::body_budget::BodyLimits;
+use crate::api::beanstalkd::front_door::tests::bodies_up_to;
 
 fn parse_pieces(pieces: impl IntoIterator<Item = Vec<u8>>) -> Vec<Parsed> {
     let mut parser = Parser::new(100);
+    let budget = BodyBudget::share(bodies_up_to(100), 1);
     let mut all = Vec::new();
     for piece in pieces {
         parser.push(piece.into());
-        all.extend(std::iter::from_fn(|| parser.poll_parsed()));
+        all.extend(std::iter::from_fn(|| parser.poll_parsed(&budget)));
         assert_eq!(parser.input_bytes(), 0);
     }
     all
@@ -78,9 +81,42 @@ fn the_longest_command_fits() {
 fn a_body_within_one_piece_is_not_copied() {
     let piece = Bytes::from_static(b"put 1 2 3 4\r\nbody\r\n");
     let mut parser = Parser::new(100);
+    let budget = BodyBudget::share(bodies_up_to(100), 1);
     parser.push(piece.clone());
-    let Some(Parsed { request: Request::Put { body, .. }, .. }) = parser.poll_parsed() else { panic!("a put") };
+    let Some(Parsed { request: Request::Put { body, .. }, .. }) = parser.poll_parsed(&budget) else { panic!("a put") };
     assert_eq!(body.as_ptr(), piece[13..].as_ptr());
+}
+
+#[test]
+fn a_body_beyond_the_budget_is_skipped_and_its_put_refused() {
+    let budget = BodyBudget::share(BodyLimits { bytes_max: 100, together_bytes_max: 150 }, 1);
+    let (mut slow, mut quick) = (Parser::new(100), Parser::new(100));
+    slow.push(Bytes::from(format!("put 1 2 3 90\r\n{}", "x".repeat(60))));
+    assert_eq!(slow.poll_parsed(&budget), None);
+    assert_eq!(budget.taken_bytes(), 60);
+
+    let put_of_95 = Bytes::from(format!("put 1 2 3 95\r\n{}\r\n", "y".repeat(95)));
+    for ends in [&[111][..], &[70, 111], &[70, 90, 111]] {
+        let mut told = Vec::new();
+        let mut begin = 0;
+        for &end in ends {
+            quick.push(put_of_95.slice(begin..end));
+            begin = end;
+            told.extend(std::iter::from_fn(|| quick.poll_parsed(&budget)).map(|parsed| parsed.request));
+        }
+        assert_eq!(told, [Request::Refused(Refusal::OutOfMemory)], "{ends:?}");
+        assert_eq!(budget.taken_bytes(), 60, "{ends:?}");
+    }
+    assert_eq!(budget.refused(), 3);
+
+    slow.push(Bytes::from(format!("{}\r\nput 1 2 3 5\r\n12", "x".repeat(30))));
+    let Some(Parsed { request: Request::Put { body, .. }, .. }) = slow.poll_parsed(&budget) else { panic!("a put") };
+    assert_eq!(budget.taken_bytes(), 90);
+    budget.give_back(body.len());
+    assert_eq!(slow.poll_parsed(&budget), None);
+    assert_eq!(budget.taken_bytes(), 2);
+    slow.close(&budget);
+    assert_eq!(budget.taken_bytes(), 0);
 }
 
 /// Something a client might send, sane or not, and unfinished at times.
