@@ -129,6 +129,8 @@ async fn announce<R: Runtime>(
     };
     let (floor, removed) = (change.floor, change.removed.clone());
     host.events.push(Event::FilesChanged(change));
+    // Before the first of them is gone: a scrubber that finds one missing looks here.
+    publish(host, keeper);
     if let Err(error) = keeper.finish(floor, &removed).await {
         tracing::warn!("a file below the log's floor could not be removed yet: {error}");
     }

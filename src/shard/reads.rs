@@ -451,6 +451,10 @@ impl Shard {
             (Err(_), LogRead::Replicate { to }) if self.replicates_below_floor(to) => {
                 self.handle_replicated(moment, to, Vec::new());
             }
+            // Their segment may have been given up meanwhile: the peer asks again, and hears that they are below the floor.
+            (Err(_), LogRead::Copies { to, fetch }) if fetch.first <= self.raft.log().floor().index => {
+                self.answer_fetch(to, fetch, Held::Unknown);
+            }
             (Err(why), _) => self.stop(Stop::UnreadableLog { why }),
         }
     }

@@ -443,9 +443,8 @@ impl Cluster {
             return false;
         }
         let Ok(log) = self.medium_log(member) else { return false };
-        let log_begins = log.place_of(log.floor.next()).map(|place| place.segment);
         let disk = member.disk();
-        let cold: Vec<_> = disk.files().into_iter().filter(|(path, _)| is_cold(path, log_begins)).collect();
+        let cold: Vec<_> = disk.files().into_iter().filter(|(path, _)| is_cold(path, &log.kept)).collect();
         let Some((path, bytes)) = random.pick(&cold) else { return false };
         let blocks = bytes.div_ceil(BLOCK);
         let block = BLOCK * random.between(0, if random.chance(500_000) { 1.min(blocks - 1) } else { blocks - 1 });
@@ -609,13 +608,12 @@ impl Member {
     }
 }
 
-/// Whether a file of a node, whose log begins in this segment, was written once and for all, and lies below that.
-fn is_cold(path: &Path, log_begins: Option<SegmentNumber>) -> bool {
+/// Whether a file of a node, which keeps these segments below its log's floor, was written once and for all.
+fn is_cold(path: &Path, kept: &[SegmentNumber]) -> bool {
     let data = Path::new(DATA);
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else { return false };
     if dir == segments_dir(data, SHARD) {
-        let is_below = |number| log_begins.is_some_and(|first| number < first);
-        return name.ends_with(".rows") || parse_file_name(name).is_some_and(is_below);
+        return name.ends_with(".rows") || parse_file_name(name).is_some_and(|number| kept.contains(&number));
     }
     let is_store = dir == stores_dir(data, SHARD) && parse_store_file_name(name).is_some();
     is_store || (dir == snapshots_dir(data, SHARD) && shelf::parse_file_name(name).is_some())

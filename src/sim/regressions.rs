@@ -35,5 +35,6 @@ pub const REGRESSIONS: &[Regression] = &[
     with_snapshots(2_101, "a damaged job was given as it was read, over and over, to a node that could not use it"),
     with_snapshots(5_000_580, "a leader offered a snapshot again and again, of which it could not give a damaged job"),
     with_snapshots(8_200_161, "a log whose first segment is lost was refused, though nothing in that counted"),
+    with_snapshots(8_209_405, "of the simulator: a segment in use was taken for one below the floor"),
     with_snapshots(8_202_180, "a log was refused for a segment without a header that lay below its floor"),
 ];

@@ -230,11 +230,20 @@ impl<D: Disk> Staging<D> {
         for number in numbers {
             let footer = if number == self.next_store { self.map_store(number).await.ok() } else { None };
             match footer.filter(|footer| footer.first_job() >= self.next_job) {
-                Some(footer) => self.note_store(number, footer),
+                Some(footer) => {
+                    self.make_durable(&self.place.dir.join(store_file_name(number))).await?;
+                    self.note_store(number, footer);
+                }
                 None => unlink(&self.disk, &self.place.dir.join(store_file_name(number))).await?,
             }
         }
         Ok(())
+    }
+
+    /// What was read may be in a cache only: the process that wrote it may have ended before it was synced.
+    async fn make_durable(&self, path: &Path) -> Result<(), InstallError> {
+        let file = self.disk.open(path, OpenMode::Write).await.map_err(failed("open", path))?;
+        file.sync().await.map_err(failed("sync", path))
     }
 
     async fn map_store(&self, number: SegmentNumber) -> Result<Rc<Footer>, InstallError> {
@@ -293,6 +302,8 @@ impl<D: Disk> Staging<D> {
             unlink(&self.disk, &path).await?;
             return Ok(fresh);
         }
+        // Its verified part may be in a cache only.
+        file.sync().await.map_err(failed("sync", &path))?;
         Ok(Part { name, path, file: Some(file), done })
     }
 

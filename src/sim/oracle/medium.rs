@@ -10,7 +10,7 @@ use crate::snapshot::install::{InstallPlace, complete};
 use crate::types::{ChainHash, Index, ShardId};
 use crate::wal::directory::{manifest_path, segments_dir};
 use crate::wal::entry::{Entry, LogIdentity};
-use crate::wal::index::Placement;
+use crate::wal::index::{Placement, SegmentNumber};
 use crate::wal::inventory::{Inventory, Slot};
 use crate::wal::manifest::Manifest;
 use crate::wal::recovery::{LogPlace, recover};
@@ -32,6 +32,8 @@ pub struct MediumLog {
     pub was_cut: bool,
     /// Segments that hold live entries.
     pub segments: usize,
+    /// Segments below the floor that hold jobs.
+    pub kept: Vec<SegmentNumber>,
     /// How often each row of the recovery table held.
     pub rows: Vec<u64>,
 }
@@ -104,6 +106,7 @@ pub fn read_log(
         inventory: Some(recovered.inventory()),
         was_cut: recovered.cut.is_some(),
         segments,
+        kept: manifest.segments.iter().map(|(number, _)| *number).collect(),
         rows: recovered.rows.to_vec(),
     })
 }

@@ -20,6 +20,15 @@ impl<D: Disk> Keeper<D> {
         self.replace_by_new(&removed, &rows).await.map(Some)
     }
 
+    /// All of them or none: one that counts while another is missing would hold jobs twice.
+    async fn map_stores(&self, numbers: &[SegmentNumber]) -> Result<Vec<Kept>, KeepError> {
+        let mut mapped = Vec::new();
+        for &number in numbers {
+            mapped.push(self.map_store(number).await?);
+        }
+        Ok(mapped)
+    }
+
     /// Moves what lives in these files, which are neighbours, into new ones. `rows`: of each, those that say which jobs may be in it,
     /// and those that say where they are.
     pub(super) async fn replace_by_new(
@@ -28,16 +37,22 @@ impl<D: Disk> Keeper<D> {
         rows: &[(Rc<Footer>, Rc<Footer>)],
     ) -> Result<Change, KeepError> {
         let mut made = Vec::new();
-        if let Err(error) = self.rewrite(removed, rows, &mut made).await {
-            for number in made {
-                // The next start removes what cannot be removed now.
-                let _ = self.unlink(&self.path(PieceName::Store(number))).await;
+        let mapped = match self.rewrite(removed, rows, &mut made).await {
+            Ok(()) => self.map_stores(&made).await,
+            Err(error) => Err(error),
+        };
+        let mapped = match mapped {
+            Ok(mapped) => mapped,
+            Err(error) => {
+                for number in made {
+                    // The next start removes what cannot be removed now.
+                    let _ = self.unlink(&self.path(PieceName::Store(number))).await;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         let mut added = Vec::new();
-        for &number in &made {
-            let mut kept = self.map_store(number).await?;
+        for (number, mut kept) in made.into_iter().zip(mapped) {
             kept.live = Some((kept.footer.jobs() as u64, kept.footer.enqueue_bytes()));
             self.moved_bytes += kept.file_bytes;
             let name = PieceName::Store(number);

@@ -41,7 +41,7 @@ pub(in crate::wal) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Resul
         if place.kept.contains(&number) {
             continue;
         }
-        match first_look(disk, place, &path, number).await? {
+        match first_look(disk, &path, number, &place.identity).await? {
             Look::InUse(header) if header.number != number => {
                 return Err(RecoveryError::Misnamed { path, number: header.number });
             }
@@ -52,12 +52,17 @@ pub(in crate::wal) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Resul
             Look::InUse(header) => survey.in_use.push(header),
             Look::LeftOver => survey.left_over.push(path),
             Look::Written => unnamed.written.push(path),
-            Look::Durable => unnamed.durable.push(path),
+            Look::Durable { ordinal } => unnamed.durable.push((ordinal, path)),
         }
     }
     survey.in_use.sort_by_key(|header| header.epoch);
+    // What came into use before the segment that begins at the floor lies below that, or was cut off: nothing in it counts.
+    let begins = survey.in_use.first().filter(|first| is_at_floor(place, first));
+    let first_that_counts = begins.map_or(place.first_ordinal, |first| first.epoch.ordinal());
+    let dead = unnamed.durable.extract_if(.., |(ordinal, _)| *ordinal < first_that_counts);
+    survey.left_over.extend(dead.map(|(_, path)| path));
     check_order(place, &survey.in_use, &unnamed)?;
-    if let Some(path) = unnamed.durable.into_iter().next() {
+    if let Some((_, path)) = unnamed.durable.into_iter().next() {
         return Err(RecoveryError::HeaderUnreadable { path });
     }
     survey.left_over.append(&mut unnamed.written);
@@ -69,15 +74,19 @@ pub(in crate::wal) async fn survey<D: Disk>(disk: &D, place: &LogPlace) -> Resul
 struct Unnamed {
     /// By what is in them, the first write may have been torn.
     written: Vec<PathBuf>,
-    /// By what is in them, it was completed.
-    durable: Vec<PathBuf>,
+    /// By what is in them, it was completed; with the ordinal of the segment, as its records say.
+    durable: Vec<(u32, PathBuf)>,
 }
 
 impl Unnamed {
     /// The file that was in use, where the others show that one is lacking.
     fn suspect(&self) -> Option<PathBuf> {
-        self.durable.first().or(self.written.first()).cloned()
+        self.durable.first().map(|(_, path)| path).or(self.written.first()).cloned()
     }
+}
+
+fn is_at_floor(place: &LogPlace, segment: &SegmentHeader) -> bool {
+    (segment.base, segment.base_chain) == (place.base.index, place.base_chain)
 }
 
 fn check_order(place: &LogPlace, in_use: &[SegmentHeader], unnamed: &Unnamed) -> Result<(), RecoveryError> {
@@ -89,10 +98,8 @@ fn check_order(place: &LogPlace, in_use: &[SegmentHeader], unnamed: &Unnamed) ->
     }
     // The first segment may be lost where the next begins at the floor, too: then nothing in it counts. (A log that was installed begins
     // with one that stays empty.)
-    let begins_at_floor = in_use.first().is_some_and(|first| {
-        first.epoch.ordinal() == place.first_ordinal
-            || (first.base, first.base_chain) == (place.base.index, place.base_chain)
-    });
+    let begins_at_floor =
+        in_use.first().is_some_and(|first| first.epoch.ordinal() == place.first_ordinal || is_at_floor(place, first));
     if place.first_ordinal > 0 && !begins_at_floor {
         return Err(RecoveryError::NothingAboveFloor { dir: dir.clone(), floor: place.base.index });
     }
@@ -120,16 +127,17 @@ enum Look {
     /// Without a header, and nothing shows that there ever was one.
     Written,
     /// Without a header, and what follows shows that there was one.
-    Durable,
+    Durable {
+        ordinal: u32,
+    },
 }
 
 async fn first_look<D: Disk>(
     disk: &D,
-    place: &LogPlace,
     path: &Path,
     number: SegmentNumber,
+    identity: &LogIdentity,
 ) -> Result<Look, RecoveryError> {
-    let identity = &place.identity;
     let unreadable = |source| RecoveryError::Read { path: path.to_owned(), source };
     let file = disk.open(path, OpenMode::Read).await.map_err(unreadable)?;
     if file.bytes() < BLOCK {
@@ -148,9 +156,7 @@ async fn first_look<D: Disk>(
         // The header goes with the first records in one write: if that was completed, a record that was written later
         // says so. A write that was torn left no such record.
         FirstBlock::Zero | FirstBlock::Unreadable => Ok(match durable_ordinal(&file, number, identity).await {
-            // Below the floor, and no longer named there.
-            Some(ordinal) if ordinal < place.first_ordinal => Look::LeftOver,
-            Some(_) => Look::Durable,
+            Some(ordinal) => Look::Durable { ordinal },
             None => Look::Written,
         }),
     }

@@ -236,22 +236,31 @@ fn the_header_of_a_segment_below_the_floor_is_not_missed() {
     }
 }
 
-/// A log that was installed begins with such a segment. (Seed 8200161.)
+/// A log that was installed begins with such a segment, and one that was cut back to its floor. (Seed 8200161.)
 #[test]
-fn a_missing_segment_in_which_nothing_counts_is_not_missed() {
+fn a_segment_in_which_nothing_counts_is_not_missed_at_the_floor() {
     let mut bench = Bench::new(1);
     bench.append_sizes(&[10, 10]);
     bench.seal();
+    bench.append_sizes(&[20]);
     bench.append_sizes(&[20]);
     let dead = placements(&bench.disk.fork())[2];
     bench.seal();
     bench.cut_and_append(2, &[30, 30]);
     let disk = bench.disk.crash(Crash::Process);
     let place = above_first_segment(&bench.durable, &placements(&disk.fork()));
+    let recovers = |image: &SimDisk| {
+        let mut live = Vec::new();
+        block_on(recover(image, &place, |entry, _| live.push(entry.meta))).unwrap();
+        assert_eq!(live, metas(&bench.durable[2..]));
+    };
+    for how in HARMS {
+        let image = disk.fork();
+        harm(&image, dead.segment, 0, how);
+        recovers(&image);
+    }
     disk.lose(&path(dead.segment));
-    let mut live = Vec::new();
-    block_on(recover(&disk, &place, |entry, _| live.push(entry.meta))).unwrap();
-    assert_eq!(live, metas(&bench.durable[2..]));
+    recovers(&disk);
 }
 
 #[test]
