@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 
 use super::config_flags::ConfigFlags;
+use super::output;
 use super::privileges;
 use super::run;
 use crate::config::{Config, Draft, Key};
@@ -64,12 +65,14 @@ pub struct BeanstalkdArgs {
 /// Runs until the node stops; gives the exit status.
 pub fn run(args: &BeanstalkdArgs) -> u8 {
     if args.help {
-        println!("{HELP}");
-        return 0;
+        return u8::from(!output::print(&format!("{HELP}\n")));
     }
     if args.version {
-        println!("beaver-raft {} (beanstalkd protocol)", env!("CARGO_PKG_VERSION"));
-        return 0;
+        return u8::from(!output::print(concat!(
+            "beaver-raft ",
+            env!("CARGO_PKG_VERSION"),
+            " (beanstalkd protocol)\n"
+        )));
     }
     if let Some(user) = &args.user
         && let Err(why) = privileges::become_user(user)

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::client::{Receiver, Reply, Sender, connect};
 use super::jobs_file::{Defaults, Job, Jobs, JobsError, Place, check_tube};
 use super::ledger::{Fate, Ledger};
+use super::output;
 use crate::config::Address;
 
 /// Puts on their way on one connection; the server reads no further than this anyway.
@@ -99,12 +100,12 @@ fn check(mut jobs: Jobs<Box<dyn Read>>) -> u8 {
         match jobs.next() {
             Ok(Some(_)) => count += 1,
             Ok(None) => {
-                println!("{count} jobs, all of them well-formed; none was sent");
+                output::print(&format!("{count} jobs, all of them well-formed; none was sent\n"));
                 return 0;
             }
             Err(why) => {
                 eprintln!("{why}");
-                println!("{count} well-formed jobs before that; none was sent");
+                output::print(&format!("{count} well-formed jobs before that; none was sent\n"));
                 return 1;
             }
         }
@@ -137,15 +138,18 @@ fn put_all(args: &EnqueueArgs, mut jobs: Jobs<Box<dyn Read>>, bytes: Option<u64>
         });
     }
     eprint!("{complaints}");
-    println!(
-        "{} acknowledged, {} not enqueued, {} unknown{}",
+    // Whether it can be told or not, the status says what became of the jobs.
+    output::print(&format!(
+        "{} acknowledged, {} not enqueued, {} unknown{}\n",
         ledger.acknowledged,
         ledger.refused(),
         ledger.unknown(),
         if stop.is_some() { "; the rest was not sent" } else { "" }
-    );
+    ));
     if let Some(Stop { at: Some(place), .. }) = stop {
-        eprintln!("to continue from there: the same command with --from {}", place.number);
+        let named =
+            if ledger.refused() + ledger.unknown() > 0 { ", without the jobs that are named above" } else { "" };
+        eprintln!("to continue from there{named}: the same command with --from {}", place.number);
     }
     u8::from(!complaints.is_empty())
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::output;
 use super::run::ended;
 use crate::fatal::Fatal;
 use crate::io::bulk::{Bulk, BulkOptions};
@@ -74,11 +75,11 @@ struct Marker {
 pub fn inspect(args: &InspectArgs) -> u8 {
     match look(args) {
         Ok(found) => {
-            match args.json {
-                true => println!("{}", serde_json::json!(found)),
-                false => print!("{}", text::of(&found)),
-            }
-            if found.shards.iter().all(|shard| shard.log.faults.is_empty()) { 0 } else { DAMAGED }
+            let is_told = output::print(&match args.json {
+                true => format!("{}\n", serde_json::json!(found)),
+                false => text::of(&found),
+            });
+            if found.shards.iter().any(|shard| !shard.log.faults.is_empty()) { DAMAGED } else { u8::from(!is_told) }
         }
         Err(fatal) => ended(Err(fatal)),
     }

@@ -8,6 +8,7 @@ mod demo;
 mod enqueue;
 mod inspect;
 mod jobs_file;
+mod output;
 mod ledger;
 mod logging;
 mod privileges;

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use super::output;
 use crate::config::reference_page;
 use crate::fatal::EXIT_STATUSES;
 use crate::metrics::{ALL, Described, PREFIX};
@@ -25,8 +26,7 @@ enum Page {
 
 /// Prints the page; gives the exit status.
 pub fn reference(args: &ReferenceArgs) -> u8 {
-    print!("{}", args.page.text());
-    0
+    u8::from(!output::print(&args.page.text()))
 }
 
 impl Page {

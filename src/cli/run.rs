@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::config_flags::ConfigFlags;
 use super::logging;
+use super::output;
 use crate::config::{Address, Config, ConfigError, Draft};
 use crate::fatal::Fatal;
 use crate::metrics::Metrics;
@@ -47,13 +48,13 @@ pub fn run(args: RunArgs) -> u8 {
 pub fn init(args: &InitArgs) -> u8 {
     let prepared = load(Some(args.config.clone()), &args.flags).map_err(Fatal::from).and_then(|config| {
         node::init(&config)?;
-        println!(
-            "{} is prepared for node {} of cluster {}; start it with: beaver-raft run --config {}",
+        output::print(&format!(
+            "{} is prepared for node {} of cluster {}; start it with: beaver-raft run --config {}\n",
             config.data.display(),
             config.node,
             config.cluster,
             args.config.display()
-        );
+        ));
         Ok(())
     });
     ended(prepared)

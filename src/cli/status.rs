@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::output;
 use crate::config::{Address, Draft};
 use crate::status::{MemberStatus, RoleName, ShardStatus, StatusReport};
 
@@ -54,15 +55,18 @@ pub fn status(args: &StatusArgs) -> u8 {
     let others = unasked(&answers);
     answers.extend(ask_all(others));
     answers.sort_by_key(|answer| (answer.node.is_none(), answer.node));
-    if args.json {
-        match serde_json::to_string_pretty(&answers) {
-            Ok(text) => println!("{text}"),
-            Err(why) => eprintln!("beaver-raft: {why}"),
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&answers).map(|text| text + "\n"),
+        false => Ok(table(&answers)),
+    };
+    let is_told = match text {
+        Ok(text) => output::print(&text),
+        Err(why) => {
+            eprintln!("beaver-raft: {why}");
+            false
         }
-    } else {
-        print!("{}", table(&answers));
-    }
-    u8::from(!healthy(&answers))
+    };
+    u8::from(!is_told || !healthy(&answers))
 }
 
 fn addresses(args: &StatusArgs) -> Result<Vec<String>, String> {

@@ -5,7 +5,7 @@
 use std::io;
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use tokio::sync::watch;
 
@@ -16,9 +16,9 @@ pub enum Request {
     Serve,
     /// SIGUSR1, as beanstalkd has it: no new jobs, everything else goes on.
     Drain,
-    /// SIGTERM or SIGINT: finish what is under way, then end.
+    /// SIGTERM, SIGINT or SIGHUP (its terminal is gone): finish what is under way, then end.
     Stop,
-    /// A second SIGTERM or SIGINT: end now.
+    /// A second one of these: end now.
     StopNow,
 }
 
@@ -39,7 +39,7 @@ impl Request {
 ///
 /// A handler cannot be set, or the thread cannot be made.
 pub fn requests() -> io::Result<watch::Receiver<Request>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let (told, requests) = watch::channel(Request::default());
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
@@ -61,6 +61,7 @@ mod tests {
             (Serve, SIGTERM, Stop),
             (Drain, SIGUSR1, Drain),
             (Drain, SIGINT, Stop),
+            (Serve, SIGHUP, Stop),
             (Stop, SIGUSR1, Stop),
             (Stop, SIGTERM, StopNow),
             (StopNow, SIGINT, StopNow),

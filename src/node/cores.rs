@@ -174,7 +174,9 @@ async fn heed(mut requests: watch::Receiver<Request>, setup: Setup, stop: Rc<Sto
     loop {
         let request = *requests.borrow_and_update();
         if request >= Request::Drain && setup.door.drain() {
-            tracing::info!("draining: puts are refused from now on");
+            if request == Request::Drain {
+                tracing::info!("draining: puts are refused from now on");
+            }
             setup.metrics.node.draining.set(1);
         }
         if request >= Request::Stop {

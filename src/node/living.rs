@@ -61,7 +61,7 @@ impl<R: Runtime> Lives<R> {
         self.setup.metrics.node.recovery_seconds.observe(elapsed.duration().as_secs_f64());
         tracing::info!(
             %shard,
-            "log recovered in {} ms: {} entries, {} of them known to be committed",
+            "log recovered in {} ms: {} entries above its floor, known to be committed up to entry {}",
             elapsed.0 / 1_000_000,
             opened.entries,
             opened.committed

@@ -83,13 +83,17 @@ pub struct OpenedShard<D: Disk> {
     pub committed: Index,
 }
 
-/// The directory exists from now on.
+/// The directory exists from now on. What it is to lie in must be there: where a volume is not mounted, or a path is misspelt, an
+/// empty queue would be served from another disk.
 ///
 /// # Errors
 /// It can't be made.
 pub fn make_directory(data: &Path) -> Result<(), Fatal> {
-    std::fs::create_dir_all(data)
-        .map_err(|error| Fatal::DirectoryNotWritable { path: data.to_path_buf(), why: error.to_string() })
+    match std::fs::create_dir(data) {
+        Err(_) if data.is_dir() => Ok(()),
+        Err(error) => Err(Fatal::DirectoryNotWritable { path: data.to_path_buf(), why: error.to_string() }),
+        Ok(()) => Ok(()),
+    }
 }
 
 #[must_use]

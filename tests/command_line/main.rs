@@ -68,3 +68,24 @@ fn without_a_command_it_says_what_there_is() {
         assert!(ended.stderr.contains(&format!("  {command} ")), "{command} in {}", ended.stderr);
     }
 }
+
+#[test]
+fn an_output_that_nobody_takes_ends_no_command_by_a_panic() {
+    let jobs = directory("output").join("jobs.json");
+    std::fs::write(&jobs, "{\"body\":\"a\"}\n").expect("it can be written");
+    let check = format!("enqueue --server 127.0.0.1:1 --check --file {}", jobs.display());
+    // Nobody reads a pipe whose reader ends at once; nothing can be written to a full device.
+    for (command, unread, full) in [("reference metrics", 0, 1), ("beanstalkd --help", 0, 1), (&check, 0, 0)] {
+        let piped = format!("set -o pipefail; (sleep 0.3; {BINARY} {command}) | true");
+        let ended = run(Command::new("bash").args(["-c", &piped]), "");
+        assert_eq!((ended.status, ended.stderr.as_str()), (Some(unread), ""), "{command}");
+        let ended = run(Command::new("bash").args(["-c", &format!("{BINARY} {command} >/dev/full")]), "");
+        assert_eq!(ended.status, Some(full), "{command}: {}", ended.stderr);
+        assert!(
+            ended.stderr.starts_with("beaver-raft: cannot write to standard output"),
+            "{command}: {}",
+            ended.stderr
+        );
+    }
+    std::fs::remove_dir_all(jobs.parent().expect("it is in a directory")).expect("it is there");
+}

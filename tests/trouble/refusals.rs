@@ -98,7 +98,8 @@ fn a_directory_that_is_no_place_for_data_is_refused() {
     let directory = fresh_directory("no-place");
     let file = directory.join("file");
     std::fs::write(&file, "no directory").expect("it can be written");
-    for data in [file.clone(), file.join("below"), "/proc/beaver".into()] {
+    let in_what_is_missing = directory.join("not mounted").join("data");
+    for data in [file.clone(), file.join("below"), "/proc/beaver".into(), in_what_is_missing] {
         let refused = refused(&mut single(&data, "127.0.0.1:0"));
         assert_eq!(refused.status, Some(11), "{}", refused.sentence);
         assert!(refused.sentence.contains(&data.display().to_string()), "{}", refused.sentence);
