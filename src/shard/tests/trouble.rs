@@ -1,6 +1,9 @@
 //! Disks without room and disks that hang, as the shard meets them: an append that does not complete.
 
 use super::*;
+use crate::net::message::Fetch;
+use crate::shard::reads::LogRead;
+use crate::wal::keeper::Change;
 
 /// Lets time pass in which only these nodes' appends complete.
 fn pass_without_appends(world: &mut World, completing: &[NodeId], time: Nanos) {
@@ -123,4 +126,20 @@ fn a_single_node_with_a_hanging_disk_has_nobody_to_hand_over_to() {
     world.with(NodeId(1), |shard| shard.handle_disk_stalled(moment));
     assert!(world.shards[&NodeId(1)].leads());
     assert_eq!(world.shards[&NodeId(1)].raft.term(), term);
+}
+
+#[test]
+fn copies_whose_segment_is_given_up_while_they_are_read_end_no_node() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    assert_eq!(world.call(leader, FIRST, put("before")), Answer::Inserted { job: JobId(1) });
+    let (moment, to) = (world.moment(), others(&world, leader)[0]);
+    let shard = world.shards.get_mut(&leader).expect("it runs");
+    let fetch = Fetch { first: Index(1), last: Index(1), chain: None };
+    let read = shard.next_read_number(LogRead::Copies { to, fetch });
+    shard.handle_files_changed(moment, Change { floor: Some(Index(1)), removed: Vec::new(), added: Vec::new() });
+    shard.handle_entries_read(moment, read, Err("the file is gone".to_owned()));
+    world.settle(leader);
+    assert!(world.stops.is_empty(), "{:?}", world.stops);
+    assert_eq!(world.call(leader, FIRST, put("behind")), Answer::Inserted { job: JobId(2) });
 }

@@ -213,3 +213,22 @@ fn nothing_is_moved_out_of_a_damaged_file_before_it_is_known_what_lives() {
     assert!(matches!(refused, KeepError::Unknown { .. }), "{refused}");
     assert_eq!(bench.keeper.census().damaged, 1);
 }
+
+#[test]
+fn a_segment_that_was_found_damaged_above_the_floor_is_mended_below_it() {
+    let mut bench = aged(12);
+    bench.put(60).unwrap();
+    bench.close().unwrap();
+    let floor = bench.keeper.manifest().floor.position.index;
+    let above = bench.keeper.pieces.iter().find(|(_, kept)| kept.footer.subject().last > floor);
+    let name = *above.expect("a segment was closed").0;
+    bench.disk.flip_bit(&path_of(name), (4096 + 2000) * 8).unwrap();
+    assert!(matches!(block_on(bench.keeper.mend(name)), Err(KeepError::Segment { .. })), "a peer's business for now");
+    assert_eq!(bench.keeper.take_found_damaged(), []);
+    for _ in 0..2 {
+        bench.put(1).unwrap();
+        bench.snapshot().unwrap();
+    }
+    assert!(bench.keeper.manifest().segments.iter().any(|(number, _)| PieceName::Log(*number) == name));
+    assert_eq!(bench.keeper.take_found_damaged(), [name]);
+}
