@@ -134,6 +134,11 @@ pub struct Fetch {
     pub chain: Option<ChainHash>,
 }
 
+impl Fetch {
+    /// No entry is looked for, but a snapshot in the place of the whole log, from whoever has one.
+    pub const SNAPSHOT: Fetch = Fetch { first: Index::ZERO, last: Index::ZERO, chain: None };
+}
+
 /// The answer to a [`Fetch`] of this entry.
 #[derive(Debug, Clone)]
 pub struct Fetched {

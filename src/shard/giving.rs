@@ -119,7 +119,7 @@ impl Shard {
 
     /// Another node looks for an entry that is not in the log here any more: what it can have instead.
     pub(super) fn offer_in_place_of_entries(&mut self, moment: Moment, to: NodeId) -> Option<SnapshotName> {
-        // Its log may reach further than the newest snapshot. Under load there will be another.
+        // Its log may reach further than the newest snapshot, and further than the log here. Under load there will be another.
         self.mark_where_idle(moment);
         let kept = self.giving.newest.clone()?;
         let name = kept.name;

@@ -160,12 +160,11 @@ impl Shard {
         self.markers.is_asked = self.has_markers() && self.leading.is_some() && self.markers.bytes_since > 0;
     }
 
-    /// Somebody needs a snapshot of all there is. Where nothing comes any more, no marker falls due by itself; and the last one may
-    /// have come while another's snapshot was being written.
+    /// Somebody needs a snapshot of all there is. Where nothing comes any more, no marker falls due by itself; the last one may
+    /// have come while another's snapshot was being written; and who asks may have had more entries than were ever committed, so that
+    /// only a later marker covers them. Each one makes an end of idleness, so they come no faster than that.
     pub(super) fn mark_where_idle(&mut self, moment: Moment) {
-        let is_idle = moment.now >= self.markers.last_applied.saturating_add(IDLE_AFTER);
-        let is_at_end = self.giving.newest_name().is_some_and(|name| name.position.index >= self.applied.index);
-        if is_idle && !is_at_end {
+        if moment.now >= self.markers.last_applied.saturating_add(IDLE_AFTER) {
             self.ask_for_marker();
         }
     }

@@ -198,8 +198,7 @@ impl Repair {
     /// The last faulty entry of the first segment with one that is not found yet: each entry names the one before it.
     fn next_want(&self) -> Option<Want> {
         if self.needs_snapshot {
-            let fetch = Fetch { first: Index(1), last: Index(1), chain: None };
-            return Some(Want { fetch, segment: SegmentNumber(0) });
+            return Some(Want { fetch: Fetch::SNAPSHOT, segment: SegmentNumber(0) });
         }
         let is_wanted = |index: &Index| self.given_up.is_none_or(|from| *index < from);
         let segment = self.inventory.segment(self.inventory.faulty().find(is_wanted)?)?;

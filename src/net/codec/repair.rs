@@ -37,14 +37,15 @@ pub fn encode_fetch(fetch: &Fetch, fields: &mut Vec<u8>) {
 }
 
 pub fn decode_fetch(fields: &mut Fields) -> Result<Fetch, DecodeError> {
-    let (first, last) = (fields.index()?, fields.index()?);
-    if first == Index::ZERO || first > last {
+    let fetch = Fetch { first: fields.index()?, last: fields.index()?, chain: chain(fields)? };
+    let Fetch { first, last, .. } = fetch;
+    if fetch != Fetch::SNAPSHOT && (first == Index::ZERO || first > last) {
         return Err(DecodeError::Unknown {
             what: "first of the entries up to the one that is fetched",
             value: first.0,
         });
     }
-    Ok(Fetch { first, last, chain: chain(fields)? })
+    Ok(fetch)
 }
 
 pub fn encode_fetched(fetched: &Fetched, frame: &mut FrameBuilder) {

@@ -172,6 +172,7 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
         }),
         1 => (term(), any::<bool>(), references())
             .prop_map(|(term, whole, changes)| PeerMessage::References { term, whole, changes }),
+        1 => Just(PeerMessage::Fetch(Fetch::SNAPSHOT)),
         1 => (1u64..1 << 52, 0u64..1 << 52, prop::option::of(any::<u128>())).prop_map(|(first, more, chain)| {
             let last = Index(first + more);
             PeerMessage::Fetch(Fetch { first: Index(first), last, chain: chain.map(ChainHash) })

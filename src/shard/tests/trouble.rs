@@ -1,8 +1,12 @@
 //! Disks without room and disks that hang, as the shard meets them: an append that does not complete.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::net::message::Fetch;
+use crate::net::message::{Fetch, Fetched, Held};
+use crate::shard::giving::Kept;
 use crate::shard::reads::LogRead;
+use crate::types::SnapshotName;
 use crate::wal::keeper::Change;
 
 /// Lets time pass in which only these nodes' appends complete.
@@ -126,6 +130,26 @@ fn a_single_node_with_a_hanging_disk_has_nobody_to_hand_over_to() {
     world.with(NodeId(1), |shard| shard.handle_disk_stalled(moment));
     assert!(world.shards[&NodeId(1)].leads());
     assert_eq!(world.shards[&NodeId(1)].raft.term(), term);
+}
+
+#[test]
+fn who_needs_a_snapshot_is_offered_one_whatever_the_floor_and_a_later_one_while_it_asks() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    let (moment, to) = (world.moment(), others(&world, leader)[0]);
+    let shard = world.shards.get_mut(&leader).expect("it runs");
+    assert_eq!(shard.raft.log().floor().index, Index::ZERO);
+    let name = SnapshotName { position: shard.applied, hash: 7, bytes: 12_288 };
+    shard.handle_snapshot_found(Kept { name, live: Arc::default() });
+    shard.config.marker_bytes = 1 << 20;
+    let idle = Moment { now: moment.now.saturating_add(Nanos::from_secs(2)), ..moment };
+    shard.handle_message(idle, to, PeerMessage::Fetch(Fetch::SNAPSHOT));
+    assert!(shard.is_marking(), "its log may reach further than what is offered");
+    let offered = std::iter::from_fn(|| shard.poll_effect()).find_map(|effect| match effect {
+        Effect::Send { message: PeerMessage::Fetched(fetched), .. } => Some(fetched),
+        _ => None,
+    });
+    assert!(matches!(offered, Some(Fetched { held: Held::Below(offered), .. }) if offered == name));
 }
 
 #[test]
