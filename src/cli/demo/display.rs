@@ -2,11 +2,12 @@
 //! a second where there is none.
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use super::cluster::View;
 use super::load::Tally;
+use crate::cli::output;
 use crate::status::{RoleName, ShardStatus};
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
@@ -46,7 +47,7 @@ impl Display {
     /// Something happened that stays on the screen.
     pub fn event(&mut self, what: &str) {
         self.erase();
-        println!("{:6.2} s  {what}", self.started.elapsed().as_secs_f64());
+        output::print(&format!("{:6.2} s  {what}\n", self.started.elapsed().as_secs_f64()));
         self.draw();
     }
 
@@ -61,14 +62,13 @@ impl Display {
             self.draw();
         } else if self.shown.elapsed() >= LINE_EVERY {
             self.shown = Instant::now();
-            println!("{:6.2} s    {}", self.started.elapsed().as_secs_f64(), one_line(view, tally));
+            output::print(&format!("{:6.2} s    {}\n", self.started.elapsed().as_secs_f64(), one_line(view, tally)));
         }
     }
 
     /// Leaves the last block standing.
     pub fn end(&mut self) {
         self.drawn = 0;
-        let _ = io::stdout().flush();
     }
 
     fn sample(&mut self, tally: &Tally) {
@@ -107,19 +107,16 @@ impl Display {
 
     fn erase(&mut self) {
         if self.drawn > 0 {
-            print!("\x1b[{}A\x1b[J", self.drawn);
+            output::print(&format!("\x1b[{}A\x1b[J", self.drawn));
             self.drawn = 0;
         }
     }
 
     fn draw(&mut self) {
         if self.terminal {
-            for line in &self.block {
-                println!("{line}");
-            }
+            output::print(&self.block.iter().map(|line| format!("{line}\n")).collect::<String>());
             self.drawn = self.block.len();
         }
-        let _ = io::stdout().flush();
     }
 }
 

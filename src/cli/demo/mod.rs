@@ -17,6 +17,8 @@ use cluster::{Cluster, View};
 use display::Display;
 use load::Load;
 
+use super::output;
+
 const STARTING: Duration = Duration::from_secs(20);
 const CATCHING_UP: Duration = Duration::from_secs(15);
 const DRAINING: Duration = Duration::from_secs(25);
@@ -61,7 +63,7 @@ pub fn demo(args: &DemoArgs) -> u8 {
     stage.display.end();
     match played {
         Ok(findings) => {
-            print!("{findings}");
+            output::print(&findings.to_string());
             u8::from(!findings.passed())
         }
         Err(_) if interrupted.load(Ordering::Relaxed) => {
