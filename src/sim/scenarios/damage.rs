@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::installs::{assert_holds, big, go_on_until_floors_are_above, shortened};
+use super::installs::{assert_holds, go_on_until_floors_are_above, puts_big, shortened};
 use super::stage::{Client, Stage};
 use crate::io::Disk;
 use crate::sim::dialogue::{Asked, Said};
@@ -83,13 +83,7 @@ fn a_node_that_cannot_read_the_head_of_an_old_segment_has_what_was_in_it_from_th
     let leader = stage.leader();
     let [away, other] = stage.others(leader)[..] else { unreachable!() };
     let client = stage.client(other);
-    let puts = (0..100).map(|_| client.says(big()).answer);
-    let mut jobs: Vec<u64> = puts
-        .map(|answer| match answer {
-            Ok(Said::Inserted(job)) => job,
-            other => panic!("{other:?}"),
-        })
-        .collect();
+    let mut jobs: Vec<u64> = (0..100).map(|_| puts_big(&client)).collect();
     jobs.extend(go_on_until_floors_are_above(&stage, &[away], Index(200), &client));
     stage.wait_for(5_000, "agreement", || stage.is_settled());
     stage.cluster.kill(stage.member(away));
@@ -290,7 +284,7 @@ fn files_go_while_they_are_being_looked_at_and_that_is_no_fault() {
     stage.pass(61_000);
     assert_eq!(metric(&stage, node, "scrub_passes_total"), passes, "one is under way");
     for _ in 0..400 {
-        let Ok(Said::Inserted(job)) = client.says(big()).answer else { panic!("a put was not answered") };
+        let job = puts_big(&client);
         assert_eq!(client.says(Asked::Delete(job)).answer, Ok(Said::Deleted));
     }
     stage.wait_for(600_000, "the files to go", || {

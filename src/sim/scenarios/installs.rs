@@ -21,8 +21,15 @@ pub(super) fn shortened(tunables: &mut Tunables) {
     tunables.lagging_bytes_max = 0;
 }
 
-pub(super) fn big() -> Asked {
+fn big() -> Asked {
     Asked::Put { priority: 1, delay_s: 0, ttr_s: 600, body: bytes::Bytes::from_static(&[b'b'; 1500]) }
+}
+
+pub(super) fn puts_big(client: &Client<'_>) -> u64 {
+    match client.says(big()).answer {
+        Ok(Said::Inserted(job)) => job,
+        other => panic!("a put was not answered: {other:?}"),
+    }
 }
 
 /// Puts and deletes until the log of every running node begins above what `node` has; the jobs that are left.
@@ -40,10 +47,7 @@ pub(super) fn go_on_until_floors_are_above(
 ) -> Vec<u64> {
     let mut kept = Vec::new();
     for round in 0..2_000 {
-        let job = match client.says(big()).answer {
-            Ok(Said::Inserted(job)) => job,
-            other => panic!("{other:?}"),
-        };
+        let job = puts_big(client);
         if round % 10 == 0 {
             kept.push(job);
         } else {
@@ -178,7 +182,7 @@ fn s1_s6_what_is_being_pulled_slowly_stays_although_jobs_end_and_snapshots_advan
     }
     let mut rounds = 0;
     while snapshots(leader).iter().filter(|(index, _)| *index > offered).count() < 2 || rounds < 60 {
-        let Ok(Said::Inserted(job)) = client.says(big()).answer else { panic!("a put was not answered") };
+        let job = puts_big(&client);
         assert_eq!(client.says(Asked::Delete(job)).answer, Ok(Said::Deleted));
         rounds += 1;
         assert!(rounds < 2_000, "no snapshots are kept");
@@ -259,7 +263,7 @@ fn a_job_that_was_moved_into_a_store_segment_is_read_from_there_though_its_entry
     let client = stage.client(node);
     let mut kept = Vec::new();
     for round in 0.. {
-        let Ok(Said::Inserted(job)) = client.says(big()).answer else { panic!("a put was not answered") };
+        let job = puts_big(&client);
         if round % 10 == 0 {
             kept.push(job);
         } else {
