@@ -234,7 +234,15 @@ fn make_host<R: Runtime>(
     })
 }
 
-/// Tells every shard of the thread whether there is room for more jobs. `tells`: this thread tells the operator, too.
+/// What all core threads together hold of clients' bodies, for whoever reads the metrics.
+fn show_bodies(setup: &Setup) {
+    let (counts, metrics) = (setup.door.counts(), &setup.metrics.node);
+    metrics.body_bytes.set(crate::metrics::gauge_value(counts.body_bytes));
+    metrics.refused_no_memory.inc_by(counts.puts_refused - metrics.refused_no_memory.get());
+}
+
+/// Tells every shard of the thread whether there is room for more jobs. `tells`: this thread tells the operator, too, and what
+/// memory bodies take.
 async fn watch_room<R: Runtime>(rt: R, setup: Setup, tells: bool, hosts: Vec<Rc<Host<R>>>, fate: Rc<Fate>) {
     let mut had_room = true;
     while !fate.is_sealed() {
@@ -249,11 +257,8 @@ async fn watch_room<R: Runtime>(rt: R, setup: Setup, tells: bool, hosts: Vec<Rc<
             }
         };
         if tells {
-            let metrics = &setup.metrics.node;
-            metrics.room.set(i64::from(has_room));
-            let counts = setup.door.counts();
-            metrics.body_bytes.set(crate::metrics::gauge_value(counts.body_bytes));
-            metrics.refused_no_memory.inc_by(counts.puts_refused - metrics.refused_no_memory.get());
+            setup.metrics.node.room.set(i64::from(has_room));
+            show_bodies(&setup);
         }
         match (had_room, has_room) {
             (false, true) if tells => tracing::info!("the disk has room again"),

@@ -1,7 +1,8 @@
 //! The framing of a client's bytes: lines, bodies and what has to be skipped, from pieces of any size.
 //!
-//! It must never hold more than it was given (a body grows as it arrives, not as it is announced) or more than there is memory for
-//! (a body beyond the budget is skipped, and its put refused), never give another result for another split of the same bytes, and never lose step: whatever a client sends, the next
+//! It must never hold more than it was given (a body grows as it arrives, not as it is announced) or than there is memory for
+//! (a body beyond the budget is skipped, and its put refused), never give another result for another split of the same bytes
+//! as long as there is, and never lose step: whatever a client sends, the next
 //! command starts where the original would look for it.
 
 use std::collections::VecDeque;
@@ -170,14 +171,12 @@ impl Parser {
             self.state = State::Refused { bytes_left: missing as u64, refusal: Refusal::OutOfMemory };
             return None;
         }
-        let mut body = match (is_within_piece, taken < missing) {
-            (true, _) => piece.slice(..whole),
-            (false, true) => {
-                self.advance(taken);
-                return None;
-            }
-            (false, false) => Bytes::from(std::mem::take(&mut read.bytes)),
-        };
+        if taken < missing {
+            self.advance(taken);
+            return None;
+        }
+        let mut body =
+            if is_within_piece { piece.slice(..whole) } else { Bytes::from(std::mem::take(&mut read.bytes)) };
         self.advance(taken);
         self.state = State::Line(Vec::new());
         let request = if body.ends_with(b"\r\n") {

@@ -30,11 +30,9 @@ impl<D: Disk> Keeper<D> {
         let removed: Vec<PieceName> = dead.into_iter().map(|(name, _)| *name).collect();
         let kept: Vec<(PieceName, Index)> =
             kept.into_iter().map(|(name, kept)| (*name, kept.footer.subject().last)).collect();
-        let passed = |last: Index| last > self.manifest.floor.position.index;
-        let damaged = kept
-            .iter()
-            .filter(|(name, last)| passed(*last) && self.pieces.get(name).is_some_and(|kept| kept.is_damaged));
-        let damaged: Vec<PieceName> = damaged.map(|(name, _)| *name).collect();
+        let floor_before = self.manifest.floor.position.index;
+        let passed = kept.iter().filter(|(_, last)| *last > floor_before).map(|(name, _)| *name);
+        let damaged: Vec<PieceName> = passed.filter(|name| self.pieces[name].is_damaged).collect();
         self.save(manifest, kept, &removed).await?;
         // Above the floor they could not be mended.
         self.found_damaged.extend(damaged);

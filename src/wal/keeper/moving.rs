@@ -41,18 +41,14 @@ impl<D: Disk> Keeper<D> {
             Ok(()) => self.map_stores(&made).await,
             Err(error) => Err(error),
         };
-        let mapped = match mapped {
-            Ok(mapped) => mapped,
-            Err(error) => {
-                for number in made {
-                    // The next start removes what cannot be removed now.
-                    let _ = self.unlink(&self.path(PieceName::Store(number))).await;
-                }
-                return Err(error);
+        if mapped.is_err() {
+            for &number in &made {
+                // The next start removes what cannot be removed now.
+                let _ = self.unlink(&self.path(PieceName::Store(number))).await;
             }
-        };
+        }
         let mut added = Vec::new();
-        for (number, mut kept) in made.into_iter().zip(mapped) {
+        for (number, mut kept) in made.into_iter().zip(mapped?) {
             kept.live = Some((kept.footer.jobs() as u64, kept.footer.enqueue_bytes()));
             self.moved_bytes += kept.file_bytes;
             let name = PieceName::Store(number);
