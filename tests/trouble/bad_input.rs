@@ -156,8 +156,13 @@ fn bodies_that_do_not_arrive_take_no_more_memory_than_is_configured() {
     eventually("the refusal is counted", || counter(node, "puts_refused_no_memory") == 1);
     drop(second);
     eventually("what the second held is given back", || gauge(node, "body_bytes") < 2 * BODY_BYTES as u64 - 200_000);
-    third.put(&body);
+    let before = third.put(&body);
     first.send("x\r\n");
-    assert_eq!(crate::cluster::id_of(&first.line().expect("an answer"), "INSERTED"), 3);
+    let inserted = crate::cluster::id_of(&first.line().expect("an answer"), "INSERTED");
+    assert!(inserted > before, "{inserted} after {before}");
     eventually("nothing is held", || gauge(node, "body_bytes") == 0);
+    for job in ["the small one", "the big one", "the slow one"] {
+        assert!(third.reserve(5).is_some(), "{job}");
+    }
+    assert_eq!(third.reserve(0), None);
 }
