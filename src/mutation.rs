@@ -53,6 +53,10 @@ mutations! {
     ForgottenHole = "forgotten-hole",
     /// A snapshot lacks the record of a ready job that differs from its ENQ.
     DroppedRecord = "dropped-record",
+    /// A file in which one job lives is given up as one in which none does.
+    LiveFileDropped = "live-file-dropped",
+    /// The log's floor is raised to whatever is applied, above what the snapshots cover.
+    FloorAboveSnapshots = "floor-above-snapshots",
 }
 
 impl fmt::Display for Mutation {

@@ -225,7 +225,6 @@ fn print_hunt(mutant: &Mutant, hunt: &Hunt) {
     }
 }
 
-/// Runs one seed; whether it failed.
 /// What makes another run of a seed.
 fn flags(options: &RunOptions) -> String {
     let mut flags = String::new();
@@ -238,6 +237,7 @@ fn flags(options: &RunOptions) -> String {
     flags
 }
 
+/// Runs one seed; whether it failed.
 fn run_one(seed: u64, options: &RunOptions, twice: bool, totals: &Mutex<Totals>) -> bool {
     let result = run_seed(seed, options);
     let hash = result.as_ref().map_or_else(|failure| failure.hash, |report| report.hash);

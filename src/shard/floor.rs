@@ -7,6 +7,7 @@
 use super::effect::{Effect, Keep};
 use super::giving::Kept;
 use super::{Moment, Shard};
+use crate::mutation::{self, Mutation};
 use crate::raft::ProgressState;
 use crate::types::Index;
 use crate::wal::keeper::{Change, NewFloor};
@@ -17,6 +18,7 @@ impl Shard {
         self.giving.note_newest(newest);
         self.giving.forget_old_pins(moment.now);
         let (Some(older), Some(live)) = (older, self.giving.live()) else { return };
+        let older = if mutation::is_on(Mutation::FloorAboveSnapshots) { self.applied.index } else { older };
         let limit = self.needed_by_peers().into_iter().chain(self.giving.lowest_pinned()).fold(older, Index::min);
         let floor = self.catalog.closed_end(limit).and_then(|(index, next_job)| {
             let log = self.raft.log();

@@ -16,7 +16,7 @@ use super::latency::DiskLatency;
 use super::network::{HostId, Network};
 use super::oracle::durable::{DurableLog, Holding};
 use super::oracle::group::GroupOracle;
-use super::oracle::medium::{MediumLog, read_log};
+use super::oracle::medium::{MediumLog, faults_of, read_log};
 use super::random::Random;
 use super::runtime::SimRuntime;
 use crate::api::beanstalkd::body_budget::BodyLimits;
@@ -24,7 +24,7 @@ use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
 use crate::config::{Address, Config, Tunables};
 use crate::fatal::Fatal;
 use crate::io::{BLOCK_BYTES, Disk, Runtime};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ShardMetrics};
 use crate::node::core::{Setup, StopRequest, run_node};
 use crate::node::host::TurnWatch;
 use crate::node::opening;
@@ -88,6 +88,12 @@ pub struct StartCounts {
     pub segments: u64,
     /// Starts that found a log of more than one of them.
     pub with_segments: u64,
+    /// Starts from a snapshot, since the log below it is gone.
+    pub from_snapshots: u64,
+    /// Starts that found a snapshot of another node, decided on and not yet in its place.
+    pub decided_installs: u64,
+    /// Starts that found a part of one.
+    pub cut_off_pulls: u64,
 }
 
 pub struct Cluster {
@@ -102,6 +108,8 @@ pub struct Cluster {
     /// Which commit was last held against the disks.
     judged: Cell<Index>,
     starts: RefCell<StartCounts>,
+    /// What every process counted, those that are gone included.
+    counted: RefCell<Vec<ShardMetrics>>,
 }
 
 impl Cluster {
@@ -152,6 +160,7 @@ impl Cluster {
             rotten: RefCell::default(),
             judged: Cell::default(),
             starts: RefCell::default(),
+            counted: RefCell::default(),
         }
     }
 
@@ -246,6 +255,7 @@ impl Cluster {
         *member.stop.borrow_mut() = Rc::clone(&stop);
         self.executor.tell(format_args!("node {} starts", member.node));
         let metrics = Arc::new(Metrics::new());
+        self.counted.borrow_mut().push(metrics.shard(SHARD));
         let board = Arc::new(Board::new(&config, &metrics));
         *member.shown.borrow_mut() = Some((Arc::clone(&board), Arc::clone(&metrics)));
         let setup = Setup {
@@ -273,6 +283,9 @@ impl Cluster {
     /// Counts what the node will find on its disk.
     fn survey(&self, member: &Member) {
         let Ok(log) = self.read(&member.disk().image()) else { return };
+        if !log.had_decided_install {
+            self.check_inspection(member, &member.disk().image());
+        }
         // What it replays is not in its memory when it is applied.
         self.oracle.note_entries(&log.entries);
         let counts = &mut *self.starts.borrow_mut();
@@ -280,9 +293,18 @@ impl Cluster {
         counts.cuts += u64::from(log.was_cut);
         counts.segments += log.segments as u64;
         counts.with_segments += u64::from(log.segments > 1);
+        counts.from_snapshots += u64::from(log.floor > Index::ZERO);
+        counts.decided_installs += u64::from(log.had_decided_install);
+        counts.cut_off_pulls += u64::from(log.has_pulled);
         for (sum, row) in counts.rows.iter_mut().zip(&log.rows) {
             *sum += row;
         }
+    }
+
+    /// The sum of what all processes counted, the living and the dead.
+    #[must_use]
+    pub fn sum(&self, of: impl Fn(&ShardMetrics) -> u64) -> u64 {
+        self.counted.borrow().iter().map(of).sum()
     }
 
     #[must_use]
@@ -479,6 +501,22 @@ impl Cluster {
     #[must_use]
     pub fn has_rotten(&self) -> bool {
         !self.rotten.borrow().is_empty()
+    }
+
+    /// Where nothing rotted and no disk lied, whoever inspects this disk must find no damage on it.
+    pub fn check_inspection(&self, member: &Member, image: &SimDisk) {
+        if self.has_rotten() || member.is_deceived() {
+            return;
+        }
+        match faults_of(image, Path::new(DATA), SHARD) {
+            Ok(faults) if faults.is_empty() => {}
+            Ok(faults) => {
+                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                let what = format!("node {}: an inspection finds damage: {}", member.node, faults.join("; "));
+                self.oracle.break_with(what);
+            }
+            Err(error) => self.oracle.break_with(format!("node {} cannot be inspected: {error}", member.node)),
+        }
     }
 
     /// What is known committed must be durable on a majority, whatever the nodes say: held against the disks whenever a

@@ -220,7 +220,7 @@ struct State {
     swarm: Swarm,
     random: Random,
     stopped: Cell<bool>,
-    done: RefCell<BTreeMap<FaultKind, u64>>,
+    done: RefCell<BTreeMap<(NodeId, FaultKind), u64>>,
     suspended: RefCell<BTreeMap<NodeId, Nanos>>,
     /// Nodes that never recover.
     broken: RefCell<BTreeSet<NodeId>>,
@@ -251,7 +251,17 @@ impl Injector {
     /// How often each fault was done.
     #[must_use]
     pub fn done(&self) -> BTreeMap<FaultKind, u64> {
-        self.0.done.borrow().clone()
+        let mut done = BTreeMap::new();
+        for ((_, kind), count) in &*self.0.done.borrow() {
+            *done.entry(*kind).or_default() += count;
+        }
+        done
+    }
+
+    /// Whether this node ever suffered it.
+    #[must_use]
+    pub fn was_done_to(&self, node: NodeId, kind: FaultKind) -> bool {
+        self.0.done.borrow().get(&(node, kind)).is_some_and(|count| *count > 0)
     }
 
     /// Begins to do harm. Processes that end are started again all the while.
@@ -393,11 +403,11 @@ impl Injector {
 
     fn harm(&self, kind: FaultKind) {
         let State { executor, network, cluster, random, .. } = &*self.0;
-        *self.0.done.borrow_mut().entry(kind).or_default() += 1;
         let drawn = random.pick(cluster.members()).expect("a cluster has members");
         let member = self.0.deceived.map_or(drawn, |node| cluster.member(node));
         let other = random.pick(cluster.members()).expect("a cluster has members");
         let (node, host) = (member.node, member.host);
+        *self.0.done.borrow_mut().entry((node, kind)).or_default() += 1;
         executor.tell(format_args!("fault {kind} at node {node}"));
         let in_a_write = matches!(kind, FaultKind::Kill | FaultKind::PowerCut) && random.chance(600_000);
         if in_a_write && cluster.is_running(member) {
@@ -508,7 +518,7 @@ impl Injector {
                 };
                 if !has_rotted {
                     // There was nothing that may.
-                    *self.0.done.borrow_mut().entry(kind).or_default() -= 1;
+                    *self.0.done.borrow_mut().entry((node, kind)).or_default() -= 1;
                 }
             }
             FaultKind::Misdirect | FaultKind::Lie => {

@@ -27,6 +27,10 @@ pub const NOT_FOUND: &[Mutation] = &[];
 /// that is starved by it is helped by the next change of leader.
 const FROM_INSIDE: &[Mutation] = &[Mutation::InFlightBytesKept];
 
+/// They are in what nodes do below their logs.
+const NEEDS_SNAPSHOTS: &[Mutation] =
+    &[Mutation::ForgottenHole, Mutation::DroppedRecord, Mutation::LiveFileDropped, Mutation::FloorAboveSnapshots];
+
 /// Every bug that can be put back, in the order of `Mutation::ALL`.
 #[must_use]
 pub fn mutants() -> Vec<Mutant> {
@@ -40,10 +44,11 @@ pub fn mutants() -> Vec<Mutant> {
             Mutation::InFlightBytesKept => (broken_streams, 40),
             Mutation::PreVoteWithoutRecency => (cut_links, 40),
             Mutation::VoteBeforeDurable => (changes_of_leader, 40),
-            Mutation::ReadByEarlierRound => (reads_of_deposed_leaders, 200),
+            Mutation::ReadByEarlierRound => (reads_of_deposed_leaders, 400),
             Mutation::NoDeduplication => (changes_of_leader, 40),
             Mutation::ReplyBeforeCommit => (as_drawn, 20),
             Mutation::ForgottenHole | Mutation::DroppedRecord => (nodes_that_start_again, 20),
+            Mutation::LiveFileDropped | Mutation::FloorAboveSnapshots => (nodes_that_start_again, 40),
         };
         Mutant { mutation, profile, seeds_max }
     };
@@ -75,7 +80,7 @@ pub fn hunt(mutant: &Mutant, first_seed: u64) -> Hunt {
         profile: Some(mutant.profile),
         mutation: Some(mutant.mutation),
         outside_only: !FROM_INSIDE.contains(&mutant.mutation),
-        snapshots: matches!(mutant.mutation, Mutation::ForgottenHole | Mutation::DroppedRecord),
+        snapshots: NEEDS_SNAPSHOTS.contains(&mutant.mutation),
         ..RunOptions::default()
     };
     let failing = |number: &u64| run_seed(first_seed + number, &with).err().map(|failure| (number + 1, failure.what));

@@ -20,6 +20,7 @@ use super::random::Random;
 use super::workload::Workload;
 use crate::job::Machine;
 use crate::job::command::Batch;
+use crate::metrics::Gauge;
 use crate::mutation::{self, Mutation};
 use crate::types::{Index, Nanos, NodeId};
 use crate::wal::entry::{Entry, EntryKind};
@@ -230,35 +231,68 @@ impl World {
     fn check(&self) -> Result<(), String> {
         self.cluster.check_commit();
         self.cluster.check_elections();
-        if let Some(broken) = self.cluster.oracle().broken() {
-            return Err(broken);
+        if self.executor.now() >= self.disks_read_at.get() {
+            let pause = self.random.nanos(DISKS_READ_EVERY[0], DISKS_READ_EVERY[1]);
+            self.disks_read_at.set(self.executor.now().saturating_add(pause));
+            self.check_disks()?;
         }
-        if self.executor.now() < self.disks_read_at.get() {
-            return Ok(());
-        }
-        let pause = self.random.nanos(DISKS_READ_EVERY[0], DISKS_READ_EVERY[1]);
-        self.disks_read_at.set(self.executor.now().saturating_add(pause));
+        self.cluster.oracle().broken().map_or(Ok(()), Err)
+    }
+
+    fn check_disks(&self) -> Result<(), String> {
         self.cluster.check_durability();
         self.check_ends()?;
+        self.check_complaints()?;
         self.workload.nonsense().map_or(Ok(()), Err)
     }
 
-    /// A node may end for faults of its world; never because it contradicts another, or for a bug. Only one that lost its disk
-    /// is refused.
+    /// A node may end for what was done to it; never because it contradicts another, or for a bug.
     fn check_ends(&self) -> Result<(), String> {
         for member in self.cluster.members() {
             if let Some((status, why)) = member.ended()
-                && !matches!(status, 0 | 11 | 32 | 33 | 34)
-                // What is damaged here, and could be had of nobody at that time.
-                && !(self.cluster.is_rotten(member) && status == 35)
-                // What its disk lost while it said otherwise is told as damage, of the log or of the vote.
-                && !(member.is_deceived() && matches!(status, 30 | 31))
-                && !(status == 16 && member.is_wiped())
+                && !self.may_end_with(status, member)
             {
                 return Err(format!("node {} ended with status {status}: {why}", member.node));
             }
         }
         Ok(())
+    }
+
+    fn may_end_with(&self, status: u8, member: &Member) -> bool {
+        let suffered = |kinds: &[FaultKind]| kinds.iter().any(|kind| self.injector.was_done_to(member.node, *kind));
+        match status {
+            0 => suffered(&[FaultKind::Restart]),
+            16 => member.is_wiped(),
+            // What its disk lost while it said otherwise is told as damage, of the log or of the vote.
+            30 | 31 => member.is_deceived(),
+            // What was damaged while it ran is repaired by the next start.
+            33 => member.is_deceived() || self.cluster.is_rotten(member),
+            11 | 32 => suffered(&[FaultKind::WriteErrors]),
+            34 => suffered(&[FaultKind::StallDisk, FaultKind::SlowDisk]) || self.broken.borrow().contains(&member.node),
+            // What is damaged here, and could be had of nobody at that time.
+            35 => self.cluster.is_rotten(member),
+            _ => false,
+        }
+    }
+
+    /// Where nothing rotted and no disk lied, no node may take anything for damaged, nor look for what it should have.
+    fn check_complaints(&self) -> Result<(), String> {
+        if self.cluster.has_rotten() || self.cluster.members().iter().any(Member::is_deceived) {
+            return Ok(());
+        }
+        let gauge = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or_default();
+        let complaints = [
+            ("copies of jobs were looked for", self.cluster.sum(|counted| counted.copies_sought.get())),
+            ("files were mended", self.cluster.sum(|counted| counted.mended_files.get())),
+            ("files were scrubbed and found damaged", self.cluster.sum(|counted| counted.scrub_faults.get())),
+            ("entries were repaired", self.cluster.sum(|counted| counted.repaired_entries.get())),
+            ("files are damaged", self.cluster.sum(|counted| gauge(&counted.damaged_files))),
+            ("entries are damaged", self.cluster.sum(|counted| gauge(&counted.faulty_entries))),
+        ];
+        match complaints.iter().find(|(_, count)| *count > 0) {
+            Some((what, count)) => Err(format!("{what} ({count}), and nothing was ever damaged")),
+            None => Ok(()),
+        }
     }
 
     fn healthy(&self) -> impl Iterator<Item = &Member> {
@@ -273,8 +307,10 @@ impl World {
     }
 
     fn judge(&self, swarm: &Swarm) -> Result<RunReport, String> {
-        self.check()?;
-        self.cluster.check_durability();
+        for member in self.cluster.members() {
+            self.cluster.check_inspection(member, &member.disk().durable_image());
+        }
+        self.check_disks()?;
         self.check()?;
         let committed = self.cluster.oracle().committed().get();
         let mut logs = Vec::new();
@@ -310,7 +346,7 @@ impl World {
             group: self.cluster.oracle().counts(),
             network: self.network.counts(),
             faults: self.injector.done(),
-            coverage: Coverage::of(&self.cluster, &self.network, swarm, &self.injector.done()),
+            coverage: Coverage::of(&self.cluster, &self.network, swarm, &self.injector.done(), &entries),
             entries: committed.0,
             repaired: self.cluster.repaired(),
         })

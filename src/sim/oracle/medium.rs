@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::fatal::Fatal;
+use crate::io::Disk;
 use crate::sim::disk::SimDisk;
 use crate::sim::disk::block_on::block_on;
+use crate::snapshot::inspection::inspect as inspect_snapshots;
 use crate::snapshot::install::{InstallPlace, complete};
 use crate::types::{ChainHash, Index, ShardId};
-use crate::wal::directory::{manifest_path, segments_dir};
+use crate::wal::directory::{identify, manifest_path, segments_dir, snapshots_dir};
 use crate::wal::entry::{Entry, LogIdentity};
 use crate::wal::index::{Placement, SegmentNumber};
+use crate::wal::inspection::{Fault, inspect};
 use crate::wal::inventory::{Inventory, Slot};
 use crate::wal::manifest::Manifest;
 use crate::wal::recovery::{LogPlace, recover};
@@ -32,6 +35,10 @@ pub struct MediumLog {
     pub was_cut: bool,
     /// Segments that hold live entries.
     pub segments: usize,
+    /// A snapshot of another node was decided on, and some of its files were not yet in their places.
+    pub had_decided_install: bool,
+    /// There is a part of one.
+    pub has_pulled: bool,
     /// Segments below the floor that hold jobs.
     pub kept: Vec<SegmentNumber>,
     /// How often each row of the recovery table held.
@@ -87,7 +94,8 @@ pub fn read_log(
     // As a start does before all else: of a snapshot that was decided on, only some files may be in their places.
     let install = InstallPlace::new(data, identity, u64::MAX);
     let failed = |error| Fatal::WriteFailed { path: install.dir.clone(), why: format!("{error}") };
-    block_on(complete(image, &install)).map_err(failed)?;
+    let had_decided_install = block_on(complete(image, &install)).map_err(failed)?;
+    let pulled = block_on(image.list(&install.dir)).unwrap_or_default();
     let manifest = block_on(Manifest::load(image, &manifest_path(data, shard), &identity))?;
     let place = LogPlace::above(segments_dir(data, shard), identity, sizes, &manifest);
     let mut entries = Vec::new();
@@ -106,7 +114,21 @@ pub fn read_log(
         inventory: Some(recovered.inventory()),
         was_cut: recovered.cut.is_some(),
         segments,
+        had_decided_install,
+        has_pulled: pulled.iter().any(|file| file.bytes > 0),
         kept: manifest.segments.iter().map(|(number, _)| *number).collect(),
         rows: recovered.rows.to_vec(),
     })
+}
+
+/// What `beaver-raft inspect --verify` finds damaged on a disk that nobody uses.
+///
+/// # Errors
+/// If it cannot even begin.
+pub fn faults_of(image: &SimDisk, data: &Path, shard: ShardId) -> Result<Vec<Fault>, Fatal> {
+    let node = block_on(identify(image, data))?;
+    let snapshots = block_on(inspect_snapshots(image, &snapshots_dir(data, shard), &node.log(shard), true));
+    let standing = (snapshots.living.as_ref(), &snapshots.standing[..]);
+    let log = block_on(inspect(image, data, &node, shard, standing, true))?;
+    Ok(snapshots.faults.into_iter().chain(log.faults).collect())
 }

@@ -3,6 +3,7 @@
 //! It must never count a job as gone that lives in the newest verified snapshot, nor raise the floor into a segment.
 
 use super::*;
+use crate::mutation::{self, Mutation};
 
 impl<D: Disk> Keeper<D> {
     /// The jobs that lived in the newest verified snapshot are these, and the log counts from `floor` on. Files in which none
@@ -26,7 +27,8 @@ impl<D: Disk> Keeper<D> {
         let is_below =
             |name: &PieceName, kept: &Kept| matches!(name, PieceName::Store(_)) || kept.footer.subject().last <= limit;
         let below = self.pieces.iter().filter(|(name, kept)| is_below(name, kept));
-        let (dead, kept): (Vec<_>, Vec<_>) = below.partition(|(_, kept)| self.count_live(&kept.footer) == 0);
+        let live_max = u64::from(mutation::is_on(Mutation::LiveFileDropped));
+        let (dead, kept): (Vec<_>, Vec<_>) = below.partition(|(_, kept)| self.count_live(&kept.footer) <= live_max);
         let removed: Vec<PieceName> = dead.into_iter().map(|(name, _)| *name).collect();
         let kept: Vec<(PieceName, Index)> =
             kept.into_iter().map(|(name, kept)| (*name, kept.footer.subject().last)).collect();
