@@ -215,7 +215,10 @@ impl ShardStatus {
                 "behind the log, pulling the snapshot of entry {index} from node {from}: {bytes} of {all_bytes} bytes, {jobs} jobs"
             ));
         }
-        (!self.caught_up).then(|| format!("catching up, applied {} of {}", self.applied, self.committed))
+        (!self.caught_up).then(|| match self.applied < self.committed {
+            true => format!("catching up, applied {} of {}", self.applied, self.committed),
+            false => format!("catching up, applied {}, and how far the leader is, is not known yet", self.applied),
+        })
     }
 
     /// Sets the gauges that show the same as this.
@@ -386,6 +389,9 @@ mod tests {
         assert_eq!(report(vec![serving(), leaderless]).ready(), Err(vec!["shard 3: no leader known".to_owned()]));
         let behind = ShardStatus { caught_up: false, applied: 3, committed: 9, ..serving() };
         assert_eq!(report(vec![behind]).ready(), Err(vec!["shard 0: catching up, applied 3 of 9".to_owned()]));
+        let unheard = ShardStatus { caught_up: false, applied: 9, committed: 9, ..serving() };
+        let says = "shard 0: catching up, applied 9, and how far the leader is, is not known yet".to_owned();
+        assert_eq!(report(vec![unheard]).ready(), Err(vec![says]));
     }
 
     #[test]

@@ -11,6 +11,10 @@ use super::privileges;
 use super::run;
 use crate::config::{Config, Draft, Key};
 use crate::fatal::Fatal;
+use crate::io::lock::holder_of;
+
+/// How the names of directories begin that are removed with their server.
+const TEMPORARY: &str = "beaver-beanstalkd-";
 
 const HELP: &str = "\
 Use: beaver-beanstalkd [OPTIONS]
@@ -159,9 +163,10 @@ impl BeanstalkdArgs {
 /// A new directory of this process alone. Not under /tmp by default: that is often a tmpfs, which has no direct I/O.
 fn temporary_directory() -> Result<PathBuf, Fatal> {
     let parent = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    remove_left_behind(&parent);
     let mut refusal = None;
     for attempt in 0..100 {
-        let path = parent.join(format!("beaver-beanstalkd-{}-{attempt}", std::process::id()));
+        let path = parent.join(format!("{TEMPORARY}{}-{attempt}", std::process::id()));
         match std::fs::DirBuilder::new().create(&path) {
             Ok(()) => return Ok(path),
             Err(why) => refusal = Some(why),
@@ -171,11 +176,25 @@ fn temporary_directory() -> Result<PathBuf, Fatal> {
     Err(Fatal::DirectoryNotWritable { path: parent, why })
 }
 
+/// Servers that were killed could not remove what nobody will use. What is not this user's stays, as does what a process holds, or
+/// has yet to take: it has no lock file then.
+fn remove_left_behind(parent: &Path) {
+    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let is_ours = name.to_string_lossy().starts_with(TEMPORARY) && path.join("LOCK").exists();
+        if is_ours && matches!(holder_of(&path), Ok(None)) && std::fs::remove_dir_all(&path).is_ok() {
+            eprintln!("beaver-raft: removed {}, which a server that was killed left", path.display());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::io::lock::DirectoryLock;
 
     #[derive(Parser)]
     #[command(disable_help_flag = true)]
@@ -186,6 +205,23 @@ mod tests {
 
     fn parse(flags: &[&str]) -> BeanstalkdArgs {
         Alone::try_parse_from(std::iter::once(&"beanstalkd").chain(flags)).expect("parses").args
+    }
+
+    #[test]
+    fn what_killed_servers_left_is_removed_and_what_others_use_is_not() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let make = |name: &str| {
+            let path = parent.path().join(name);
+            std::fs::create_dir(&path).expect("a directory");
+            path
+        };
+        let [left, held, new, other] =
+            ["beaver-beanstalkd-1-0", "beaver-beanstalkd-2-0", "beaver-beanstalkd-3-0", "other"].map(make);
+        drop(DirectoryLock::acquire(&left).expect("free"));
+        let _lock = DirectoryLock::acquire(&held).expect("free");
+        drop(DirectoryLock::acquire(&other).expect("free"));
+        remove_left_behind(parent.path());
+        assert_eq!([left, held, new, other].map(|path| path.exists()), [false, true, true, true]);
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub(super) const IDENTITY: &[Key] = &[
         range: "1 to 7 members, ids 1 to 255, host:port, all different",
         doc: "The first members of the cluster and the addresses at which they reach each other; the same on every node. Three \
               survive the loss of one, five of two. In the environment and on the command line: `1=host:port,2=host:port`. \
-              Fixed at `init`.",
+              Who they are is fixed at `init`; an address may change while all nodes are stopped.",
     },
     Key {
         name: "shards",

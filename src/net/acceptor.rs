@@ -43,8 +43,7 @@ pub struct Acceptor<R: Runtime, G: Gate> {
     /// None where the shard is not ready to hear of this peer.
     route: Box<dyn Fn(ShardId, NodeId) -> Option<Route>>,
     counters: AcceptorCounters,
-    /// Connections whose handshake is under way.
-    unadmitted: Cell<usize>,
+    unadmitted: Unadmitted,
     newest: RefCell<BTreeMap<(ShardId, NodeId), Newest>>,
 }
 
@@ -57,12 +56,38 @@ struct Newest {
     close: Option<Box<dyn Fn()>>,
 }
 
-/// A connection whose handshake is under way, counted until it is dropped.
-struct Unadmitted<'a>(&'a Cell<usize>);
+/// The connections whose handshake is under way, in the order in which it began: what shuts each down.
+#[derive(Default)]
+struct Unadmitted {
+    next: Cell<u64>,
+    closers: RefCell<BTreeMap<u64, Box<dyn Fn()>>>,
+}
 
-impl Drop for Unadmitted<'_> {
+impl Unadmitted {
+    /// A place for one more. Where there are too many, the oldest is closed: a peer says who it is at once, so that strangers
+    /// who say nothing can keep no peer out, however many they are.
+    fn take_place(&self, handshakes_max: usize, writer: &impl Writer) -> UnadmittedPlace<'_> {
+        let mut closers = self.closers.borrow_mut();
+        if closers.len() >= handshakes_max
+            && let Some((_, close)) = closers.pop_first()
+        {
+            close();
+        }
+        let number = self.next.replace(self.next.get() + 1);
+        closers.insert(number, writer.closer());
+        UnadmittedPlace { unadmitted: self, number }
+    }
+}
+
+/// A connection whose handshake is under way, until it is dropped.
+struct UnadmittedPlace<'a> {
+    unadmitted: &'a Unadmitted,
+    number: u64,
+}
+
+impl Drop for UnadmittedPlace<'_> {
     fn drop(&mut self) {
-        self.0.update(|count| count - 1);
+        self.unadmitted.closers.borrow_mut().remove(&self.number);
     }
 }
 
@@ -108,7 +133,7 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         route: impl Fn(ShardId, NodeId) -> Option<Route> + 'static,
         counters: AcceptorCounters,
     ) -> Rc<Acceptor<R, G>> {
-        let (unadmitted, newest) = (Cell::new(0), RefCell::default());
+        let (unadmitted, newest) = (Unadmitted::default(), RefCell::default());
         Rc::new(Acceptor { runtime, identity, limits, gate, route: Box::new(route), counters, unadmitted, newest })
     }
 
@@ -126,7 +151,7 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         reader: <R::Wire as Wire>::Reader,
         mut writer: <R::Wire as Wire>::Writer,
     ) -> Option<Greeted<R::Wire>> {
-        let _place = self.take_place(&writer)?;
+        let _place = self.unadmitted.take_place(self.limits.handshakes_max, &writer);
         let mut reader = FrameReader::new(reader, HANDSHAKE_BYTES_MAX);
         match self.read_hello(&mut reader, &mut writer).await {
             Ok(hello) => Some(Greeted { hello, reader, writer }),
@@ -141,7 +166,7 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
     /// Serves a connection for a shard of this thread to its end. Run as a task of its own.
     pub async fn serve(self: Rc<Self>, greeted: Greeted<R::Wire>) {
         let Greeted { hello, mut reader, mut writer } = greeted;
-        let Some(place) = self.take_place(&writer) else { return };
+        let place = self.unadmitted.take_place(self.limits.handshakes_max, &writer);
         let admitted = self.shake_hands(hello, &mut reader, &mut writer).await;
         drop(place);
         let (hello, route) = match admitted {
@@ -178,16 +203,6 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
                 close();
             }
         }
-    }
-
-    /// A place among those whose handshake is under way. Where there is none left, the connection is closed.
-    fn take_place(&self, writer: &impl Writer) -> Option<Unadmitted<'_>> {
-        if self.unadmitted.get() >= self.limits.handshakes_max {
-            writer.shutdown();
-            return None;
-        }
-        self.unadmitted.update(|count| count + 1);
-        Some(Unadmitted(&self.unadmitted))
     }
 
     async fn read_hello(

@@ -67,7 +67,7 @@ pub struct LinkLimits {
     /// Small messages that wait in their own lane.
     pub queued_control_frames_max: usize,
     pub handshake_deadline: Nanos,
-    /// Accepted connections that have not yet been admitted; further ones are closed at once.
+    /// Accepted connections that have not yet been admitted; for each further one the oldest is closed.
     pub handshakes_max: usize,
     /// Between attempts to connect: the first delay, which doubles up to the last.
     pub retry_delay_min: Nanos,

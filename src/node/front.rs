@@ -121,9 +121,12 @@ impl<R: Runtime> Front<R> {
 
     /// Accepts clients until the listener is closed.
     pub async fn accept(self: Rc<Self>, listener: Rc<impl Listener>, closing: Rc<Cell<bool>>) {
+        // What lasts is said once.
+        let mut told = None;
         loop {
             match listener.accept().await {
                 Ok((reader, writer)) => {
+                    told = None;
                     if self.door.connections() >= self.connections_max {
                         self.metrics.node.connections_rejected.inc();
                         writer.shutdown();
@@ -144,7 +147,9 @@ impl<R: Runtime> Front<R> {
                 }
                 Err(_) if closing.get() => return,
                 Err(error) => {
-                    tracing::warn!("a client could not be accepted: {error}");
+                    if told.replace(error.kind()) != Some(error.kind()) {
+                        tracing::warn!("clients cannot be accepted, it is tried again and again: {error}");
+                    }
                     self.rt.sleep(ACCEPT_RETRY).await;
                 }
             }

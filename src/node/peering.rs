@@ -187,14 +187,19 @@ pub async fn serve_peers<R: Runtime>(
     place: Rc<Place<R::Wire>>,
     closing: Rc<Cell<bool>>,
 ) {
+    // What lasts is said once.
+    let mut told = None;
     loop {
         match listener.accept().await {
             Ok((reader, writer)) => {
+                told = None;
                 rt.spawn(welcome_or_hand_over(Rc::clone(&acceptor), Rc::clone(&place), reader, writer));
             }
             Err(_) if closing.get() => return,
             Err(error) => {
-                tracing::warn!("a peer could not be accepted: {error}");
+                if told.replace(error.kind()) != Some(error.kind()) {
+                    tracing::warn!("peers cannot be accepted, it is tried again and again: {error}");
+                }
                 rt.sleep(ACCEPT_RETRY).await;
             }
         }
