@@ -75,6 +75,8 @@ pub struct ShardStatus {
     pub room: bool,
     pub cluster_room: bool,
     pub jobs: JobCounts,
+    /// Those with the most jobs, at most 20.
+    pub deepest_tubes: Vec<TubeStatus>,
     pub sessions: u64,
     /// Workers that wait at this node for a job, while it leads.
     pub waits: u64,
@@ -144,6 +146,18 @@ pub struct InstallStatus {
     pub all_bytes: u64,
     /// Jobs that came, which were lacking here.
     pub jobs: u64,
+}
+
+/// Jobs in one tube.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TubeStatus {
+    pub tube: String,
+    pub ready: u64,
+    pub reserved: u64,
+    pub delayed: u64,
+    pub buried: u64,
+    pub paused: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -199,6 +199,9 @@ fn shard_text(answers: &[Answer], shard: u16) -> String {
         ),
         None => format!("shard {shard}: no leader among those that answer\n"),
     };
+    if let Some((_, status)) = leader {
+        text.push_str(&tubes_text(status));
+    }
     let head = leader.map(|(_, status)| status.last_index);
     let mut table = Table::new(&["  NODE", "ROLE", "TERM", "DURABLE", "COMMITTED", "APPLIED", "BEHIND", "DISK"]);
     for (report, status) in of_shard(answers, shard) {
@@ -219,6 +222,25 @@ fn shard_text(answers: &[Answer], shard: u16) -> String {
         text.push_str(&snapshots_text(answers, shard));
     }
     text
+}
+
+/// How deep the deepest tubes are.
+fn tubes_text(status: &ShardStatus) -> String {
+    if status.deepest_tubes.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["  TUBE", "READY", "RESERVED", "DELAYED", "BURIED"]);
+    for depth in &status.deepest_tubes {
+        let name = format!("  {}{}", depth.tube, if depth.paused { " (paused)" } else { "" });
+        table.row(vec![
+            name,
+            depth.ready.to_string(),
+            depth.reserved.to_string(),
+            depth.delayed.to_string(),
+            depth.buried.to_string(),
+        ]);
+    }
+    table.render()
 }
 
 /// How far back each node's log goes, what it would start from, and how much of what it keeps below the floor lives.
@@ -310,7 +332,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{InstallStatus, JobCounts};
+    use crate::status::{InstallStatus, JobCounts, TubeStatus};
 
     fn member(node: u8) -> MemberStatus {
         MemberStatus { node, address: format!("10.0.0.{node}:7301"), admin: Some(format!("10.0.0.{node}:9301")) }
@@ -329,6 +351,10 @@ mod tests {
             room: true,
             cluster_room: true,
             jobs: JobCounts { ready: 12, tubes: 2, ..JobCounts::default() },
+            deepest_tubes: vec![
+                TubeStatus { tube: "mail".to_owned(), ready: 9, buried: 1, paused: true, ..TubeStatus::default() },
+                TubeStatus { tube: "images".to_owned(), ready: 3, reserved: 2, delayed: 4, ..TubeStatus::default() },
+            ],
             ..ShardStatus::default()
         };
         let report = StatusReport {
@@ -363,6 +389,9 @@ NODE  ADMIN          STATE  UP     CLIENTS  VERSION
 
 shard 0: node 1 leads term 7, committed 40
   ready 12, reserved 0, delayed 0, buried 0 in 2 tubes; 0 waiting workers; log 0 B
+  TUBE           READY  RESERVED  DELAYED  BURIED
+  mail (paused)  9      0         0        1
+  images         3      2         4        0
   NODE  ROLE      TERM  DURABLE  COMMITTED  APPLIED  BEHIND  DISK
   1     leader    7     42       40         40       0       room
   2     follower  7     40       40         40       2       room

@@ -1,6 +1,9 @@
 //! What the state machine shows to those who only look. Nothing here changes it, or looks past it: what only
 //! the log knows of a job (its class, when it was put), the caller brings along.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use bytes::Bytes;
 
 use super::command::Class;
@@ -8,8 +11,8 @@ use super::fingerprint::Fingerprint;
 use super::machine::Machine;
 use super::ready::ClassKey;
 use super::record::{Counters, State};
-use super::tube::Tube;
-use super::view::{Counts, JobState, JobView, TubeCounts};
+use super::tube::{Tube, TubeId};
+use super::view::{Counts, JobState, JobView, TubeCounts, TubeDepth};
 use crate::types::{BootEpoch, JobId, LogPosition, Nanos, NodeId, SessionId, Times};
 
 /// What the log says of a job: its ENQ.
@@ -78,6 +81,30 @@ impl Machine {
             pause_s,
             pause_left_s,
         })
+    }
+
+    /// The tubes with the most jobs, those with more first; at most so many, and no empty one.
+    #[must_use]
+    pub fn deepest_tubes(&self, count: usize) -> Vec<TubeDepth> {
+        let mut deepest = BinaryHeap::with_capacity(count + 1);
+        for tube in self.tubes.iter().filter(|tube| !tube.is_empty()) {
+            deepest.push(Reverse((tube.jobs(), Reverse(tube.id))));
+            if deepest.len() > count {
+                deepest.pop();
+            }
+        }
+        let depth = |&Reverse((_, Reverse(id))): &Reverse<(u64, Reverse<TubeId>)>| {
+            let tube = self.tubes.existing(id);
+            TubeDepth {
+                tube: tube.name.clone(),
+                ready: tube.ready.count(),
+                reserved: tube.reserved,
+                delayed: tube.delayed.len() as u64,
+                buried: tube.buried.len() as u64,
+                is_paused: tube.pause.is_some(),
+            }
+        };
+        deepest.into_sorted_vec().iter().map(depth).collect()
     }
 
     /// The names of all tubes that have a record, in order of creation.

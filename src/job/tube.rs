@@ -71,8 +71,13 @@ impl Tube {
         self.pause.is_none() && self.ready.count() > 0
     }
 
+    /// All that live in it.
+    pub(super) fn jobs(&self) -> u64 {
+        self.ready.count() + self.reserved + self.delayed.len() as u64 + self.buried.len() as u64
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.ready.count() == 0 && self.reserved == 0 && self.delayed.is_empty() && self.buried.is_empty()
+        self.jobs() == 0
     }
 
     /// Whether TUBE_DROP would forget it.

@@ -51,6 +51,17 @@ pub struct TubeCounts {
     pub pause_left_s: u64,
 }
 
+/// How many jobs of each state are in a tube.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TubeDepth {
+    pub tube: Bytes,
+    pub ready: u64,
+    pub reserved: u64,
+    pub delayed: u64,
+    pub buried: u64,
+    pub is_paused: bool,
+}
+
 /// Counts of the whole state machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -9,8 +9,11 @@ use crate::metrics::{PeerMetrics, ShardMetrics};
 use crate::raft::{ProgressState, RoleName as Role};
 use crate::shard::Shard;
 use crate::shard::status::{Counters, Picture};
-use crate::status::{Board, JobCounts, PeerStatus, RoleName, ShardStatus};
+use crate::status::{Board, JobCounts, PeerStatus, RoleName, ShardStatus, TubeStatus};
 use crate::types::{Nanos, NodeId, ShardId};
+
+/// Tubes that are shown one by one.
+const TUBES_MAX: usize = 20;
 
 pub struct StatusObserver {
     pub shard: ShardId,
@@ -40,7 +43,15 @@ impl Observer for StatusObserver {
         }
         self.count(shard.counters(), &picture);
         self.count_peers(&picture);
-        self.board.publish(self.status(&picture, disk));
+        let tubes = shard.deepest_tubes(TUBES_MAX).into_iter().map(|depth| TubeStatus {
+            tube: String::from_utf8_lossy(&depth.tube).into_owned(),
+            ready: depth.ready,
+            reserved: depth.reserved,
+            delayed: depth.delayed,
+            buried: depth.buried,
+            paused: depth.is_paused,
+        });
+        self.board.publish(ShardStatus { deepest_tubes: tubes.collect(), ..self.status(&picture, disk) });
     }
 }
 

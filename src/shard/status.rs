@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::Shard;
 use crate::job::Fingerprint;
 use crate::job::command::Outcome;
-use crate::job::view::Counts;
+use crate::job::view::{Counts, TubeDepth};
 use crate::raft::{PeerProgress, RoleName};
 use crate::types::{Index, Nanos, NodeId, Term};
 
@@ -129,6 +129,12 @@ impl Shard {
     #[must_use]
     pub fn outstanding_bytes(&self) -> usize {
         self.sessions.outstanding_bytes()
+    }
+
+    /// The tubes with the most jobs, those with more first; at most so many.
+    #[must_use]
+    pub fn deepest_tubes(&self, count: usize) -> Vec<TubeDepth> {
+        self.machine.deepest_tubes(count)
     }
 
     #[must_use]

@@ -1,6 +1,6 @@
 //! Disks stay flat, whatever happened before: an old job that lives on pins nothing, and neither does one that comes back for ever.
 //!
-//! `BEAVER_RAFT_TEST_CYCLES=1000000 cargo test --release --test aged flat -- --nocapture` is a larger scale.
+//! `AGED_CYCLES=1000000 cargo test --release --test aged flat -- --nocapture` is a larger scale.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ const CLIENTS: usize = 8;
 const CONSTANT_BYTES: u64 = 2 << 20;
 
 fn cycles() -> usize {
-    std::env::var("BEAVER_RAFT_TEST_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(8_000)
+    std::env::var("AGED_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(8_000)
 }
 
 /// What all files below a directory take.

@@ -1,7 +1,7 @@
 //! All three nodes are killed with a backlog on their disks, and start again: every job is there, once. How long it takes until the
 //! first is reserved is printed, never asserted.
 //!
-//! `BEAVER_RAFT_TEST_JOBS=1000000 cargo test --release --test aged start_again -- --nocapture` is the full scale.
+//! `AGED_JOBS=1000000 cargo test --release --test aged start_again -- --nocapture` is the full scale.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -14,7 +14,7 @@ const AT_ONCE: usize = 500;
 const WORKERS: usize = 64;
 
 fn jobs() -> usize {
-    std::env::var("BEAVER_RAFT_TEST_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(10_000)
+    std::env::var("AGED_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(10_000)
 }
 
 /// Puts bodies that say their numbers.

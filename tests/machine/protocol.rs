@@ -40,6 +40,26 @@ fn ready_jobs_are_served_by_priority_then_id_whenever_they_became_ready() {
 }
 
 #[test]
+fn the_tubes_with_the_most_jobs_are_told_and_no_empty_one() {
+    let (mut driver, mut client) = start();
+    for (tube, jobs) in [("a", 1), ("b", 3), ("c", 2), ("d", 3)] {
+        (0..jobs).for_each(|_| _ = driver.put(&mut client, class(tube, 1)));
+    }
+    driver.put(&mut client, delayed("c", 9));
+    assert_eq!(driver.reserve_all(&mut client, &["a"]).len(), 1);
+    let told: Vec<(Vec<u8>, [u64; 3])> = driver
+        .machine
+        .deepest_tubes(3)
+        .into_iter()
+        .map(|depth| (depth.tube.to_vec(), [depth.ready, depth.reserved, depth.delayed]))
+        .collect();
+    // Of those with equally many the older comes first.
+    let expected = [("b", [3, 0, 0]), ("c", [2, 0, 1]), ("d", [3, 0, 0])];
+    assert_eq!(told, expected.map(|(tube, counts)| (tube.as_bytes().to_vec(), counts)));
+    assert_eq!(driver.machine.deepest_tubes(9).len(), 4, "the default tube is empty");
+}
+
+#[test]
 fn delayed_jobs_become_ready_at_their_time_by_the_wall_clock() {
     let (mut driver, mut client) = start();
     driver.put(&mut client, delayed("t", 5));
