@@ -1,6 +1,6 @@
 //! `beaver-raft inspect`: what is in a data directory, offline and without changing a byte.
 
-mod text;
+pub(crate) mod text;
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,12 @@ use crate::io::uring::{CoreOptions, block_on_core};
 use crate::io::{Disk, Runtime};
 use crate::node::opening::locked;
 use crate::shard::markers::Verdict;
+use crate::snapshot::foreseen::{Foreseen, Pending};
 use crate::snapshot::inspection::{SnapshotFound, SnapshotsFound, inspect as inspect_snapshots};
+use crate::snapshot::install::InstallPlace;
 use crate::types::ShardId;
 use crate::wal::directory::snapshots_dir;
-use crate::wal::directory::{NodeIdentity, identify, install_dir, segments_dir};
+use crate::wal::directory::{NodeIdentity, identify, segments_dir};
 use crate::wal::inspection::{Fault, ShardFound, inspect as inspect_log};
 
 /// Files are damaged: the status of a node that would be kept from starting by them.
@@ -53,14 +55,27 @@ struct NodeFound {
 }
 
 #[derive(Debug, Serialize)]
-struct Shard {
+pub(crate) struct Shard {
     #[serde(flatten)]
-    log: ShardFound,
+    pub(crate) log: ShardFound,
     snapshots: Vec<SnapshotFound>,
     /// What the markers say of the snapshots before them, where all entries were read.
     markers: Vec<Marker>,
-    /// Bytes that were pulled of a snapshot of another node, which is not complete.
-    pulled_bytes: u64,
+    /// Bytes that were pulled of a snapshot of another node, which is not decided on.
+    pub(crate) pulled_bytes: u64,
+    /// A snapshot of another node that is decided on, and not yet in the log's place. All else is shown as it will be then.
+    pub(crate) install: Option<Install>,
+}
+
+/// An install that was cut off, and that the next start completes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Install {
+    /// The entry that the snapshot is of.
+    pub(crate) index: u64,
+    term: u64,
+    pub(crate) files_to_move: usize,
+    /// Segments of the log before.
+    files_to_remove: usize,
 }
 
 /// An entry at which every node keeps a snapshot of the same state.
@@ -105,17 +120,25 @@ fn look(args: &InspectArgs) -> Result<NodeFound, Fatal> {
     .map_err(no_ring)?
 }
 
-async fn look_at<D: Disk>(
+pub(crate) async fn look_at<D: Disk>(
     disk: &D,
     data: &Path,
     node: &NodeIdentity,
     shard: ShardId,
     verify: bool,
 ) -> Result<Shard, Fatal> {
-    let found = inspect_snapshots(disk, &snapshots_dir(data, shard), &node.log(shard), verify).await;
+    let identity = node.log(shard);
+    let place = InstallPlace::new(data, identity, u64::MAX);
+    let (disk, unfinished) = match Foreseen::new(disk.clone(), &place).await {
+        Ok(foreseen) => (foreseen, None),
+        Err(error) => (Foreseen::as_it_is(disk.clone()), Some(Fault::new(&place.dir, None, error))),
+    };
+    let found = inspect_snapshots(&disk, &snapshots_dir(data, shard), &identity, verify).await;
     let SnapshotsFound { snapshots, standing, living, faults } = found;
-    let mut log = inspect_log(disk, data, node, shard, (living.as_ref(), &standing), verify).await?;
+    let mut log = inspect_log(&disk, data, node, shard, (living.as_ref(), &standing), verify).await?;
     log.faults.extend(faults);
+    log.faults.iter_mut().for_each(|fault| disk.correct(fault));
+    log.faults.extend(unfinished);
     let markers = log.log.as_ref().map_or(Vec::new(), |log| log.markers.iter().map(read_marker).collect());
     for marker in &markers {
         let Some((about, agreed)) = marker.about.zip(marker.fingerprint.as_ref()) else { continue };
@@ -128,9 +151,16 @@ async fn look_at<D: Disk>(
             log.faults.push(Fault::new(&segments_dir(data, shard), None, what));
         }
     }
-    // Made when a node first needs it.
-    let pulled = disk.list(&install_dir(data, shard)).await.unwrap_or_default();
-    Ok(Shard { log, snapshots, markers, pulled_bytes: pulled.iter().map(|file| file.bytes).sum() })
+    let install = disk.pending().map(|Pending { position, files_to_move, files_to_remove }| {
+        let (index, term) = (position.index.0, position.term.0);
+        Install { index, term, files_to_move, files_to_remove }
+    });
+    let pulled_bytes = match install {
+        Some(_) => 0,
+        // The directory is made when a node first needs it.
+        None => disk.list(&place.dir).await.unwrap_or_default().iter().map(|file| file.bytes).sum(),
+    };
+    Ok(Shard { log, snapshots, markers, pulled_bytes, install })
 }
 
 fn read_marker(found: &crate::wal::inspection::MarkerFound) -> Marker {

@@ -6,7 +6,7 @@ mod client;
 mod config_flags;
 mod demo;
 mod enqueue;
-mod inspect;
+pub(crate) mod inspect;
 mod jobs_file;
 mod output;
 mod ledger;

@@ -17,7 +17,8 @@ use crate::raft::{self, Log, Membership};
 use crate::shard::giving::Kept;
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
 use crate::snapshot::Snapshot;
-use crate::snapshot::install::{InstallError, complete};
+use crate::snapshot::completion::complete;
+use crate::snapshot::install::InstallError;
 use crate::types::{Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::compaction::Bounds;
 use crate::wal::directory::{

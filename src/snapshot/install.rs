@@ -13,7 +13,7 @@
 //!                       manifest    the decision: what the shard's manifest says from now on
 //! ```
 //!
-//! Once the last is there, everything is moved to its place (by [`complete`], also at the next start), and the shard's manifest
+//! Once the last is there, everything is moved to its place (by [`complete`](super::completion::complete), also at the next start), and the shard's manifest
 //! is replaced.
 
 use std::io;
@@ -25,6 +25,7 @@ use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::completion::MANIFEST;
 use super::frame::{Frame, Header, Invalid};
 use super::reading::{OpenError, Snapshot, open, verify};
 use super::shelf;
@@ -48,7 +49,6 @@ const NUMBERS_LEFT: u32 = 1 << 16;
 const JOBS_AT_ONCE: usize = 2048;
 
 const PLAN: &str = "plan";
-const MANIFEST: &str = "manifest";
 
 /// Where a shard's files are, and where what is pulled for it gathers.
 #[derive(Debug, Clone)]
@@ -125,7 +125,7 @@ impl InstallError {
     }
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {
     let path = path.to_owned();
     move |source| InstallError::Io { what, path, source }
 }
@@ -478,7 +478,7 @@ impl<D: Disk> Staging<D> {
 
     /// Decides that the snapshot takes the place of the log, durably. `segments` are those above the log's floor with entries
     /// up to the last that is committed here, each with the last of its entries that count; none where no file here can be relied
-    /// on. Nobody writes to any file of the shard. Then [`complete`] must follow.
+    /// on. Nobody writes to any file of the shard. Then [`complete`](super::completion::complete) must follow.
     ///
     /// # Errors
     /// If the disk is full or fails: it may have been decided or not, and the shard must be opened anew.
@@ -560,64 +560,12 @@ async fn make_first_segment<D: Disk>(
     Ok(())
 }
 
-/// Puts in its place what was decided on, if anything was. At each start, before anything else is looked at.
-///
-/// # Errors
-/// If the disk fails; it is to be called again before the shard's files are used.
-pub async fn complete<D: Disk>(disk: &D, place: &InstallPlace) -> Result<bool, InstallError> {
-    let dir = &place.dir;
-    let decision = dir.join(MANIFEST);
-    let files = match disk.list(dir).await {
-        Ok(files) => files,
-        // There never was an install.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed("list", dir)(error)),
-    };
-    if !files.iter().any(|file| file.name == MANIFEST) {
-        return Ok(false);
-    }
-    let manifest = Manifest::load(disk, &decision, &place.identity).await?;
-    disk.create_dir(&place.stores).await.map_err(failed("make", &place.stores))?;
-    disk.create_dir(&place.snapshots).await.map_err(failed("make", &place.snapshots))?;
-    for file in &files {
-        let target = match &file.name {
-            name if parse_store_file_name(name).is_some_and(|number| manifest.stores.contains(&number)) => {
-                &place.stores
-            }
-            name if *name == shelf::file_name(manifest.floor.position.index) => &place.snapshots,
-            name if parse_file_name(name).is_some() => &place.segments,
-            _ => continue,
-        };
-        let from = dir.join(&file.name);
-        disk.rename(&from, &target.join(&file.name)).await.map_err(failed("move", &from))?;
-    }
-    for target in [&place.stores, &place.snapshots, &place.segments, dir] {
-        disk.sync_dir(target).await.map_err(failed("sync", target))?;
-    }
-    manifest.save(disk, &place.manifest, &place.identity).await?;
-    remove_former_log(disk, place, &manifest).await?;
-    // What was decided must not be decided once more over what comes after it.
-    clear(disk, dir).await?;
-    Ok(true)
-}
-
-/// Of the log before nothing counts any more but what the manifest names. A segment says by its header that it does not; one whose
-/// header cannot be read would be taken for a part of the log that is lost.
-async fn remove_former_log<D: Disk>(disk: &D, place: &InstallPlace, manifest: &Manifest) -> Result<(), InstallError> {
-    let dir = &place.segments;
-    for found in disk.list(dir).await.map_err(failed("list", dir))? {
-        let Some(number) = parse_file_name(&found.name) else { continue };
-        let path = dir.join(&found.name);
-        let is_named = manifest.segments.iter().any(|(named, _)| *named == number);
-        if !is_named && ordinal_of(disk, &path, &place.identity).await?.is_none_or(|own| own < manifest.floor.ordinal) {
-            unlink(disk, &path).await?;
-        }
-    }
-    disk.sync_dir(dir).await.map_err(failed("sync", dir))
-}
-
 /// By its header, where that is whole and can be read.
-async fn ordinal_of<D: Disk>(disk: &D, path: &Path, identity: &LogIdentity) -> Result<Option<u32>, InstallError> {
+pub(super) async fn ordinal_of<D: Disk>(
+    disk: &D,
+    path: &Path,
+    identity: &LogIdentity,
+) -> Result<Option<u32>, InstallError> {
     let file = disk.open(path, OpenMode::Read).await.map_err(failed("open", path))?;
     if file.bytes() < BLOCK {
         return Ok(None);
@@ -630,7 +578,7 @@ async fn ordinal_of<D: Disk>(disk: &D, path: &Path, identity: &LogIdentity) -> R
 }
 
 /// Removes everything, durably; the decision first.
-async fn clear<D: Disk>(disk: &D, dir: &Path) -> Result<(), InstallError> {
+pub(super) async fn clear<D: Disk>(disk: &D, dir: &Path) -> Result<(), InstallError> {
     let files = disk.list(dir).await.map_err(failed("list", dir))?;
     let (decision, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.name == MANIFEST);
     for file in decision.iter().chain(&others) {
@@ -640,7 +588,7 @@ async fn clear<D: Disk>(disk: &D, dir: &Path) -> Result<(), InstallError> {
 }
 
 /// Removes a file that may be gone already.
-async fn unlink<D: Disk>(disk: &D, path: &Path) -> Result<(), InstallError> {
+pub(super) async fn unlink<D: Disk>(disk: &D, path: &Path) -> Result<(), InstallError> {
     match disk.unlink(path).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
         _ => Ok(()),

@@ -11,9 +11,12 @@
 //! the same bytes on every node. `docs/partial-snapshot.md` says what is in it and why that is enough.
 //!
 //! To read: `frame` (what a snapshot is of, and its header), `archive` (its body), `writing`, `reading`, `shelf` (which are
-//! kept), `install` (one of another node's in the place of a log), `inspection` (for whoever looks from outside).
+//! kept), `install` (one of another node's in the place of a log), `completion` (the last part of that), `foreseen` and `inspection`
+//! (for whoever looks from outside).
 
 pub mod archive;
+pub mod completion;
+pub mod foreseen;
 pub mod frame;
 pub mod inspection;
 pub mod install;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{NodeFound, Shard};
+use super::{Install, NodeFound, Shard};
 use crate::snapshot::inspection::SnapshotFound;
 use crate::wal::inspection::{FileFound, FileKind, LogFound, ShardFound};
 
@@ -21,8 +21,8 @@ pub(super) fn of(found: &NodeFound) -> String {
     text
 }
 
-fn of_shard(text: &mut String, found: &Shard) -> std::fmt::Result {
-    let Shard { log: shard, snapshots, markers, pulled_bytes } = found;
+pub(crate) fn of_shard(text: &mut String, found: &Shard) -> std::fmt::Result {
+    let Shard { log: shard, snapshots, markers, pulled_bytes, install } = found;
     write!(text, "shard {}: the log counts from entry {} on", shard.shard, shard.floor + 1)?;
     match (shard.term, shard.voted_for) {
         (Some(term), Some(node)) => writeln!(text, ", term {term}, voted for node {node}")?,
@@ -36,7 +36,15 @@ fn of_shard(text: &mut String, found: &Shard) -> std::fmt::Result {
         writeln!(text, "  {}", of_file(file))?;
     }
     if *pulled_bytes > 0 {
-        writeln!(text, "  install/  {pulled_bytes} bytes of a snapshot of another node, not complete")?;
+        let what = "pulled of a snapshot of another node, which is not decided on and counts for nothing yet";
+        writeln!(text, "  install/  {pulled_bytes} bytes {what}")?;
+    }
+    if let Some(Install { index, term, files_to_move, files_to_remove }) = install {
+        writeln!(
+            text,
+            "  install/  the snapshot of entry {index}@{term} of another node takes the log's place: the next start completes it \
+             (files to move: {files_to_move}, of the former log to remove: {files_to_remove}); all is shown as it will be then"
+        )?;
     }
     sums(text, shard)?;
     if let Some(LogFound { last, committed, incomplete, .. }) = &shard.log {

@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::cli::inspect::look_at;
 use crate::fatal::Fatal;
 use crate::io::Disk;
 use crate::sim::disk::SimDisk;
 use crate::sim::disk::block_on::block_on;
-use crate::snapshot::inspection::inspect as inspect_snapshots;
-use crate::snapshot::install::{InstallPlace, complete};
+use crate::snapshot::completion::complete;
+use crate::snapshot::install::InstallPlace;
 use crate::types::{ChainHash, Index, ShardId};
-use crate::wal::directory::{identify, manifest_path, segments_dir, snapshots_dir};
+use crate::wal::directory::{identify, manifest_path, segments_dir};
 use crate::wal::entry::{Entry, LogIdentity};
 use crate::wal::index::{Placement, SegmentNumber};
-use crate::wal::inspection::{Fault, inspect};
+use crate::wal::inspection::Fault;
 use crate::wal::inventory::{Inventory, Slot};
 use crate::wal::manifest::Manifest;
 use crate::wal::recovery::{LogPlace, recover};
@@ -127,8 +128,5 @@ pub fn read_log(
 /// If it cannot even begin.
 pub fn faults_of(image: &SimDisk, data: &Path, shard: ShardId) -> Result<Vec<Fault>, Fatal> {
     let node = block_on(identify(image, data))?;
-    let snapshots = block_on(inspect_snapshots(image, &snapshots_dir(data, shard), &node.log(shard), true));
-    let standing = (snapshots.living.as_ref(), &snapshots.standing[..]);
-    let log = block_on(inspect(image, data, &node, shard, standing, true))?;
-    Ok(snapshots.faults.into_iter().chain(log.faults).collect())
+    Ok(block_on(look_at(image, data, &node, shard, true))?.log.faults)
 }

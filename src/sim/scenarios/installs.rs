@@ -2,15 +2,21 @@
 //! place of their log. They must come back with every job, and have lost nothing that they acknowledged.
 
 use std::cell::Cell;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::stage::{Client, Stage};
+use crate::cli::inspect::look_at;
+use crate::cli::inspect::text::of_shard;
 use crate::config::Tunables;
 use crate::io::Disk;
 use crate::sim::dialogue::{Asked, Said};
 use crate::sim::disk::block_on::block_on;
-use crate::sim::disk::{Crash, SectorOdds};
-use crate::types::{Index, NodeId};
+use crate::sim::disk::{Crash, SectorOdds, SimDisk};
+use crate::snapshot::inspection::inspect as inspect_snapshots;
+use crate::types::{Index, NodeId, ShardId};
+use crate::wal::directory::{identify, snapshots_dir};
+use crate::wal::inspection::{FileFound, FileKind, inspect as inspect_log};
 
 const POWER_CUT: Crash = Crash::Power(SectorOdds::OLD);
 
@@ -126,6 +132,7 @@ fn s5_an_install_that_is_cut_off_at_any_change_of_the_disk_leaves_a_node_that_st
         Crash::Power(SectorOdds { new: 0.3, torn: 0.4, garbage: 0.2 }),
     ];
     let (mut cut, mut changes) = (0, 0);
+    let mut seen = Seen::default();
     loop {
         let (stage, away, jobs) = with_one_behind(changes, |_| {});
         let member = stage.member(away);
@@ -145,6 +152,7 @@ fn s5_an_install_that_is_cut_off_at_any_change_of_the_disk_leaves_a_node_that_st
                 Crash::Process => stage.cluster.kill(member),
                 how => stage.cluster.cut_power(member, how),
             }
+            seen.look(&member.disk());
             stage.cluster.start(member);
         }
         stage.wait_for(60_000, "the one that was away", || stage.is_settled());
@@ -156,6 +164,54 @@ fn s5_an_install_that_is_cut_off_at_any_change_of_the_disk_leaves_a_node_that_st
         (cut, changes) = (cut + was_cut, changes + 1);
     }
     assert!(changes > 40, "an install changes the disk {changes} times only, cut off {cut} times");
+    assert!(seen.undecided > 10 && seen.decided > 10 && seen.half_moved > 2 && seen.deceptive > 2, "{seen:?}");
+}
+
+/// What `inspect --verify` says of disks on which an install was cut off.
+#[derive(Debug, Default)]
+struct Seen {
+    undecided: u64,
+    decided: u64,
+    half_moved: u64,
+    /// Whoever looked at the files as they lie there would take them for damaged.
+    deceptive: u64,
+}
+
+impl Seen {
+    /// Nothing is damaged, though not everything is in its place; and to look changes nothing.
+    fn look(&mut self, disk: &SimDisk) {
+        let (disk, data) = (disk.image(), Path::new("/data"));
+        let (files, changes) = (disk.files(), disk.changes());
+        let node = block_on(identify(&disk, data)).expect("it was prepared");
+        let found = block_on(look_at(&disk, data, &node, ShardId(0), true)).expect("it can be read");
+        let mut text = String::new();
+        of_shard(&mut text, &found).expect("it is a string");
+        assert!(found.log.faults.is_empty(), "{text}{files:#?}");
+        assert_eq!((disk.files(), disk.changes()), (files.clone(), changes), "a look at it has changed it");
+        let moved = |(path, _): &&(PathBuf, u64)| path.starts_with("/data/shard-0/install");
+        let in_its_place = |file: &FileFound| file.kind != FileKind::LeftOver;
+        match found.install {
+            Some(install) => {
+                self.decided += 1;
+                let as_they_lie = async {
+                    let identity = node.log(ShardId(0));
+                    let snapshots = inspect_snapshots(&disk, &snapshots_dir(data, ShardId(0)), &identity, false).await;
+                    inspect_log(&disk, data, &node, ShardId(0), (None, &snapshots.standing), true).await
+                };
+                let as_they_lie = block_on(as_they_lie).expect("it can be read");
+                self.deceptive += u64::from(!as_they_lie.faults.is_empty());
+                self.half_moved += u64::from(install.files_to_move > 0 && install.files_to_move < 3);
+                assert!(text.contains("takes the log's place"), "{text}");
+                assert_eq!((found.log.floor, found.pulled_bytes), (install.index, 0), "it is shown as it will be");
+                assert!(found.log.files.iter().any(in_its_place), "{text}");
+            }
+            None if found.pulled_bytes > 0 => {
+                self.undecided += 1;
+                assert!(text.contains("not decided on") && files.iter().find(moved).is_some(), "{text}");
+            }
+            None => {}
+        }
+    }
 }
 
 /// The one that gives goes on meanwhile: jobs end, newer snapshots are kept, old ones and what lived in them would go.

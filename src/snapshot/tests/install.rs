@@ -1,7 +1,8 @@
 //! What is pulled is believed only as far as it can be checked, and goes on where it broke off.
 
 use super::*;
-use crate::snapshot::install::{Arrived, InstallError, InstallPlace, Staging, Whole, complete};
+use crate::snapshot::completion::complete;
+use crate::snapshot::install::{Arrived, InstallError, InstallPlace, Staging, Whole};
 use crate::types::{LogPosition, Nanos, SnapshotName};
 use crate::wal::compaction::Bounds;
 use crate::wal::index::SegmentNumber;
