@@ -283,9 +283,7 @@ impl Cluster {
     /// Counts what the node will find on its disk.
     fn survey(&self, member: &Member) {
         let Ok(log) = self.read(&member.disk().image()) else { return };
-        if !log.had_decided_install {
-            self.check_inspection(member, &member.disk().image());
-        }
+        self.check_inspection(member, &member.disk().image());
         // What it replays is not in its memory when it is applied.
         self.oracle.note_entries(&log.entries);
         let counts = &mut *self.starts.borrow_mut();
@@ -505,7 +503,7 @@ impl Cluster {
 
     /// Where nothing rotted and no disk lied, whoever inspects this disk must find no damage on it.
     pub fn check_inspection(&self, member: &Member, image: &SimDisk) {
-        if self.has_rotten() || member.is_deceived() {
+        if self.has_rotten() || image.was_damaged() || member.is_deceived() {
             return;
         }
         match faults_of(image, Path::new(DATA), SHARD) {

@@ -109,6 +109,8 @@ struct World {
     stop_at: Option<u64>,
     /// Called when so many more changes have begun.
     trap: Option<(u64, Rc<dyn Fn()>)>,
+    /// What it holds was damaged from outside.
+    was_damaged: bool,
     settled: settled::Log,
     counts: DiskCounts,
 }
@@ -138,6 +140,7 @@ impl SimDisk {
             changes: 0,
             stop_at: None,
             trap: None,
+            was_damaged: false,
             settled: settled::Log::default(),
             counts: DiskCounts::default(),
         };
@@ -147,6 +150,11 @@ impl SimDisk {
     #[must_use]
     pub fn with_latency(self, latency: Rc<dyn Latency>) -> SimDisk {
         SimDisk { latency: Some(latency), ..self }
+    }
+
+    #[must_use]
+    pub fn without_latency(self) -> SimDisk {
+        SimDisk { latency: None, ..self }
     }
 
     async fn delay(&self, operation: Operation) {

@@ -120,12 +120,19 @@ impl SimDisk {
         Ok(read)
     }
 
+    /// Whether what it holds was damaged from outside, at any time.
+    #[must_use]
+    pub fn was_damaged(&self) -> bool {
+        self.world.borrow().was_damaged
+    }
+
     /// Overwrites what the medium holds.
     ///
     /// # Errors
     /// If there is no such file.
     pub fn poke(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut world = self.world.borrow_mut();
+        world.was_damaged = true;
         let id = world.id(path)?;
         world.content(id).poke(offset, bytes);
         world.settled.upheave();
@@ -148,6 +155,7 @@ impl SimDisk {
     /// If there is no such file.
     pub fn make_unreadable(&self, path: &Path, offset: u64, bytes: usize) -> io::Result<()> {
         let mut world = self.world.borrow_mut();
+        world.was_damaged = true;
         let id = world.id(path)?;
         world.content(id).make_unreadable(offset, bytes);
         Ok(())
@@ -156,6 +164,7 @@ impl SimDisk {
     /// Takes a file away for good, as a damaged file system does.
     pub fn lose(&self, path: &Path) {
         let mut world = self.world.borrow_mut();
+        world.was_damaged = true;
         world.names.remove(path);
         world.durable_names.remove(path);
         world.settled.upheave();
