@@ -8,7 +8,7 @@ use std::{panic, thread};
 
 use clap::Args;
 
-use super::logging;
+use super::{logging, output};
 use crate::mutation::Mutation;
 use crate::sim::coverage::Coverage;
 use crate::sim::faults::FaultKind;
@@ -16,6 +16,13 @@ use crate::sim::lasting::Lasting;
 use crate::sim::mutants::{Hunt, Mutant, NOT_FOUND, hunt, mutants};
 use crate::sim::regressions::REGRESSIONS;
 use crate::sim::run::{RunOptions, RunReport, run_seed};
+
+/// Says a line. What nobody reads is still counted: by the exit status.
+macro_rules! say {
+    ($($text:tt)*) => {
+        _ = output::print(&format!("{}\n", format_args!($($text)*)))
+    };
+}
 
 /// Run simulated clusters under faults, one run a seed, and judge each
 #[derive(Debug, Args)]
@@ -101,7 +108,7 @@ impl Totals {
 
     fn print(&self, took: Duration) {
         let faults: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        println!(
+        say!(
             "{} seeds in {} s, {} failed: {} events, {} simulated minutes, {} entries, {} answers, {} unknown outcomes",
             self.runs,
             took.as_secs(),
@@ -112,16 +119,19 @@ impl Totals {
             self.answered,
             self.unknown
         );
-        println!(
+        say!(
             "{} leaders, {} logs cut, {} snapshots installed, {} streams reset",
-            self.leaders, self.cuts, self.installs, self.resets
+            self.leaders,
+            self.cuts,
+            self.installs,
+            self.resets
         );
-        println!("faults: {}", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") });
+        say!("faults: {}", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") });
         for (what, count) in self.coverage.iter().filter(|(what, _)| !what.starts_with("fault ")) {
-            println!("{count:>8} {what}");
+            say!("{count:>8} {what}");
         }
         if !self.failed.is_empty() {
-            println!("failed seeds: {:?}", self.failed);
+            say!("failed seeds: {:?}", self.failed);
         }
     }
 }
@@ -176,7 +186,7 @@ pub fn sim(args: &SimArgs) -> u8 {
     totals.print(begun.elapsed());
     let missing = totals.coverage.missing();
     if args.require_coverage && !missing.is_empty() {
-        println!("never came up, so nothing is known about it:\n  {}", missing.join("\n  "));
+        say!("never came up, so nothing is known about it:\n  {}", missing.join("\n  "));
         return 1;
     }
     u8::from(!totals.failed.is_empty())
@@ -184,7 +194,7 @@ pub fn sim(args: &SimArgs) -> u8 {
 
 fn hunt_mutants(args: &SimArgs) -> u8 {
     if !cfg!(feature = "mutants") {
-        println!("this program was built without bugs to put back: build it with the feature `mutants`");
+        say!("this program was built without bugs to put back: build it with the feature `mutants`");
         return 1;
     }
     // A bug that is found may be found by an assertion.
@@ -195,7 +205,7 @@ fn hunt_mutants(args: &SimArgs) -> u8 {
         None => !NOT_FOUND.contains(&mutant.mutation),
     });
     if args.mutant.is_none() {
-        NOT_FOUND.iter().for_each(|hole| println!("{hole}: not looked for, since it is not found in reasonable time"));
+        NOT_FOUND.iter().for_each(|hole| say!("{hole}: not looked for, since it is not found in reasonable time"));
     }
     let (next, good) = (AtomicUsize::new(0), AtomicBool::new(true));
     let work = || {
@@ -217,11 +227,11 @@ fn print_hunt(mutant: &Mutant, hunt: &Hunt) {
     let Mutant { mutation, seeds_max, .. } = mutant;
     let took = hunt.took.as_secs_f64();
     match &hunt.found {
-        Some((seeds, what)) => println!("{mutation}: found in seed {seeds} of {seeds_max}, after {took:.1} s: {what}"),
-        None => println!("{mutation}: NOT FOUND in {seeds_max} seeds, {took:.1} s"),
+        Some((seeds, what)) => say!("{mutation}: found in seed {seeds} of {seeds_max}, after {took:.1} s: {what}"),
+        None => say!("{mutation}: NOT FOUND in {seeds_max} seeds, {took:.1} s"),
     }
     if let Some(false_alarm) = &hunt.false_alarm {
-        println!("{mutation}: the code as it ships fails in the same seeds:\n{false_alarm}");
+        say!("{mutation}: the code as it ships fails in the same seeds:\n{false_alarm}");
     }
 }
 
@@ -251,12 +261,12 @@ fn run_one(seed: u64, options: &RunOptions, twice: bool, totals: &Mutex<Totals>)
             false
         }
         Err(failure) => {
-            println!("{failure}\nrepeat it with: beaver-raft sim --seed {seed}{} --trace\n", flags(options));
+            say!("{failure}\nrepeat it with: beaver-raft sim --seed {seed}{} --trace\n", flags(options));
             true
         }
     };
     if differs {
-        println!("seed {seed} gave two different runs: something other than the seed decides\n");
+        say!("seed {seed} gave two different runs: something other than the seed decides\n");
     }
     if failed || differs {
         totals.failed.push(seed);
