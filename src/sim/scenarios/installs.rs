@@ -121,49 +121,63 @@ fn with_one_behind(seed: u64, tune: impl FnOnce(&mut Tunables)) -> (Stage, NodeI
     (stage, away, jobs)
 }
 
-/// Ends in the midst of each change of the disk that an install makes, and of what the start behind it does, in each way in which
-/// a process or a host can end.
-#[test]
-fn s5_an_install_that_is_cut_off_at_any_change_of_the_disk_leaves_a_node_that_starts_and_installs() {
-    let ends = [
-        Crash::Process,
-        POWER_CUT,
-        Crash::Power(SectorOdds::NEW),
-        Crash::Power(SectorOdds { new: 0.3, torn: 0.4, garbage: 0.2 }),
-    ];
-    let (mut cut, mut changes) = (0, 0);
-    let mut seen = Seen::default();
-    loop {
-        let (stage, away, jobs) = with_one_behind(changes, |_| {});
-        let member = stage.member(away);
-        stage.cluster.start(member);
-        let mut was_cut = 0;
-        // The second time in what the first left to be completed.
-        for later in [changes, changes % 7] {
-            let sprung = Rc::new(Cell::new(false));
-            let told = Rc::clone(&sprung);
-            member.disk().set_trap(later, move || told.set(true));
-            stage.wait_for(60_000, "the one that was away", || stage.is_settled() || sprung.get());
-            if !sprung.get() {
-                break;
-            }
-            was_cut += 1;
-            match ends[changes as usize % ends.len()] {
-                Crash::Process => stage.cluster.kill(member),
-                how => stage.cluster.cut_power(member, how),
-            }
-            seen.look(&member.disk());
-            stage.cluster.start(member);
-        }
-        stage.wait_for(60_000, "the one that was away", || stage.is_settled());
-        assert_holds(&stage, away, &jobs);
-        stage.clear();
-        if was_cut == 0 {
+/// How the first cut ends, and how the second one does. What a process wrote and nobody synced outlives it, and does not outlive
+/// the power: it matters which of the two comes first.
+fn ends(changes: u64) -> [[Crash; 2]; 3] {
+    let mixed = Crash::Power(SectorOdds { new: 0.3, torn: 0.4, garbage: 0.2 });
+    let powers = [POWER_CUT, Crash::Power(SectorOdds::NEW), mixed];
+    let [power, another] = [changes, changes / 3].map(|at| powers[at as usize % powers.len()]);
+    let alike = if changes.is_multiple_of(2) { [Crash::Process, Crash::Process] } else { [power, another] };
+    [[Crash::Process, power], [power, Crash::Process], alike]
+}
+
+/// Cuts an install off in the midst of its so many-th change of the disk, and once more in what the first cut left to be completed;
+/// how often it was.
+fn cut_off(changes: u64, ends: [Crash; 2], seen: &mut Seen) -> u64 {
+    let (stage, away, jobs) = with_one_behind(changes, |_| {});
+    let member = stage.member(away);
+    stage.cluster.start(member);
+    let mut cut = 0;
+    for (later, end) in [changes, changes % 17].into_iter().zip(ends) {
+        let sprung = Rc::new(Cell::new(false));
+        let told = Rc::clone(&sprung);
+        member.disk().set_trap(later, move || told.set(true));
+        stage.wait_for(60_000, "the one that was away", || stage.is_settled() || sprung.get());
+        if !sprung.get() {
             break;
         }
-        (cut, changes) = (cut + was_cut, changes + 1);
+        cut += 1;
+        match end {
+            Crash::Process => stage.cluster.kill(member),
+            how => stage.cluster.cut_power(member, how),
+        }
+        seen.look(&member.disk());
+        stage.cluster.start(member);
     }
-    assert!(changes > 40, "an install changes the disk {changes} times only, cut off {cut} times");
+    stage.wait_for(60_000, "the one that was away", || stage.is_settled());
+    assert_holds(&stage, away, &jobs);
+    stage.clear();
+    cut
+}
+
+/// Ends in the midst of each change of the disk that an install makes, and of what the start behind it does, in each way in which
+/// a process or a host can end, one way behind another.
+#[test]
+fn s5_an_install_that_is_cut_off_at_any_change_of_the_disk_leaves_a_node_that_starts_and_installs() {
+    let (mut twice, mut changes) = (0, 0);
+    let mut seen = Seen::default();
+    loop {
+        let cuts = ends(changes).map(|ends| cut_off(changes, ends, &mut seen));
+        if cuts == [0; 3] {
+            break;
+        }
+        twice += cuts.iter().filter(|cut| **cut == 2).count();
+        changes += 1;
+    }
+    assert!(
+        changes > 40 && twice > 100,
+        "an install changes the disk {changes} times only, cut off twice {twice} times"
+    );
     assert!(seen.undecided > 10 && seen.decided > 10 && seen.half_moved > 2 && seen.deceptive > 2, "{seen:?}");
 }
 
