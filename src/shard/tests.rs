@@ -1,6 +1,7 @@
 //! A world for shards: some of them in one thread, with a disk each that completes what it is told to, and wires that deliver
 //! and break when they are told to. Everything else here is a test in it.
 
+mod behind;
 mod chaos;
 mod markers;
 mod placement;

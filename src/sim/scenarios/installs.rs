@@ -106,7 +106,7 @@ fn a_follower_that_was_away_longer_than_the_log_goes_back_takes_a_snapshot_and_s
 }
 
 /// A cluster whose jobs are known, one node of which is off and behind the others' logs.
-fn with_one_behind(seed: u64, tune: impl FnOnce(&mut Tunables)) -> (Stage, NodeId, Vec<u64>) {
+pub(super) fn with_one_behind(seed: u64, tune: impl FnOnce(&mut Tunables)) -> (Stage, NodeId, Vec<u64>) {
     let stage = Stage::seeded(seed, 3, |tunables| {
         shortened(tunables);
         tune(tunables);

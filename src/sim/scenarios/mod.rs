@@ -11,5 +11,6 @@ mod full_disk;
 mod gray;
 mod installs;
 mod linearizable;
+mod offers;
 mod partitions;
 mod stops;
