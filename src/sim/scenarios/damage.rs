@@ -14,17 +14,17 @@ use crate::types::{Index, NodeId};
 const SNAPSHOTS: &str = "/data/shard-0/snapshots";
 
 /// Until these nodes' logs begin somewhere above their beginning, and more than once; the jobs that are left.
-fn raise_floors(stage: &Stage, nodes: &[NodeId], client: &Client<'_>) -> Vec<u64> {
+pub(super) fn raise_floors(stage: &Stage, nodes: &[NodeId], client: &Client<'_>) -> Vec<u64> {
     go_on_until_floors_are_above(stage, nodes, Index(100), client)
 }
 
-fn files(stage: &Stage, node: NodeId, dir: &str) -> Vec<PathBuf> {
+pub(super) fn files(stage: &Stage, node: NodeId, dir: &str) -> Vec<PathBuf> {
     let dir = Path::new(dir);
     let files = block_on(stage.member(node).disk().image().list(dir)).expect("it can be read");
     files.iter().map(|file| dir.join(&file.name)).collect()
 }
 
-fn damage(stage: &Stage, node: NodeId, files: &[PathBuf], byte: u64) {
+pub(super) fn damage(stage: &Stage, node: NodeId, files: &[PathBuf], byte: u64) {
     files.iter().for_each(|path| stage.member(node).disk().flip_bit(path, byte * 8).expect("it is there"));
 }
 
@@ -119,7 +119,7 @@ fn a_snapshot_that_has_rotted_where_it_is_pulled_from_gives_way_to_another() {
 
 const STORES: &str = "/data/shard-0/store";
 
-fn metric(stage: &Stage, node: NodeId, name: &str) -> u64 {
+pub(super) fn metric(stage: &Stage, node: NodeId, name: &str) -> u64 {
     stage.pass(500);
     let (_, metrics) = stage.member(node).status().expect("it runs");
     let start = format!("beaver_raft_{name}{{shard=\"0\"}} ");
@@ -134,7 +134,7 @@ fn rows_in_store(stage: &Stage, node: NodeId, path: &Path) -> u64 {
 }
 
 /// Rots what says where jobs are, in every file that has it.
-fn damage_rows(stage: &Stage, node: NodeId) {
+pub(super) fn damage_rows(stage: &Stage, node: NodeId) {
     let stores = files(stage, node, STORES);
     assert!(!stores.is_empty(), "what is old was moved into store segments");
     for path in &stores {
@@ -187,7 +187,7 @@ fn jobs_whose_rows_have_rotted_are_there_for_whoever_asks_and_the_rows_are_made_
 }
 
 /// Zeros in the place of the first records of each store segment.
-fn damage_records(stage: &Stage, node: NodeId) {
+pub(super) fn damage_records(stage: &Stage, node: NodeId) {
     for path in files(stage, node, STORES) {
         stage.member(node).disk().poke(&path, 4096, &[0; 4096]).expect("it is there");
     }

@@ -13,4 +13,5 @@ mod installs;
 mod linearizable;
 mod offers;
 mod partitions;
+mod rot;
 mod stops;
