@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("raft", &["types", "mutation"]),
     ("job", &["types", "mutation"]),
     ("io", &["types"]),
-    ("wal", &["types", "raft", "job", "io"]),
+    ("wal", &["types", "mutation", "raft", "job", "io"]),
     ("snapshot", &["types", "raft", "job", "wal", "io"]),
     ("api", &["types", "job", "io"]),
     ("net", &["types", "raft", "io", "wal", "api", "job"]),
