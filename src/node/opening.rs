@@ -20,6 +20,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::completion::complete;
 use crate::snapshot::install::InstallError;
 use crate::types::{Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
+use crate::wal::catalog::lowest_uncovered;
 use crate::wal::compaction::Bounds;
 use crate::wal::directory::{
     self, DirectoryError, Expected, NodeIdentity, Opened, manifest_path, segments_dir, snapshots_dir, stores_dir,
@@ -69,6 +70,21 @@ pub struct FaultyShard {
 struct NoSnapshot {
     shard: ShardId,
     floor: LogPosition,
+    dir: PathBuf,
+}
+
+/// Files and the state above them that do not belong together.
+#[derive(Debug, Error)]
+#[error(
+    "shard {shard}: job {job} lives in the newest snapshot, of entry {snapshot} (index@term), and by the ranges of ids that they state \
+     none of the files in {dir} and of the entries in the log can hold it: files of two times were mixed, or one is lost; do not \
+     delete anything: restore the whole of that directory from one backup (a single node has nobody to take the job from)",
+    dir = dir.display()
+)]
+struct Uncovered {
+    shard: ShardId,
+    job: JobId,
+    snapshot: LogPosition,
     dir: PathBuf,
 }
 
@@ -193,7 +209,7 @@ pub async fn open_shard<R: Runtime>(
     let place = LogPlace::above(segments, identity, sizes, keeper.manifest());
     let mut rows = Rows::new(place.next_job);
     let snapshots = snapshots_dir(&config.data, shard);
-    let Restored { machine, snapshot } = restoring::restore(rt, &snapshots, &identity).await?;
+    let Restored { machine, snapshot, is_newest } = restoring::restore(rt, &snapshots, &identity).await?;
     let mut last_times = Times::default();
     let mut unreadable = None;
     let mut progress = Progress::new(rt, setup, shard, &place).await;
@@ -238,6 +254,22 @@ pub async fn open_shard<R: Runtime>(
         let floor = Some((place.base.index, place.next_job));
         return Ok(Opening::Faulty(Box::new(FaultyShard { inventory, term, why, floor, needs_snapshot: true })));
     }
+    let live = snapshot.as_ref().map(|_| Arc::new(machine.capture().live()));
+    // Files in which nothing lived by a newer snapshot may be gone. Where that cannot be used any more, what ended between the two lives once
+    // more until it is replayed.
+    let mut held: Vec<_> = keeper.pieces().iter().filter_map(|piece| piece.footer.ids()).collect();
+    held.push(place.next_job..rows.next_job());
+    if let Some(live) = live.as_ref().filter(|_| is_newest)
+        && let Some(job) = lowest_uncovered(held, live)
+    {
+        let (snapshot, dir) = (machine.applied(), directory::shard_dir(&config.data, shard));
+        let why = Uncovered { shard, job, snapshot, dir }.to_string();
+        if config.members.len() == 1 {
+            return Err(Fatal::FaultyLog(why));
+        }
+        let (inventory, term) = (recovered.inventory(), vote.term);
+        return Ok(Opening::Faulty(Box::new(FaultyShard { inventory, term, why, floor: None, needs_snapshot: true })));
+    }
     let mut log = Log::new(place.base, place.base_chain);
     for meta in &recovered.metas {
         log.append(*meta);
@@ -249,7 +281,6 @@ pub async fn open_shard<R: Runtime>(
         let index = frame.position.index;
         restoring::check(frame, recovered.last, log.position_at(index).zip(log.chain_at(index)))?;
     }
-    let live = snapshot.as_ref().map(|_| Arc::new(machine.capture().live()));
     let mut shard = Shard::new(
         shard_config(config, opened, identity, rt.random()),
         Recovered { vote, machine, log, pieces: keeper.pieces(), index: recovered.index, rows, committed, last_times },

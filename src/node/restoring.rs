@@ -19,6 +19,8 @@ pub struct Restored<Map> {
     pub machine: Machine,
     /// None: from the beginning of the log.
     pub snapshot: Option<Snapshot<Map>>,
+    /// No newer one is here, which could not be used.
+    pub is_newest: bool,
 }
 
 /// # Errors
@@ -30,18 +32,19 @@ pub async fn restore<R: Runtime>(rt: &R, dir: &Path, identity: &LogIdentity) -> 
     let failed = |error: std::io::Error| Fatal::ReadFailed { path: dir.to_path_buf(), why: error.to_string() };
     rt.disk().create_dir(dir).await.map_err(failed)?;
     let Found { newest, refused } = shelf::restore_newest(rt.disk(), dir, identity).await.map_err(failed)?;
+    let is_newest = refused.is_empty();
     for error in refused {
         tracing::warn!(%shard, "{error}; going back to an older state, and replaying more of the log");
     }
     let Some((snapshot, machine)) = newest else {
-        return Ok(Restored { machine: Machine::new(), snapshot: None });
+        return Ok(Restored { machine: Machine::new(), snapshot: None, is_newest });
     };
     let counts = machine.counts();
     let took_ms = rt.now().saturating_sub(begun).0 / 1_000_000;
     let (index, bytes) = (snapshot.frame().position.index, snapshot.header.file_bytes());
     let jobs = counts.ready + counts.reserved + counts.delayed + counts.buried;
     tracing::info!(%shard, index = index.0, bytes, jobs, took_ms, "restored a snapshot");
-    Ok(Restored { machine, snapshot: Some(snapshot) })
+    Ok(Restored { machine, snapshot: Some(snapshot), is_newest })
 }
 
 pub type MapOf<R> = <<R as Runtime>::Disk as Disk>::Map;

@@ -86,7 +86,8 @@ fn look<Map: AsRef<[u8]>>(
     let Counts { ready, reserved, delayed, buried, tubes, sessions, .. } = machine.counts();
     found.standing.push(Standing { position: frame.position, chain: frame.chain });
     if found.living.is_none() {
-        found.living = Some(Living { jobs: machine.capture().live(), next_job: frame.next_job });
+        let is_newest = found.faults.is_empty();
+        found.living = Some(Living { jobs: machine.capture().live(), next_job: frame.next_job, is_newest });
     }
     found.snapshots.push(SnapshotFound {
         name: shelf::file_name(frame.position.index),

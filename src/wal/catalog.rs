@@ -9,7 +9,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
+
+use roaring::RoaringTreemap;
 
 use super::entry::Entry;
 use super::footer::{Footer, FooterDraft, Row, Subject};
@@ -306,6 +309,70 @@ impl Catalog {
     }
 }
 
+/// The lowest job of a set that is in none of these ranges of ids, which files and the log above them state. In proportion to the
+/// ranges and to the containers of the set, never to the jobs in it.
+#[must_use]
+pub fn lowest_uncovered(mut held: Vec<Range<JobId>>, live: &RoaringTreemap) -> Option<JobId> {
+    held.sort_unstable_by_key(|range| range.start);
+    let mut live = live.iter();
+    let mut next = live.next().map(JobId);
+    for Range { start: first, end: behind } in held {
+        if next? < first {
+            return next;
+        }
+        if next? < behind {
+            live.advance_to(behind.0);
+            next = live.next().map(JobId);
+        }
+    }
+    next
+}
+
 fn order(piece: &Piece) -> (JobId, Index) {
     (piece.footer.first_job(), piece.footer.subject().base)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::types::{ClusterId, ShardId};
+    use crate::wal::entry::LogIdentity;
+
+    const IDENTITY: LogIdentity = LogIdentity { cluster: ClusterId(7), shard: ShardId(0) };
+
+    /// A segment with these jobs, which lie close together or far apart.
+    fn piece(number: u32, jobs: &[u64], next_job: u64) -> Piece {
+        let base = Index(u64::from(number) * 10);
+        let mut draft = FooterDraft::new(base, JobId(jobs.first().copied().unwrap_or(next_job)));
+        let number = SegmentNumber(number);
+        draft.push_entry(base.next(), Some(Placement { segment: number, offset: 4096, bytes: 300 }), Nanos(1));
+        for &job in jobs {
+            draft.push_job(JobId(job), Class { tube: b"default", priority: 1, ttr_s: 1, delay_s: 0 }, 0, 50);
+        }
+        let next_job = JobId(next_job);
+        let subject = Subject { number, base, base_chain: ChainHash(1), last: base.next(), next_job };
+        let footer =
+            Footer::open(Bytes::from(draft.finish(&subject, &IDENTITY)), &IDENTITY).expect("rows just written");
+        Piece { name: PieceName::Log(number), footer: Rc::new(footer) }
+    }
+
+    #[test]
+    fn the_lowest_job_that_no_file_can_hold_is_found_before_the_first_between_two_and_behind_all() {
+        let pieces = [piece(3, &[200, 201, 202], 203), piece(1, &[5, 6, 7], 8), piece(2, &[], 60)];
+        let lowest = |live: &[u64]| {
+            let live: RoaringTreemap = live.iter().copied().collect();
+            let held = pieces.iter().filter_map(|piece| piece.footer.ids()).chain([JobId(300)..JobId(310)]);
+            lowest_uncovered(held.collect(), &live).map(|job| job.0)
+        };
+        assert_eq!(lowest(&[]), None);
+        assert_eq!(lowest(&[5, 7, 200, 202, 300, 309]), None);
+        assert_eq!(lowest(&[4, 5, 1_000_000]), Some(4));
+        assert_eq!(lowest(&[7, 8]), Some(8));
+        assert_eq!(lowest(&[6, 59, 60]), Some(59), "a segment without jobs holds none");
+        assert_eq!(lowest(&[202, 203, 299]), Some(203));
+        assert_eq!(lowest(&[309, 310]), Some(310));
+        assert_eq!(lowest_uncovered(Vec::new(), &RoaringTreemap::from([1])), Some(JobId(1)));
+    }
 }

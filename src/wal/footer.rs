@@ -14,6 +14,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -258,6 +259,12 @@ impl Footer {
     #[must_use]
     pub fn next_job(&self) -> JobId {
         self.header.subject.next_job
+    }
+
+    /// The ids that the jobs in it lie between; none where there is no job.
+    #[must_use]
+    pub fn ids(&self) -> Option<Range<JobId>> {
+        (self.jobs() > 0).then(|| self.first_job()..self.next_job())
     }
 
     #[must_use]

@@ -118,6 +118,8 @@ pub struct Living {
     pub jobs: RoaringTreemap,
     /// Whatever was put from this one on is not known to it.
     pub next_job: JobId,
+    /// No newer one is there that cannot be used.
+    pub is_newest: bool,
 }
 
 /// A snapshot that can be used, and where in the log it stands.
@@ -143,7 +145,8 @@ pub async fn inspect<D: Disk>(
     let identity = node.log(shard);
     let manifest = Manifest::load(disk, &manifest_path(data, shard), &identity).await?;
     let (dir, stores) = (segments_dir(data, shard), stores_dir(data, shard));
-    let mut look = Look { disk, dir: &dir, stores: &stores, identity, living, verify, faults: Vec::new() };
+    let mut look =
+        Look { disk, dir: &dir, stores: &stores, identity, living, verify, held: Vec::new(), faults: Vec::new() };
     let path = vote_path(data, shard);
     let vote = match VoteFile::look(disk, &path, node.vote(shard)).await {
         Ok(vote) => Some(vote),
@@ -162,6 +165,7 @@ pub async fn inspect<D: Disk>(
     for number in &manifest.stores {
         look.expect(&files, &store_file_name(*number), &stores);
     }
+    look.expect_jobs(&manifest, &shard_dir(data, shard));
     let floor = manifest.floor.position;
     if floor.index.0 > 0 && !standing.iter().any(|at| at.position.index >= floor.index) {
         let what =

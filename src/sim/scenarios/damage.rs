@@ -9,7 +9,10 @@ use crate::io::Disk;
 use crate::sim::dialogue::{Asked, Said};
 use crate::sim::disk::block_on::block_on;
 use crate::sim::latency::DiskSpeed;
-use crate::types::{Index, NodeId};
+use crate::sim::oracle::medium::faults_of;
+use crate::types::{Index, NodeId, ShardId};
+use crate::wal::directory::{identify, manifest_path};
+use crate::wal::manifest::Manifest;
 
 const SNAPSHOTS: &str = "/data/shard-0/snapshots";
 
@@ -70,6 +73,54 @@ fn a_single_node_that_lost_every_snapshot_above_which_its_log_begins_says_so_and
     let (status, why) = stage.member(node).ended().expect("it has no state to serve from");
     assert_eq!(status, 30, "{why}");
     assert!(why.contains(SNAPSHOTS) && why.contains("do not delete anything"), "{why}");
+}
+
+/// What a manifest of another time would do, which an inspection finds.
+fn forget_stores(stage: &Stage, node: NodeId) {
+    let disk = stage.member(node).disk().without_latency();
+    let data = Path::new("/data");
+    let identity = block_on(identify(&disk, data)).expect("it was prepared").log(ShardId(0));
+    let path = manifest_path(data, ShardId(0));
+    let mut manifest = block_on(Manifest::load(&disk, &path, &identity)).expect("it is whole");
+    assert!(!manifest.stores.is_empty(), "nothing was moved");
+    manifest.stores.clear();
+    block_on(manifest.save(&disk, &path, &identity)).expect("there is room");
+    files(stage, node, STORES).iter().for_each(|store| disk.lose(store));
+    let found = faults_of(&disk.image(), data, ShardId(0)).expect("it can be read");
+    assert!(found.len() == 1 && found[0].what.contains("lives in the newest snapshot"), "{found:?}");
+}
+
+#[test]
+fn a_node_whose_files_can_no_longer_hold_a_job_that_lives_finds_that_as_it_starts_and_takes_it_from_another() {
+    let stage = Stage::with(3, shortened);
+    let leader = stage.leader();
+    let [away, other] = stage.others(leader)[..] else { unreachable!() };
+    let client = stage.client(other);
+    let jobs = raise_floors(&stage, &[away], &client);
+    stage.wait_for(5_000, "agreement", || stage.is_settled());
+    stage.cluster.kill(stage.member(away));
+    forget_stores(&stage, away);
+    stage.cluster.start(stage.member(away));
+    stage.wait_for(60_000, "the one that lost them", || stage.is_settled());
+    assert_eq!((stage.member(away).starts(), metric(&stage, away, "installs_total")), (2, 1));
+    assert_holds(&stage, away, &jobs);
+    stage.clear();
+}
+
+#[test]
+fn a_single_node_whose_files_can_no_longer_hold_a_job_that_lives_names_it_and_does_not_serve() {
+    let stage = Stage::with(1, shortened);
+    let node = stage.leader();
+    let client = stage.client(node);
+    let jobs = raise_floors(&stage, &[node], &client);
+    stage.cluster.kill(stage.member(node));
+    forget_stores(&stage, node);
+    stage.cluster.start(stage.member(node));
+    stage.pass(2_000);
+    let (status, why) = stage.member(node).ended().expect("it would have to say of a job that it is not there");
+    assert_eq!(status, 30, "{why}");
+    let named = |job: &u64| why.contains(&format!("shard 0: job {job} lives"));
+    assert!(jobs.iter().any(named) && why.contains("do not delete anything"), "{why}");
 }
 
 /// Found by seeds in which files below the log rot: the node did not start any more.

@@ -1,6 +1,8 @@
 //! The files of a log one by one: segments, their rows, store segments.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -8,6 +10,7 @@ use bytes::Bytes;
 use super::{Fault, FileFound, FileKind, Living};
 use crate::io::{AlignedBuf, Disk, File, OpenMode};
 use crate::types::JobId;
+use crate::wal::catalog::lowest_uncovered;
 use crate::wal::directory::DirectoryError;
 use crate::wal::entry::LogIdentity;
 use crate::wal::footer::Footer;
@@ -17,7 +20,7 @@ use crate::wal::keeper::{Mapped, rows_file_name};
 use crate::wal::manifest::Manifest;
 use crate::wal::recovery::scan::{Scan, Seen};
 use crate::wal::recovery::{LogPlace, Survey, survey};
-use crate::wal::segment::parse_file_name;
+use crate::wal::segment::{file_name, parse_file_name};
 use crate::wal::store::{RecordAt, StoreReader, open_store, parse_store_file_name, store_file_name};
 
 pub(super) struct Look<'a, D: Disk> {
@@ -29,6 +32,8 @@ pub(super) struct Look<'a, D: Disk> {
     pub living: Option<&'a Living>,
     /// Read everything.
     pub verify: bool,
+    /// The ids between which the jobs in each file below the floor lie, as far as its rows say so.
+    pub held: Vec<(String, Range<JobId>)>,
     pub faults: Vec<Fault>,
 }
 
@@ -40,6 +45,23 @@ impl<D: Disk> Look<'_, D> {
     pub(super) fn expect(&mut self, files: &[FileFound], name: &str, dir: &Path) {
         if !files.iter().any(|file| file.name == name) {
             self.fault(&dir.join(name), None, "the manifest names it, and it is missing");
+        }
+    }
+
+    /// As a start does: every job that lives in the newest snapshot can be in a file, or in an entry above the floor. Not where rows
+    /// are still to be made again, nor where the newest cannot be used.
+    pub(super) fn expect_jobs(&mut self, manifest: &Manifest, dir: &Path) {
+        let Some(living) = self.living.filter(|living| living.is_newest) else { return };
+        let known: BTreeSet<&str> = self.held.iter().map(|(name, _)| name.as_str()).collect();
+        let segments = manifest.segments.iter().map(|(number, _)| file_name(*number));
+        let mut named = segments.chain(manifest.stores.iter().map(|number| store_file_name(*number)));
+        if !named.all(|name| known.contains(name.as_str())) {
+            return;
+        }
+        let held = self.held.iter().map(|(_, ids)| ids.clone()).chain([manifest.floor.next_job..JobId(u64::MAX)]);
+        if let Some(job) = lowest_uncovered(held.collect(), &living.jobs) {
+            let what = "lives in the newest snapshot, and by the ranges of ids that they state no file can hold it";
+            self.fault(dir, None, format!("job {job} {what}"));
         }
     }
 
@@ -108,6 +130,9 @@ impl<D: Disk> Look<'_, D> {
         match Footer::open(Bytes::from_owner(Mapped(map)), &self.identity) {
             Ok(rows) if (rows.subject().base, rows.subject().base_chain) == (header.base, header.base_chain) => {
                 found.bytes += rows.bytes();
+                if found.below_floor {
+                    self.held.push((found.name.clone(), rows.first_job()..rows.next_job()));
+                }
                 if self.verify
                     && let Err(error) = rows.verify()
                 {
@@ -198,6 +223,7 @@ impl<D: Disk> Look<'_, D> {
         };
         match rows {
             Ok(rows) => {
+                self.held.push((name, rows.first_job()..rows.next_job()));
                 self.count(&path, &rows, &mut found);
                 if self.verify {
                     self.read_store(&path, &rows).await;
