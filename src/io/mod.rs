@@ -80,6 +80,15 @@ pub trait Disk: Clone + 'static {
     fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<DirEntry>>>;
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
     fn unlink(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Removes a file that may be gone already.
+    fn unlink_if_there(&self, path: &Path) -> impl Future<Output = io::Result<()>> {
+        async move {
+            match self.unlink(path).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                unlinked => unlinked,
+            }
+        }
+    }
     /// Makes creations, renames and unlinks in this directory durable.
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>>;
     /// Bytes that this process may still take on the file system of `path`.

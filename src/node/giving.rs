@@ -12,7 +12,6 @@ use crate::net::message::{Given, GivenJob, PULLED_BYTES_MAX, PeerMessage, Pulled
 use crate::shard::effect::JobPlace;
 use crate::snapshot::shelf;
 use crate::types::{NodeId, SnapshotName};
-use crate::wal::catalog::EnqueueAt;
 
 pub async fn give_piece<R: Runtime>(host: Rc<Host<R>>, to: NodeId, snapshot: SnapshotName, offset: u64) {
     let what = match read_piece(&host, &snapshot, offset).await {
@@ -46,11 +45,7 @@ pub async fn give_jobs<R: Runtime>(host: Rc<Host<R>>, to: NodeId, snapshot: Snap
     let mut given = Vec::with_capacity(jobs.len());
     for place in jobs {
         let JobPlace { job, index, wall, at } = place;
-        let read = match at {
-            EnqueueAt::Log { placement, offset, bytes } => host.reader.read_payload(&placement, offset, bytes).await,
-            EnqueueAt::Store(at) => host.stores.read(&at).await,
-        };
-        match read {
+        match host.read_enqueue(&at).await {
             // What was read of a segment was proven to lie in the right record, and no more.
             Ok(enqueue) if whole_enqueue(&enqueue).is_some() => given.push(GivenJob { job, index, wall, enqueue }),
             damaged if given.is_empty() => {

@@ -33,7 +33,7 @@ use crate::wal::entry::Entry;
 use crate::wal::footer::Footer;
 use crate::wal::index::Placement;
 use crate::wal::keeper::{Census, Change};
-use crate::wal::reader::LogReader;
+use crate::wal::reader::{LogReader, ReadError};
 use crate::wal::segment::parse_file_name;
 use crate::wal::store::StoreReader;
 
@@ -248,6 +248,17 @@ impl<R: Runtime> Host<R> {
         let Ok(files) = self.rt.disk().list(self.reader.directory()).await else { return };
         let segments = files.iter().filter(|file| parse_file_name(&file.name).is_some());
         self.log_extent.set(segments.fold((0, 0), |(count, bytes), file| (count + 1, bytes + file.bytes)));
+    }
+
+    /// What a job was put with: its ENQ as it stands in the log or in a store segment. Whether it is whole is still to be seen.
+    ///
+    /// # Errors
+    /// If it cannot be read, or something else is there.
+    pub async fn read_enqueue(&self, at: &EnqueueAt) -> Result<Bytes, ReadError> {
+        match at {
+            EnqueueAt::Log { placement, offset, bytes } => self.reader.read_payload(placement, *offset, *bytes).await,
+            EnqueueAt::Store(at) => self.stores.read(at).await,
+        }
     }
 
     /// Whether something is still to be written or decided.
@@ -501,13 +512,7 @@ impl<R: Runtime> Host<R> {
             Effect::ReadCommand { read, at } => {
                 let host = Rc::clone(self);
                 self.rt.spawn(async move {
-                    let command = match at {
-                        EnqueueAt::Log { placement, offset, bytes } => {
-                            host.reader.read_payload(&placement, offset, bytes).await
-                        }
-                        EnqueueAt::Store(at) => host.stores.read(&at).await,
-                    };
-                    let command = command.map_err(|error| error.to_string());
+                    let command = host.read_enqueue(&at).await.map_err(|error| error.to_string());
                     host.events.push(Event::CommandRead { read, command });
                 });
             }

@@ -587,10 +587,6 @@ pub(super) async fn clear<D: Disk>(disk: &D, dir: &Path) -> Result<(), InstallEr
     disk.sync_dir(dir).await.map_err(failed("sync", dir))
 }
 
-/// Removes a file that may be gone already.
 pub(super) async fn unlink<D: Disk>(disk: &D, path: &Path) -> Result<(), InstallError> {
-    match disk.unlink(path).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
-        _ => Ok(()),
-    }
+    disk.unlink_if_there(path).await.map_err(failed("remove", path))
 }

@@ -50,10 +50,7 @@ pub async fn write<D: Disk>(disk: &D, dir: &Path, frame: Frame, contents: Conten
     let path = dir.join(shelf::file_name(position.index));
     let temporary = dir.join(shelf::temporary_name(position.index));
     let failed = |source| WriteError::Io { path: path.clone(), source };
-    match disk.unlink(&temporary).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    disk.unlink_if_there(&temporary).await.map_err(failed)?;
     let bytes = disk.make_filled(temporary.clone(), pieces(frame, contents)).await.map_err(failed)?;
     let name = match verify(disk, &temporary, &identity).await {
         Ok(header) => header.name(),

@@ -211,10 +211,8 @@ pub async fn create<D: Disk>(disk: &D, data: &Path, identity: &NodeIdentity) -> 
         }
         let path = vote_path(data, shard);
         // Nobody has voted before there was an identity.
-        match disk.unlink(&path).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path)(error)),
-            _ => VoteFile::create(disk, &path, identity.vote(shard)).await?,
-        }
+        disk.unlink_if_there(&path).await.map_err(failed(&path))?;
+        VoteFile::create(disk, &path, identity.vote(shard)).await?;
     }
     write(disk, &data.join(BOOT), &Boot { epoch: 0 }).await?;
     save_peers(disk, data, &BTreeMap::new()).await?;

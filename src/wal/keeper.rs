@@ -326,12 +326,8 @@ impl<D: Disk> Keeper<D> {
         Ok(())
     }
 
-    /// Removes a file that may be gone already.
     async fn unlink(&self, path: &Path) -> Result<(), KeepError> {
-        match self.disk.unlink(path).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(not_changed("remove", path)(error)),
-            _ => Ok(()),
-        }
+        self.disk.unlink_if_there(path).await.map_err(not_changed("remove", path))
     }
 }
 
