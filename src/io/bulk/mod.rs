@@ -26,6 +26,11 @@ use super::{AlignedBuf, Pieces};
 /// many systems let a process lock.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
 
+/// Who has waited this long wakes the bulk thread, and does so again. glommio 0.9 can sleep on although what it waits for is done,
+/// until another thread wakes it: a node on a busy machine made neither spare segments nor a snapshot for 46 s, until the
+/// scrubber asked for something. It is rare: 240,000 files made on purpose did not show it again.
+const NUDGE_AFTER: Duration = Duration::from_millis(250);
+
 /// How the bulk path treats the machine.
 #[derive(Debug, Clone, Copy)]
 pub struct BulkOptions {
@@ -63,6 +68,7 @@ pub struct Bulk {
     filled: mpsc::UnboundedSender<Filled>,
     cold: mpsc::UnboundedSender<Cold>,
     work: mpsc::UnboundedSender<Work>,
+    nudges: mpsc::UnboundedSender<()>,
 }
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -78,6 +84,7 @@ impl Bulk {
         let (filled, to_fill) = mpsc::unbounded_channel();
         let (cold, to_read) = mpsc::unbounded_channel();
         let (work, to_do) = mpsc::unbounded_channel();
+        let (nudges, nudged) = mpsc::unbounded_channel();
         // The executor is made on its own thread, so whether it could be made is heard from there.
         let (ready, started) = std::sync::mpsc::channel();
         let thread = LocalExecutorBuilder::new(Placement::Unbound)
@@ -88,13 +95,14 @@ impl Bulk {
             .spawn(move || async move {
                 // The one who started it waits for this.
                 let _ = ready.send(());
+                be_nudged(nudged);
                 serve(to_zero, to_fill, to_read, to_do, options).await;
             })
             .map_err(into_io)?;
         if started.recv().is_err() {
             thread.join().map_err(into_io)?;
         }
-        Ok(Bulk { zeroed, filled, cold, work })
+        Ok(Bulk { zeroed, filled, cold, work, nudges })
     }
 
     /// Creates a file of `bytes` zeros, written and durable, and syncs its directory. What is left of one that could
@@ -104,7 +112,7 @@ impl Bulk {
     ///
     /// The file exists, or the disk is full or faulty.
     pub async fn make_zeroed(&self, path: PathBuf, bytes: u64) -> io::Result<()> {
-        ask(&self.zeroed, path, bytes).await
+        self.ask(&self.zeroed, path, bytes).await
     }
 
     /// Creates a file of these pieces, padded to whole blocks, written and durable, and syncs its directory. What is left
@@ -114,7 +122,7 @@ impl Bulk {
     ///
     /// The file exists, a piece could not be made, or the disk is full or faulty.
     pub async fn make_filled(&self, path: PathBuf, pieces: Pieces) -> io::Result<u64> {
-        ask(&self.filled, path, pieces).await
+        self.ask(&self.filled, path, pieces).await
     }
 
     /// Reads a piece of a file that nobody waits for.
@@ -123,11 +131,9 @@ impl Bulk {
     ///
     /// There is no such file, it ends before, or the disk is faulty.
     pub async fn read_cold(&self, path: PathBuf, offset: u64, bytes: usize) -> io::Result<AlignedBuf> {
-        ask(&self.cold, path, Piece { offset, bytes }).await
+        self.ask(&self.cold, path, Piece { offset, bytes }).await
     }
-}
 
-impl Bulk {
     /// Runs work on a thread that is not pinned to a core, one after the other.
     ///
     /// # Errors
@@ -135,23 +141,47 @@ impl Bulk {
     /// The bulk thread has ended.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let (done, answer) = oneshot::channel();
-        let gone = || io::Error::other("the bulk thread has ended");
         // Whoever asked may be gone.
         let work = move || drop(done.send(work()));
-        self.work.send(Box::new(work)).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())
+        self.work.send(Box::new(work)).map_err(|_| ended())?;
+        self.hear(answer).await
+    }
+
+    async fn ask<Content, Made>(
+        &self,
+        queue: &mpsc::UnboundedSender<Request<Content, Made>>,
+        path: PathBuf,
+        content: Content,
+    ) -> io::Result<Made> {
+        let (done, answer) = oneshot::channel();
+        queue.send(Request { path, content, done }).map_err(|_| ended())?;
+        self.hear(answer).await?
+    }
+
+    /// What the bulk thread answers, which is woken until it does.
+    async fn hear<T>(&self, mut answer: oneshot::Receiver<T>) -> io::Result<T> {
+        loop {
+            match tokio::time::timeout(NUDGE_AFTER, &mut answer).await {
+                Ok(answer) => return answer.map_err(|_| ended()),
+                // Where the thread has ended, the answer says so.
+                Err(_) => _ = self.nudges.send(()),
+            }
+        }
     }
 }
 
-async fn ask<Content, Made>(
-    queue: &mpsc::UnboundedSender<Request<Content, Made>>,
-    path: PathBuf,
-    content: Content,
-) -> io::Result<Made> {
-    let (done, answer) = oneshot::channel();
-    let gone = || io::Error::other("the bulk thread has ended");
-    queue.send(Request { path, content, done }).map_err(|_| gone())?;
-    answer.await.map_err(|_| gone())?
+fn ended() -> io::Error {
+    io::Error::other("the bulk thread has ended")
+}
+
+/// Does nothing whenever it is told to, which wakes the executor: in a queue to which latency matters, so that the executor is woken
+/// whether it thinks that it sleeps or not.
+fn be_nudged(mut nudged: mpsc::UnboundedReceiver<()>) {
+    let queue = glommio::executor().create_task_queue(Shares::Static(1), Latency::Matters(NUDGE_AFTER), "nudges");
+    let resting = async move { while nudged.recv().await.is_some() {} };
+    glommio::spawn_local_into(resting, queue)
+        .expect("the task queue was made above and lives as long as the executor")
+        .detach();
 }
 
 /// Spare segments are waited for by the log: they take turns with the other files, and never wait for one to end.
@@ -202,4 +232,21 @@ fn in_turn<Content: 'static, Made: 'static>(
 
 fn into_io(error: GlommioError<()>) -> io::Error {
     error.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_waited_for_however_often_the_bulk_thread_is_woken_meanwhile() {
+        let bulk = Bulk::start(BulkOptions::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let took = NUDGE_AFTER * 5 / 2;
+        let answer = runtime.block_on(bulk.run(move || {
+            std::thread::sleep(took);
+            7
+        }));
+        assert_eq!(answer.unwrap(), 7);
+    }
 }
