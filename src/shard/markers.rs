@@ -95,7 +95,7 @@ pub struct Markers {
     last_marked: Nanos,
     /// This node's digests at the last markers, ascending.
     own: VecDeque<(Index, u128)>,
-    /// The snapshot of the last marker, until the log below it is durable here.
+    /// The snapshot of a marker, until the log below it is durable here and none is being written.
     captured: Option<(Frame, Capture)>,
     /// A snapshot is being written.
     is_writing: bool,
@@ -160,9 +160,9 @@ impl Shard {
         self.markers.is_asked = self.has_markers() && self.leading.is_some() && self.markers.bytes_since > 0;
     }
 
-    /// Somebody needs a snapshot of all there is. Where nothing comes any more, no marker falls due by itself; the last one may
-    /// have come while another's snapshot was being written; and who asks may have had more entries than were ever committed, so that
-    /// only a later marker covers them. Each one makes an end of idleness, so they come no faster than that.
+    /// Somebody needs a snapshot of all there is. Where nothing comes any more, no marker falls due by itself; and who
+    /// asks may have had more entries than were ever committed, so that only a later marker covers them. Each one makes an end of
+    /// idleness, so they come no faster than that.
     pub(super) fn mark_where_idle(&mut self, moment: Moment) {
         if moment.now >= self.markers.last_applied.saturating_add(IDLE_AFTER) {
             self.ask_for_marker();
@@ -319,8 +319,9 @@ impl Shard {
             leading.markers.proposed = None;
         }
         self.report_marker();
-        // A marker that comes while an earlier one's snapshot is written has none: there will be another.
-        if !self.markers.is_writing && self.markers.captured.is_none() {
+        // Of the markers that come while an earlier one's snapshot is written, the last has the next one: there may be no later
+        // marker for long. Where one waits for the log to be durable, it stays: under load there would never be an end of that.
+        if self.markers.is_writing || self.markers.captured.is_none() {
             let capture = self.machine.capture();
             let membership = self.raft.membership().clone();
             let frame = Frame::partial(&capture, self.config.log, entry.meta.chain, membership);
@@ -347,7 +348,7 @@ impl Shard {
     /// state that its log does not reach.
     pub(super) fn save_snapshot(&mut self) {
         let durable = self.durable_upto();
-        if self.stopped {
+        if self.stopped || self.markers.is_writing {
             return;
         }
         if let Some((frame, capture)) = self.markers.captured.take_if(|(frame, _)| frame.position.index <= durable) {

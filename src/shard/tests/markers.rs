@@ -82,3 +82,24 @@ fn where_no_two_nodes_agree_no_majority_goes_on() {
     assert!(stops.len() >= 2, "{stops:?}");
     assert!(stops.values().all(|stop| matches!(stop, Stop::StateDiffers { majority: None, .. })), "{stops:?}");
 }
+
+#[test]
+fn the_last_marker_that_came_while_a_snapshot_was_written_has_the_next() {
+    let mut world = settled(1);
+    let node = NodeId(1);
+    let mark = |world: &mut World| {
+        let last = world.shards[&node].last_marker();
+        while world.shards[&node].last_marker() == last {
+            world.call(node, FIRST, put("a job"));
+        }
+        world.shards[&node].last_marker().expect("just seen").0
+    };
+    world.writes_for_ever = true;
+    let [first, _, last] = [(); 3].map(|()| mark(&mut world));
+    assert_eq!(world.disks[&node].snapshot, Some(first));
+    world.with(node, Shard::handle_snapshot_written);
+    assert_eq!(world.disks[&node].snapshot, Some(last));
+    // Each is written once.
+    world.with(node, Shard::handle_snapshot_written);
+    assert!(!world.shards[&node].is_marking());
+}
