@@ -19,8 +19,8 @@ use crate::config::Address;
 
 /// Puts on their way on one connection; the server reads no further than this anyway.
 const OUTSTANDING_MAX: usize = 256;
-/// A tube has a connection to itself as long as there are at most so many tubes: changing tubes within one would make
-/// each put wait for those before it. Jobs of one tube always go the same way, in order.
+/// The first so many tubes have a connection each: changing tubes within one would make each put wait for those before
+/// it. Further tubes share them. Jobs of one tube always go the same way, in order.
 const LANES_MAX: usize = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PROGRESS_EVERY_TTY: Duration = Duration::from_millis(200);
@@ -222,6 +222,9 @@ enum Expected {
 
 /// One connection: this thread sends, another one reads the replies.
 struct Lane {
+    /// The tube that it was opened for: that one's jobs go here to the end.
+    owner: String,
+    /// The tube that was named last.
     tube: String,
     sender: Sender,
     expected: SyncSender<Expected>,
@@ -252,12 +255,14 @@ impl Lanes {
         Ok(())
     }
 
+    /// The way of a tube, the same for the whole run, whichever tubes were named last on each: jobs that take different
+    /// ways may overtake each other.
     fn lane_of(&mut self, tube: &str) -> Result<usize, String> {
-        if let Some(at) = self.lanes.iter().position(|lane| lane.tube == tube) {
+        if let Some(at) = self.lanes.iter().position(|lane| lane.owner == tube) {
             return Ok(at);
         }
         if self.lanes.len() < LANES_MAX {
-            self.lanes.push(Lane::open(&self.server, Arc::clone(&self.outcome))?);
+            self.lanes.push(Lane::open(&self.server, tube, Arc::clone(&self.outcome))?);
             return Ok(self.lanes.len() - 1);
         }
         let mut hasher = DefaultHasher::new();
@@ -285,12 +290,12 @@ impl Lanes {
 }
 
 impl Lane {
-    fn open(server: &Address, outcome: Arc<Outcome>) -> Result<Lane, String> {
+    fn open(server: &Address, owner: &str, outcome: Arc<Outcome>) -> Result<Lane, String> {
         let client = connect(server, CONNECT_TIMEOUT, None).map_err(|e| e.to_string())?;
         let (expected, queue) = sync_channel(OUTSTANDING_MAX);
         let receiver = client.receiver;
         let reader = std::thread::spawn(move || read_replies(receiver, &queue, &outcome));
-        Ok(Lane { tube: "default".to_owned(), sender: client.sender, expected, reader })
+        Ok(Lane { owner: owner.to_owned(), tube: "default".to_owned(), sender: client.sender, expected, reader })
     }
 
     /// Announces a reply to the reader; where too many are outstanding, sends what waits and lets it catch up.
