@@ -40,8 +40,8 @@ impl DirectoryLock {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // The number is for people who read the error of a second process; the lock is what counts.
-        write_holder(&mut file).map_err(failed)?;
+        // The number is for people who read the error of a second process; the lock is what counts. A full disk may take none.
+        let _unknown = write_holder(&mut file);
         Ok(DirectoryLock { _file: file })
     }
 }

@@ -27,6 +27,12 @@ use crate::types::Nanos;
 /// Direct I/O is aligned to this, whatever the device says: offsets, lengths and addresses.
 pub const BLOCK_BYTES: usize = 4096;
 
+/// Whether only room is missing: what the disk holds is as certain as before.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// One core thread's world. Cheap to clone.
 pub trait Runtime: Clone + 'static {
     type Disk: Disk;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::{AlignedBuf, BLOCK_BYTES};
+use super::{AlignedBuf, BLOCK_BYTES, is_full};
 
 /// The bulk thread and a few cores run with 1 MiB and not with 512 KiB, where rings count (without CAP_IPC_LOCK).
 const LOCKED_BYTES_MIN: u64 = 2 << 20;
@@ -128,7 +128,8 @@ fn raise(resource: libc::__rlimit_resource_t) -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Tries the data directory by writing one block to it directly and synchronously.
+/// Tries the data directory by writing one block to it directly and synchronously. A full disk passes: that it refuses a block says
+/// nothing against it, and a node that is started on it makes room.
 ///
 /// # Errors
 ///
@@ -143,6 +144,7 @@ pub fn check_directory(directory: &Path) -> Result<(), StartupError> {
     let tried = write_directly(&path);
     let removed = fs::remove_file(&path);
     match tried {
+        Err(error) if is_full(&error) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             Err(StartupError::NoDirectIo(directory.to_owned()))
         }

@@ -12,7 +12,8 @@ use super::restoring::{self, Restored};
 use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::lock::LockError;
-use crate::io::{Disk, Runtime};
+use crate::io::uring::create_directory;
+use crate::io::{Disk, Runtime, is_full};
 use crate::raft::{self, Log, Membership};
 use crate::shard::giving::Kept;
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
@@ -31,7 +32,7 @@ use crate::wal::inventory::Inventory;
 use crate::wal::keeper::{Keeper, KeeperPlace};
 use crate::wal::manifest::Manifest;
 use crate::wal::reader::LogReader;
-use crate::wal::recovery::{LogPlace, recover};
+use crate::wal::recovery::{self, LogPlace, recover};
 use crate::wal::rows::Rows;
 use crate::wal::segment::SegmentSizes;
 use crate::wal::store::StoreReader;
@@ -100,17 +101,14 @@ pub struct OpenedShard<D: Disk> {
     pub committed: Index,
 }
 
-/// The directory exists from now on. What it is to lie in must be there: where a volume is not mounted, or a path is misspelt, an
-/// empty queue would be served from another disk.
+/// The directory exists from now on, also after a power cut. What it is to lie in must be there: where a volume is not mounted, or
+/// a path is misspelt, an empty queue would be served from another disk.
 ///
 /// # Errors
 /// It can't be made.
 pub fn make_directory(data: &Path) -> Result<(), Fatal> {
-    match std::fs::create_dir(data) {
-        Err(_) if data.is_dir() => Ok(()),
-        Err(error) => Err(Fatal::DirectoryNotWritable { path: data.to_path_buf(), why: error.to_string() }),
-        Ok(()) => Ok(()),
-    }
+    create_directory(data)
+        .map_err(|error| Fatal::DirectoryNotWritable { path: data.to_path_buf(), why: error.to_string() })
 }
 
 #[must_use]
@@ -142,18 +140,33 @@ pub async fn prepare<R: Runtime>(rt: &R, config: &Config) -> Result<(), Fatal> {
 }
 
 /// Opens the directory and begins a new boot. An embedded node prepares its own directory on its first start; a member of
-/// a cluster never invents an identity.
+/// a cluster never invents an identity. On a full disk the count of boots takes the room of a spare segment: a node that does not
+/// start keeps the others from the deletes that would make room.
 ///
 /// # Errors
 /// The directory is not prepared, or not this node's.
 pub async fn open_node<R: Runtime>(rt: &R, config: &Config) -> Result<Opened, Fatal> {
-    match directory::open(rt.disk(), &config.data, &expected(config)).await {
-        Err(DirectoryError::NotPrepared { .. }) if config.embedded => {
-            prepare(rt, config).await?;
-            Ok(directory::open(rt.disk(), &config.data, &expected(config)).await?)
+    loop {
+        match directory::open(rt.disk(), &config.data, &expected(config)).await {
+            Err(DirectoryError::NotPrepared { .. }) if config.embedded => prepare(rt, config).await?,
+            Err(DirectoryError::Io { source, .. }) if is_full(&source) && remove_a_spare(rt, config).await? => {}
+            opened => return Ok(opened?),
         }
-        opened => Ok(opened?),
     }
+}
+
+/// False where there is none.
+async fn remove_a_spare<R: Runtime>(rt: &R, config: &Config) -> Result<bool, Fatal> {
+    let identity = directory::identify(rt.disk(), &config.data).await?;
+    for shard in (0..identity.shards).map(ShardId) {
+        let manifest = manifest_of(rt, config, shard, &identity.log(shard)).await?;
+        let kept: Vec<_> = manifest.segments.iter().map(|(number, _)| *number).collect();
+        if let Some(path) = recovery::remove_a_spare(rt.disk(), &segments_dir(&config.data, shard), &kept).await? {
+            tracing::warn!(%shard, "the disk is full: spare segment {} was removed, to start at all", path.display());
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reads of a shard's files.

@@ -121,7 +121,7 @@ impl InstallError {
     #[must_use]
     pub fn is_lack_of_room(&self) -> bool {
         matches!(self, InstallError::Io { source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+            if crate::io::is_full(source))
     }
 }
 

@@ -37,7 +37,7 @@ impl WriteError {
     #[must_use]
     pub fn is_lack_of_room(&self) -> bool {
         matches!(self, WriteError::Io { source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+            if crate::io::is_full(source))
     }
 }
 

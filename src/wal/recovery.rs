@@ -21,23 +21,25 @@ mod walk;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::decision::TABLE;
 use super::entry::{Entry, EntryError, LogIdentity};
-use super::format::{FORMAT, SegmentHeader};
+use super::format::{BLOCK, FORMAT, SegmentHeader, is_zero};
 use super::index::{LogIndex, Placement, SegmentNumber};
 use super::inventory::{Inventory, Slot};
 use super::manifest::{Floor, Manifest};
-use super::segment::SegmentSizes;
+use super::segment::{SegmentSizes, parse_file_name};
 use super::writer::{Writer, WriterStart};
-use crate::io::Disk;
+use crate::io::{AlignedBuf, Disk, File, OpenMode};
 use crate::raft::message::EntryMeta;
 use crate::types::{ChainHash, ClusterId, Index, JobId, LogPosition, ShardId, Term};
 pub(super) use survey::{Survey, survey};
 use walk::{Walk, Walked};
+
+const SPARE_READ_BYTES: u64 = 1 << 20;
 
 /// Which log to recover, and from where on.
 #[derive(Debug, Clone)]
@@ -362,6 +364,50 @@ async fn remove<D: Disk>(disk: &D, place: &LogPlace, paths: &[PathBuf]) -> Resul
         disk.sync_dir(dir).await.map_err(|source| RecoveryError::Remove { path: dir.clone(), source })?;
     }
     Ok(())
+}
+
+/// Removes one spare, durably, where a node needs room to start at all: a file of zeros from its beginning to its end, which no
+/// recovery looks at, whatever else it finds. Other leftovers wait until it is known that the log is whole.
+///
+/// # Returns
+/// Its path; none where there is no spare beside the segments that are `kept`.
+///
+/// # Errors
+/// If the disk fails.
+pub async fn remove_a_spare<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    kept: &[SegmentNumber],
+) -> Result<Option<PathBuf>, RecoveryError> {
+    let read = |source| RecoveryError::Read { path: dir.to_owned(), source };
+    for file in disk.list(dir).await.map_err(read)? {
+        let path = dir.join(&file.name);
+        if parse_file_name(&file.name).is_some_and(|number| !kept.contains(&number)) && is_spare(disk, &path).await {
+            let failed = |source| RecoveryError::Remove { path: path.clone(), source };
+            disk.unlink(&path).await.map_err(failed)?;
+            disk.sync_dir(dir).await.map_err(failed)?;
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Not if it cannot be read as a whole.
+async fn is_spare<D: Disk>(disk: &D, path: &Path) -> bool {
+    let Ok(file) = disk.open(path, OpenMode::Read).await else { return false };
+    // Of a file that was not grown to its length, less than a block is nobody's.
+    let end = file.bytes() / BLOCK * BLOCK;
+    let mut offset = 0;
+    while offset < end {
+        let bytes = SPARE_READ_BYTES.min(end - offset);
+        let buf = AlignedBuf::zeroed(usize::try_from(bytes).expect("a mebibyte at most"));
+        let (Ok(()), buf) = file.read_at(buf, offset).await else { return false };
+        if !is_zero(&buf) {
+            return false;
+        }
+        offset += bytes;
+    }
+    true
 }
 
 #[cfg(test)]

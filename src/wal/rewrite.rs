@@ -63,7 +63,7 @@ impl RewriteError {
     #[must_use]
     pub fn is_lack_of_room(&self) -> bool {
         matches!(self, RewriteError::Write { source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+            if crate::io::is_full(source))
     }
 }
 

@@ -49,7 +49,7 @@ impl WriteError {
     #[must_use]
     pub fn is_lack_of_room(&self) -> bool {
         matches!(self, WriteError::Make { source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+            if crate::io::is_full(source))
     }
 
     /// The file that can no longer be trusted.

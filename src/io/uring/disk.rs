@@ -56,15 +56,7 @@ impl Disk for UringDisk {
     }
 
     async fn create_dir(&self, path: &Path) -> io::Result<()> {
-        beside(path, |path| {
-            match fs::create_dir(path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-                result => result?,
-            }
-            // Also where it existed: whoever made it may not have come so far.
-            sync_parent(path)
-        })
-        .await
+        beside(path, create_directory).await
     }
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -155,6 +147,20 @@ fn list_files(dir: &Path) -> io::Result<Vec<DirEntry>> {
 /// Makes creations, renames and unlinks in a directory durable.
 pub(in crate::io) fn sync_directory(dir: &Path) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
+}
+
+/// Creates a directory and syncs its parent; one that exists already is fine.
+pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        // Synced here, too: whoever made it may not have come so far. But who may not even look into the parent has not made it:
+        // it was there before this program.
+        Err(_) if path.is_dir() => match sync_parent(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        },
+        Err(error) => Err(error),
+        Ok(()) => sync_parent(path),
+    }
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

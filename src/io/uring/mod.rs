@@ -21,6 +21,7 @@ use rand::{Rng, SeedableRng};
 
 pub use self::core::{CoreOptions, CoreThread, block_on_core, start_core_thread};
 pub use disk::UringDisk;
+pub(crate) use disk::create_directory;
 pub(in crate::io) use disk::{FILE_MODE, allocate, sync_directory};
 pub use file::{Durability, UringFile};
 pub use map::FileMap;

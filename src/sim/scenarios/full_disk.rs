@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::stage::{ELECTION_TIMEOUT_MAX_MS, Stage, put};
 use crate::sim::dialogue::{Asked, Said};
+use crate::sim::disk::{Crash, SectorOdds};
 use crate::types::NodeId;
 
 const MIB: u64 = 1 << 20;
@@ -96,6 +97,40 @@ fn with_not_one_byte_left_anywhere_a_leader_is_elected_and_jobs_are_deleted() {
         let vote = disk.files().into_iter().find(|(path, _)| path.ends_with(Path::new("shard-0/vote")));
         assert!(vote.is_some_and(|(_, bytes)| bytes > 0));
         assert_eq!(stage.member(node).ended(), None);
+    }
+    stage.clear();
+}
+
+/// Something else took every byte, and then the power went everywhere: what would make room is a delete, and for that nodes must start.
+#[test]
+fn nodes_that_lost_their_power_on_full_disks_start_on_them_and_jobs_are_deleted() {
+    let stage = Stage::new(3);
+    let ids: Vec<u64> = (0..5).map(|_| stage.client(stage.leader()).puts(b"a job")).collect();
+    for node in stage.nodes() {
+        let member = stage.member(node);
+        leave(&stage, node, 0);
+        stage.cluster.cut_power(member, Crash::Power(SectorOdds::OLD));
+        // Also what came back with the cut is not to be had.
+        leave(&stage, node, 0);
+    }
+    for round in 0..2 {
+        for node in stage.nodes() {
+            stage.cluster.start(stage.member(node));
+        }
+        stage.wait_for(5_000, "agreement of all nodes", || stage.is_settled());
+        for node in stage.nodes() {
+            assert_eq!(stage.member(node).ended(), None, "node {node}, round {round}");
+            assert_eq!(stage.client(node).says(put(b"no room")).answer, Ok(Said::OutOfMemory));
+        }
+        // One after the other, on what the first start left.
+        if round == 0 {
+            for node in stage.nodes() {
+                stage.cluster.kill(stage.member(node));
+            }
+        }
+    }
+    for (id, node) in ids.iter().zip(stage.nodes().into_iter().cycle()) {
+        assert_eq!(stage.client(node).says(Asked::Delete(*id)).answer, Ok(Said::Deleted));
     }
     stage.clear();
 }

@@ -5,10 +5,13 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::bench::*;
+use crate::io::{AlignedBuf, BLOCK_BYTES, Disk, File, OpenMode};
 use crate::sim::disk::block_on::block_on;
 use crate::types::Index;
 use crate::wal::entry::Entry;
-use crate::wal::index::Placement;
+use crate::wal::index::{Placement, SegmentNumber};
+use crate::wal::recovery::remove_a_spare;
+use crate::wal::segment::{SPARES_AHEAD, file_name};
 use crate::wal::writer::WriteError;
 
 /// Leaves room for this many bytes more.
@@ -159,4 +162,41 @@ fn whatever_room_comes_and_goes_nothing_acknowledged_is_lost() {
         bench.restart(power_cut());
     }
     assert!(waits > 100, "only {waits} appends found no room");
+}
+
+#[test]
+fn what_is_removed_to_start_at_all_is_a_spare_and_never_a_segment() {
+    let mut bench = Bench::new(4);
+    bench.append_sizes(&[10, 9000, 20]);
+    bench.make_spares();
+    let disk = bench.disk.fork().crash(power_cut());
+    let before = disk.files();
+    let remove = |kept: &[SegmentNumber]| block_on(remove_a_spare(&disk, &place().dir, kept)).unwrap();
+    let spares: Vec<_> = std::iter::from_fn(|| remove(&[])).collect();
+    assert_eq!(spares.len(), SPARES_AHEAD);
+    assert_eq!(disk.files().len(), before.len() - spares.len());
+    assert!(spares.iter().all(|spare| before.iter().any(|(path, _)| path == spare)));
+    // None comes back.
+    let disk = disk.crash(power_cut());
+    assert!(disk.files().iter().all(|(path, _)| !spares.contains(path)));
+    assert_eq!(metas(&recover_all(&disk).unwrap().1), metas(&bench.durable));
+}
+
+/// Neither what the manifest names, though it holds nothing any more, nor what anything is written in, nor somebody else's.
+#[test]
+fn a_file_that_may_be_needed_is_no_spare() {
+    let disk = new_disk(5);
+    let path = |number| place().dir.join(file_name(SegmentNumber(number)));
+    for number in [1, 2] {
+        block_on(disk.make_zeroed(path(number), 64 << 10)).unwrap();
+    }
+    block_on(disk.make_zeroed(place().dir.join("1.seg"), 64 << 10)).unwrap();
+    let last = block_on(disk.open(&path(2), OpenMode::Write)).unwrap();
+    let mut block = AlignedBuf::zeroed(BLOCK_BYTES);
+    block[BLOCK_BYTES - 1] = 1;
+    block_on(last.write_at(block, (64 << 10) - BLOCK_BYTES as u64)).0.unwrap();
+    let remove = |kept: &[SegmentNumber]| block_on(remove_a_spare(&disk, &place().dir, kept)).unwrap();
+    assert_eq!(remove(&[SegmentNumber(1)]), None);
+    assert_eq!(remove(&[]), Some(path(1)));
+    assert_eq!(remove(&[]), None);
 }
