@@ -325,7 +325,8 @@ impl Disk for SimDisk {
     }
 
     async fn read_small(&self, path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
-        self.delay(Operation::Read { bytes: bytes_max as u64 }).await;
+        let bytes = self.act(|world| Ok(world.id(path).map_or(0, |file| world.files[&file].bytes())))?;
+        self.delay(Operation::Read { bytes }).await;
         self.act(|world| {
             let Ok(file) = world.id(path) else { return Ok(None) };
             let content = world.content(file);

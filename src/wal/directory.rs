@@ -37,8 +37,9 @@ const PREPARING: &str = "preparing";
 const BOOT: &str = "boot";
 const PEERS: &str = "peers";
 
-/// Of the small files. A cluster has few members; a manifest names each file below the floor.
-const SMALL_BYTES_MAX: usize = 4 << 20;
+/// Of the small files. A manifest names each file below the floor, in some 30 bytes: of the shortest segments that may be configured
+/// (64 KiB), this is enough for two terabytes in one shard. It only keeps a file that is not ours out of memory.
+const SMALL_BYTES_MAX: usize = 1 << 30;
 
 /// Keep these hashes apart from all others.
 const CHECKSUM_DOMAIN: u64 = u64::from_le_bytes(*b"beaverDI");
@@ -369,7 +370,13 @@ impl StoredIdentity {
 pub async fn write<D: Disk>(disk: &D, path: &Path, content: &impl Serialize) -> Result<(), DirectoryError> {
     let json = serde_json::to_string(content).map_err(|error| failed(path)(error.into()))?;
     let checksum = xxh3_128_with_seed(json.as_bytes(), CHECKSUM_DOMAIN);
-    disk.replace_small(path, format!("{json}\n{checksum:032x}\n").as_bytes()).await.map_err(failed(path))
+    let content = format!("{json}\n{checksum:032x}\n");
+    if content.len() > SMALL_BYTES_MAX {
+        // The next start would refuse it.
+        let text = format!("it would be longer than {SMALL_BYTES_MAX} bytes");
+        return Err(failed(path)(io::Error::new(io::ErrorKind::FileTooLarge, text)));
+    }
+    disk.replace_small(path, content.as_bytes()).await.map_err(failed(path))
 }
 
 /// One of the small files, if it is there.
@@ -377,7 +384,12 @@ pub async fn write<D: Disk>(disk: &D, path: &Path, content: &impl Serialize) -> 
 /// # Errors
 /// If it is damaged, or cannot be read.
 pub async fn read<D: Disk, T: DeserializeOwned>(disk: &D, path: &Path) -> Result<Option<T>, DirectoryError> {
-    let content = disk.read_small(path, SMALL_BYTES_MAX).await.map_err(failed(path))?;
+    let content = match disk.read_small(path, SMALL_BYTES_MAX).await {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(damaged(path, &format!("it is longer than {SMALL_BYTES_MAX} bytes")));
+        }
+        content => content.map_err(failed(path))?,
+    };
     let Some(content) = content else { return Ok(None) };
     let text = std::str::from_utf8(&content).map_err(|_| damaged(path, "it is no text"))?;
     let mut lines = text.lines();

@@ -3,6 +3,9 @@
 use super::*;
 use crate::sim::disk::block_on::block_on;
 use crate::sim::disk::{Crash, SectorOdds, SimDisk};
+use crate::types::Index;
+use crate::wal::index::SegmentNumber;
+use crate::wal::manifest::Manifest;
 
 fn data() -> PathBuf {
     PathBuf::from("/data")
@@ -158,4 +161,18 @@ fn clusters_differ_by_name_members_and_shards() {
     assert_ne!(id, cluster_id("orders", &members[..2], 1));
     assert_ne!(id, cluster_id("orders", &members, 2));
     assert_eq!(id, cluster_id("orders", &[3, 2, 1].map(NodeId), 1));
+}
+
+/// The shortest segments that may be configured, and a hundred gigabytes that wait in them.
+#[test]
+fn a_manifest_of_very_many_files_is_read_back() {
+    let disk = SimDisk::new(1, 1 << 30);
+    block_on(disk.create_dir(&data())).unwrap();
+    let log = identity().log(ShardId(0));
+    let mut manifest = Manifest::of_whole_log(&log);
+    manifest.segments = (1..800_000).map(|number| (SegmentNumber(number), Index(100 * u64::from(number)))).collect();
+    manifest.stores = (800_000..1_600_000).map(SegmentNumber).collect();
+    let path = data().join("manifest");
+    block_on(manifest.save(&disk, &path, &log)).unwrap();
+    assert!(block_on(Manifest::load(&disk, &path, &log)).unwrap() == manifest);
 }
