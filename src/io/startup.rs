@@ -15,12 +15,8 @@ use super::{AlignedBuf, BLOCK_BYTES, is_full};
 /// The bulk thread and a few cores run with 1 MiB and not with 512 KiB, where rings count (without CAP_IPC_LOCK).
 const LOCKED_BYTES_MIN: u64 = 2 << 20;
 
-/// Descriptors of a node without clients: the readers of a shard keep 64 segments and 64 store segments open, 128 connections may
-/// not have said yet which peer they are, and as many again for the writer, peers, rings, the admin port and more shards.
-const OPEN_FILES_KEPT: u64 = 448;
-
-/// With a few clients.
-const OPEN_FILES_MIN: u64 = 512;
+/// Descriptors without which a node cannot serve, beside those it keeps for itself: a few clients.
+const CLIENT_FILES_MIN: u64 = 64;
 
 #[derive(Debug, Error)]
 pub enum StartupError {
@@ -41,10 +37,9 @@ pub enum StartupError {
     )]
     TooLittleLockedMemory { have: u64 },
     #[error(
-        "this process may open {have} files and needs at least {OPEN_FILES_MIN}; raise LimitNOFILE in its unit, or \
-         `ulimit -n`"
+        "this process may open {have} files and needs at least {needed}; raise LimitNOFILE in its unit, or `ulimit -n`"
     )]
-    TooFewFiles { have: u64 },
+    TooFewFiles { have: u64, needed: u64 },
     #[error("cannot read the limits of this process: {0}")]
     Limits(io::Error),
     #[error("{0} is on a file system in memory (tmpfs); nothing there survives a power cut")]
@@ -94,21 +89,22 @@ fn why_no_uring(error: io::Error) -> StartupError {
 ///
 /// # Returns
 ///
-/// How many files it may open beside those of a node without clients. A client must never take the descriptor that the log needs.
+/// How many files it may open beside those that are `kept`.
 ///
 /// # Errors
 ///
 /// They are too low all the same.
-pub fn raise_limits() -> Result<u64, StartupError> {
+pub fn raise_limits(kept: u64) -> Result<u64, StartupError> {
     let have = raise(libc::RLIMIT_MEMLOCK).map_err(StartupError::Limits)?;
     if have < LOCKED_BYTES_MIN {
         return Err(StartupError::TooLittleLockedMemory { have });
     }
     let have = raise(libc::RLIMIT_NOFILE).map_err(StartupError::Limits)?;
-    if have < OPEN_FILES_MIN {
-        return Err(StartupError::TooFewFiles { have });
+    let needed = kept + CLIENT_FILES_MIN;
+    if have < needed {
+        return Err(StartupError::TooFewFiles { have, needed });
     }
-    Ok(have - OPEN_FILES_KEPT)
+    Ok(have - kept)
 }
 
 /// Raises a soft limit to its hard one and returns it.
@@ -208,7 +204,11 @@ mod tests {
     #[test]
     fn this_machine_passes_and_the_probe_leaves_nothing_behind() {
         check_uring().unwrap();
-        assert!(raise_limits().unwrap() >= OPEN_FILES_MIN - OPEN_FILES_KEPT);
+        let all = raise_limits(0).unwrap();
+        assert_eq!(raise_limits(100).unwrap(), all - 100);
+        assert!(
+            matches!(raise_limits(all), Err(StartupError::TooFewFiles { have, needed }) if have == all && needed > all)
+        );
         // Beside the test binary, not in /tmp, which may be a tmpfs.
         let binary = std::env::current_exe().unwrap();
         let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();

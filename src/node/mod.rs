@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod core;
 pub mod cores;
+pub mod descriptors;
 pub mod fate;
 pub mod front;
 pub mod giving;
@@ -39,6 +40,7 @@ use sd_notify::NotifyState;
 
 use self::admin::Admin;
 use self::cores::{Shared, no_ring, run_cores};
+use self::descriptors::files_kept;
 use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::bulk::{Bulk, BulkOptions};
@@ -57,7 +59,7 @@ const READINESS_POLL: Duration = Duration::from_millis(20);
 /// The directory holds something already, or can't be written.
 pub fn init(config: &Config) -> Result<(), Fatal> {
     startup::check_uring().map_err(Fatal::from)?;
-    startup::raise_limits().map_err(Fatal::from)?;
+    startup::raise_limits(files_kept(config)).map_err(Fatal::from)?;
     opening::make_directory(&config.data)?;
     let _lock = DirectoryLock::acquire(&config.data).map_err(|error| opening::locked(&config.data, &error))?;
     let options = CoreOptions::new(start_bulk(config)?);
@@ -72,7 +74,7 @@ pub fn init(config: &Config) -> Result<(), Fatal> {
 /// The reason, where it did not stop because it was told to.
 pub fn run(mut config: Config, metrics: Arc<Metrics>) -> Result<(), Fatal> {
     startup::check_uring().map_err(Fatal::from)?;
-    let open_files = startup::raise_limits().map_err(Fatal::from)?;
+    let open_files = startup::raise_limits(files_kept(&config)).map_err(Fatal::from)?;
     let connections_max = &mut config.tunables.connections_max;
     if u64::from(*connections_max) > open_files {
         *connections_max = u32::try_from(open_files).unwrap_or(u32::MAX);

@@ -146,7 +146,7 @@ fn clients_never_take_the_descriptors_that_the_log_needs() {
     let data = directory.join("data");
     let address = free_address();
     let script = format!(
-        "ulimit -n 520 && exec {BINARY} run --listen {address} --segment-bytes-min 1048576 --segment-bytes-max 1048576 \
+        "ulimit -n 560 && exec {BINARY} run --listen {address} --segment-bytes-min 1048576 --segment-bytes-max 1048576 \
          --data {}",
         data.display()
     );
