@@ -11,7 +11,7 @@ use beaver_raft::net::dialer::Dialer;
 use beaver_raft::net::handshake::{Gate, Identity, MembersDigest, Refusal};
 use beaver_raft::net::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
 use beaver_raft::net::message::{PeerMessage, ReadAbout};
-use beaver_raft::net::outbox::Outbox;
+use beaver_raft::net::outbox::{Outbox, PushError};
 use beaver_raft::types::{BootEpoch, ClusterId, Incarnation, Nanos, NodeId, ShardId, Term};
 use bytes::Bytes;
 
@@ -45,6 +45,8 @@ fn identity(node: u8) -> Identity {
     }
 }
 
+type Closers = Rc<RefCell<Vec<Box<dyn Fn()>>>>;
+
 /// Node 1 dials node 2, both on this thread.
 struct Pair {
     runtime: UringRuntime,
@@ -52,7 +54,8 @@ struct Pair {
     dialer: Rc<Events>,
     acceptor: Rc<Events>,
     listener: Rc<<<UringRuntime as Runtime>::Wire as Wire>::Listener>,
-    serving: Rc<Acceptor<UringRuntime, Open>>,
+    /// Of every connection that was accepted.
+    closers: Closers,
 }
 
 impl Pair {
@@ -62,16 +65,23 @@ impl Pair {
         let route = move |_, _| Some(Route { sink: sink.clone(), counters: LinkCounters::default() });
         let limits = LinkLimits::default();
         let counters = AcceptorCounters::default();
-        let serving = Acceptor::new(runtime.clone(), identity(2), limits, Rc::new(Open), route, counters);
+        let serve = Acceptor::new(runtime.clone(), identity(2), limits, Rc::new(Open), route, counters);
         let listener = Rc::new(runtime.wire().listen(address, WireOptions::Peer).expect("a free port"));
-        let (accepting, serve, tasks) = (listener.clone(), serving.clone(), runtime.clone());
+        let closers = Closers::default();
+        let (accepting, ends, tasks) = (listener.clone(), closers.clone(), runtime.clone());
         runtime.spawn(async move {
             while let Ok((reader, writer)) = accepting.accept().await {
-                tasks.spawn(serve.clone().serve_incoming(reader, writer));
+                ends.borrow_mut().push(writer.closer());
+                let serve = serve.clone();
+                tasks.spawn(async move {
+                    if let Some(greeted) = serve.greet(reader, writer).await {
+                        serve.serve(greeted).await;
+                    }
+                });
             }
         });
         let address = listener.local_address();
-        Pair { runtime, address, dialer: Rc::default(), acceptor, listener, serving }
+        Pair { runtime, address, dialer: Rc::default(), acceptor, listener, closers }
     }
 
     fn dial(&self) -> Outbox {
@@ -150,14 +160,15 @@ fn a_peer_whose_process_ends_is_lost_then_refused_then_found_again() {
         runtime.sleep(Nanos::from_millis(150)).await;
         // The end of a process, as its kernel plays it to others.
         pair.listener.close();
-        pair.serving.close_all();
+        pair.closers.borrow().iter().for_each(|close| close());
         let Pair { address, dialer, listener, .. } = pair;
         drop(listener);
         until(&runtime, &dialer, |events| matches!(events.last(), Some(PeerEvent::Lost { refused: true, .. }))).await;
-        assert!(!outbox.is_up());
+        let read = PeerMessage::Read { term: Term(1), read: 1, about: ReadAbout::State };
+        assert_eq!(outbox.push(&read), Err(PushError::Down));
         let again = Pair::new(runtime.clone(), &address);
         until(&runtime, &dialer, is_connected).await;
-        outbox.push(&PeerMessage::Read { term: Term(1), read: 1, about: ReadAbout::State }).expect("up");
+        outbox.push(&read).expect("up");
         let is_read = |event: &PeerEvent| matches!(event, PeerEvent::Message { .. });
         until(&runtime, &again.acceptor, |events| events.last().is_some_and(is_read)).await;
         let told: Vec<_> = dialer.0.borrow().iter().map(|event| format!("{event:?}")).collect();
@@ -179,6 +190,6 @@ fn bytes_of_anything_else_are_dropped_and_peers_live_on() {
             let (end, answer) = beaver_raft::io::Reader::read(&mut reader, Vec::new(), 1000).await;
             assert!(!end.is_ok_and(|bytes| bytes > 0), "nothing is said to strangers: {answer:?}");
         }
-        assert!(outbox.is_up());
+        outbox.push(&PeerMessage::Read { term: Term(1), read: 1, about: ReadAbout::State }).expect("up");
     });
 }

@@ -137,13 +137,6 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         Rc::new(Acceptor { runtime, identity, limits, gate, route: Box::new(route), counters, unadmitted, newest })
     }
 
-    /// Serves one accepted connection to its end. Run as a task of its own.
-    pub async fn serve_incoming(self: Rc<Self>, reader: <R::Wire as Wire>::Reader, writer: <R::Wire as Wire>::Writer) {
-        if let Some(greeted) = self.greet(reader, writer).await {
-            self.serve(greeted).await;
-        }
-    }
-
     /// Lets whoever dialled say who it is, and decides nothing about it: the shard may be another thread's. None where it
     /// said nothing of sense in time; the connection is closed then.
     pub async fn greet(
@@ -193,15 +186,6 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         if self.is_newest(&hello) {
             self.forget_closer(&hello);
             route.sink.handle(PeerEvent::IncomingLost { node, connection });
-        }
-    }
-
-    /// Shuts down every connection; each then ends as if its peer had closed it.
-    pub fn close_all(&self) {
-        for newest in self.newest.borrow().values() {
-            if let Some(close) = &newest.close {
-                close();
-            }
         }
     }
 

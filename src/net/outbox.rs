@@ -173,14 +173,14 @@ impl Outbox {
     }
 
     /// Whether messages are taken.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_up(&self) -> bool {
         self.state.borrow().open
     }
 
     /// Bytes that wait, beside the batch being written.
-    #[must_use]
-    pub fn queued_bytes(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn queued_bytes(&self) -> usize {
         let state = self.state.borrow();
         state.control.bytes + state.ordered.bytes
     }
