@@ -75,6 +75,31 @@ fn with_all_disks_full_puts_are_refused_and_the_rest_goes_on_until_there_is_room
 }
 
 #[test]
+fn nodes_that_all_died_start_without_one_free_block_and_jobs_are_deleted() {
+    let Some(mut small) =
+        SmallCluster::prepare("start-full", 64, "segment_bytes_min: 1048576\ndisk_reserve_bytes: 16777216\n")
+    else {
+        return;
+    };
+    small.cluster.start_all();
+    let mut producer = small.cluster.nodes[0].connect();
+    let acknowledged: BTreeSet<String> =
+        (0..10).map(|n| format!("job {n}")).inspect(|body| _ = producer.put(body)).collect();
+    // The spares are made behind the first puts.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    for (node, disk) in small.cluster.nodes.iter_mut().zip(&small.disks) {
+        disk.fill();
+        node.kill();
+        disk.fill();
+    }
+    small.cluster.start_all();
+    small.cluster.leader();
+    let mut client = small.cluster.nodes[1].connect();
+    assert_eq!(drain(&mut client), acknowledged);
+    assert_eq!(try_put(&mut client, "refused").as_deref(), Some("OUT_OF_MEMORY"));
+}
+
+#[test]
 fn deleting_jobs_makes_room_on_full_disks_and_nothing_else_is_needed() {
     let more = "disk_reserve_bytes: 33554432\nsegment_bytes_min: 1048576\nsegment_bytes_max: 1048576\n";
     let Some(mut small) = SmallCluster::prepare("deleting", 100, more) else { return };
@@ -181,7 +206,7 @@ fn with_no_block_left_on_any_disk_nothing_is_promised_and_nothing_is_lost() {
         done += 1;
         assert!(done < 5000, "a full disk takes no end of commands");
     }
-    // A start needs a few blocks. Without them it is refused, in words.
+    // A start needs a few blocks, and there is no spare to be had them from. Without them it is refused, in words.
     let follower = small.cluster.follower();
     small.cluster.nodes[follower].kill();
     small.disks[follower].fill();
