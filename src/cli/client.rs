@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 
 use crate::config::Address;
@@ -22,10 +23,21 @@ pub enum ClientError {
     Connect { address: String, why: io::Error },
     #[error("the server closed the connection")]
     Closed,
+    #[error("the server did not answer in time")]
+    Late,
     #[error("the connection broke: {0}")]
-    Broken(#[from] io::Error),
+    Broken(io::Error),
     #[error("the server answered `{0}`, which makes no sense here")]
     Nonsense(String),
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> ClientError {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Late,
+            _ => ClientError::Broken(error),
+        }
+    }
 }
 
 /// What a server says.
@@ -71,19 +83,21 @@ pub struct Client {
     pub receiver: Receiver,
 }
 
+/// Ends a conversation from elsewhere, whatever its halves are waiting for.
+#[derive(Debug)]
+pub struct Scissors {
+    stream: Stream,
+}
+
 /// Opens a connection. The timeouts bound the connecting and each read.
 ///
 /// # Errors
 /// [`ClientError::Connect`], with the reason of the last address that was tried.
-pub fn connect(
-    address: &Address,
-    connect_timeout: Duration,
-    read_timeout: Option<Duration>,
-) -> Result<Client, ClientError> {
+pub fn connect(address: &Address, connect_timeout: Duration, read_timeout: Duration) -> Result<Client, ClientError> {
     let open = || -> io::Result<(Stream, Stream)> {
         if let Some(path) = address.as_str().strip_prefix("unix:") {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(read_timeout)?;
+            let stream = connect_unix(path, connect_timeout)?;
+            stream.set_read_timeout(Some(read_timeout))?;
             return Ok((Stream::Unix(stream.try_clone()?), Stream::Unix(stream)));
         }
         let mut refusal = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -91,7 +105,7 @@ pub fn connect(
             match TcpStream::connect_timeout(&socket, connect_timeout) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
-                    stream.set_read_timeout(read_timeout)?;
+                    stream.set_read_timeout(Some(read_timeout))?;
                     return Ok((Stream::Tcp(stream.try_clone()?), Stream::Tcp(stream)));
                 }
                 Err(why) => refusal = why,
@@ -104,6 +118,15 @@ pub fn connect(
         sender: Sender { stream: BufWriter::with_capacity(64 << 10, writing) },
         receiver: Receiver { stream: BufReader::with_capacity(64 << 10, reading) },
     })
+}
+
+/// Where a server that is stopped has its queue of connections full, the standard library would wait without end.
+fn connect_unix(path: &str, timeout: Duration) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(timeout))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    socket.set_write_timeout(None)?;
+    Ok(socket.into())
 }
 
 impl Sender {
@@ -133,14 +156,23 @@ impl Sender {
     /// Says that nothing more will be sent; replies can still be read.
     pub fn close(&mut self) {
         let _ = self.stream.flush();
-        let _ = match self.stream.get_ref() {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
+        self.stream.get_ref().shut_down(Shutdown::Write);
+    }
+}
+
+impl Scissors {
+    /// Ends both directions: whoever waits to send or for a reply waits no more. Replies that have arrived can be read.
+    pub fn cut(&self) {
+        self.stream.shut_down(Shutdown::Both);
     }
 }
 
 impl Receiver {
+    /// Ends both directions: whoever waits to send waits no more.
+    pub fn cut(&self) {
+        self.stream.get_ref().shut_down(Shutdown::Both);
+    }
+
     /// Reads one reply.
     ///
     /// # Errors
@@ -184,6 +216,16 @@ impl Receiver {
 }
 
 impl Client {
+    /// # Errors
+    /// If no descriptor is free.
+    pub fn scissors(&self) -> io::Result<Scissors> {
+        let stream = match self.receiver.stream.get_ref() {
+            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone()?),
+            Stream::Unix(stream) => Stream::Unix(stream.try_clone()?),
+        };
+        Ok(Scissors { stream })
+    }
+
     /// Sends one command without a body and reads its reply.
     ///
     /// # Errors
@@ -202,6 +244,16 @@ impl Client {
         self.sender.put(priority, delay_s, ttr_s, body)?;
         self.sender.flush()?;
         self.receiver.reply()
+    }
+}
+
+impl Stream {
+    /// That the other side has ended it before is no news.
+    fn shut_down(&self, how: Shutdown) {
+        let _ = match self {
+            Stream::Tcp(stream) => stream.shutdown(how),
+            Stream::Unix(stream) => stream.shutdown(how),
+        };
     }
 }
 
@@ -224,5 +276,33 @@ impl Write for Stream {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_of_connections_keeps_nobody_waiting_for_longer_than_was_asked() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a descriptor is free");
+        listener.bind(&SockAddr::unix(&path).expect("a short path")).expect("nobody has it");
+        listener.listen(0).expect("it is bound");
+        let address = Address::parse(&format!("unix:{}", path.display())).expect("well-formed");
+        let try_one = || connect(&address, Duration::from_millis(50), Duration::from_millis(50));
+        // Nobody accepts: the first ones are queued.
+        let waiting: Vec<_> = (0..3).map(|_| try_one()).collect();
+        assert!(waiting[0].is_ok(), "{waiting:?}");
+        assert!(matches!(waiting[2], Err(ClientError::Connect { .. })), "{waiting:?}");
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_late() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let address = Address::parse(&listener.local_addr().expect("it is bound").to_string()).expect("well-formed");
+        let mut client = connect(&address, Duration::from_secs(5), Duration::from_millis(20)).expect("it listens");
+        assert!(matches!(client.call("stats"), Err(ClientError::Late)));
     }
 }

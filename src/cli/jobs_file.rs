@@ -83,7 +83,10 @@ pub struct Jobs<R> {
     at: usize,
     bytes_read: u64,
     line: u64,
+    /// Jobs that were given out.
     number: u64,
+    /// Where the job began of which a part was read.
+    begun: Option<Place>,
     form: Form,
     /// Bytes seen of a byte order mark, which some editors put in front of everything.
     mark_bytes: usize,
@@ -99,6 +102,7 @@ impl<R: Read> Jobs<R> {
             bytes_read: 0,
             line: 1,
             number: 0,
+            begun: None,
             form: Form::Unknown,
             mark_bytes: 0,
             defaults,
@@ -110,30 +114,33 @@ impl<R: Read> Jobs<R> {
         self.bytes_read - (self.buffer.len() - self.at) as u64
     }
 
-    /// Whether the next job would have to wait for input: the moment to flush what was made of the ones before.
-    pub fn is_drained(&self) -> bool {
-        self.at == self.buffer.len()
+    /// Where the next job stands, as far as that was read.
+    pub fn upcoming(&self) -> Place {
+        self.begun.unwrap_or(Place { number: self.number + 1, line: self.line })
     }
 
-    /// The next job, or none at the end.
+    /// The next job, or none at the end. `before_reading` is called whenever the input is asked for more, which may be
+    /// long in coming: the moment to flush what was made of the jobs before.
     ///
     /// # Errors
     /// The first thing that is wrong; there is no use in asking again after it.
-    pub fn next(&mut self) -> Result<Option<(Place, Job)>, JobsError> {
-        if !self.advance_to_element()? {
+    pub fn next(&mut self, before_reading: &mut dyn FnMut()) -> Result<Option<(Place, Job)>, JobsError> {
+        if !self.advance_to_element(before_reading)? {
             return Ok(None);
         }
-        self.number += 1;
-        let place = Place { number: self.number, line: self.line };
-        let text = self.element(place)?;
+        let place = self.upcoming();
+        self.begun = Some(place);
+        let text = self.element(place, before_reading)?;
         let job = parse(&text, &self.defaults).map_err(|why| JobsError::Job { place, why })?;
+        self.begun = None;
+        self.number = place.number;
         Ok(Some((place, job)))
     }
 
     /// Moves to the first byte of the next element; false at the end of the input.
-    fn advance_to_element(&mut self) -> Result<bool, JobsError> {
+    fn advance_to_element(&mut self, before_reading: &mut dyn FnMut()) -> Result<bool, JobsError> {
         loop {
-            let next = self.skip_space()?;
+            let next = self.skip_space(before_reading)?;
             match (self.form, next) {
                 (Form::Unknown | Form::Objects | Form::Done, None) => return Ok(false),
                 (Form::Array { .. }, None) => return Err(self.wrong("the input ends within the array: is it cut off?")),
@@ -159,7 +166,7 @@ impl<R: Read> Jobs<R> {
                 }
                 (Form::Array { first: false }, Some(b',')) => {
                     self.at += 1;
-                    if self.skip_space()? != Some(b'{') {
+                    if self.skip_space(before_reading)? != Some(b'{') {
                         return Err(self.wrong("a job, an object in braces, must follow the comma"));
                     }
                     return Ok(true);
@@ -177,11 +184,11 @@ impl<R: Read> Jobs<R> {
     }
 
     /// The text of the object that begins here: up to the brace that closes it, minding strings.
-    fn element(&mut self, place: Place) -> Result<Vec<u8>, JobsError> {
+    fn element(&mut self, place: Place, before_reading: &mut dyn FnMut()) -> Result<Vec<u8>, JobsError> {
         let mut text = Vec::new();
         let (mut depth, mut in_string, mut escaped) = (0_u32, false, false);
         loop {
-            if self.is_drained() && !self.refill()? {
+            if self.at == self.buffer.len() && !self.refill(before_reading)? {
                 return Err(JobsError::Job { place, why: "the input ends within it: is it cut off?".to_owned() });
             }
             let start = self.at;
@@ -211,7 +218,7 @@ impl<R: Read> Jobs<R> {
     }
 
     /// Skips white space and gives the byte behind it, without taking it.
-    fn skip_space(&mut self) -> Result<Option<u8>, JobsError> {
+    fn skip_space(&mut self, before_reading: &mut dyn FnMut()) -> Result<Option<u8>, JobsError> {
         loop {
             while let Some(&byte) = self.buffer.get(self.at) {
                 match byte {
@@ -221,14 +228,15 @@ impl<R: Read> Jobs<R> {
                 }
                 self.at += 1;
             }
-            if !self.refill()? {
+            if !self.refill(before_reading)? {
                 return Ok(None);
             }
         }
     }
 
     /// Reads more once everything read was taken; false at the end of the input.
-    fn refill(&mut self) -> Result<bool, JobsError> {
+    fn refill(&mut self, before_reading: &mut dyn FnMut()) -> Result<bool, JobsError> {
+        before_reading();
         self.buffer.resize(BUFFER_BYTES, 0);
         self.at = 0;
         let read = loop {
@@ -305,10 +313,18 @@ mod tests {
         }
     }
 
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::ConnectionReset.into())
+        }
+    }
+
     fn all(text: &str, at_a_time: usize) -> Result<Vec<(Place, Job)>, String> {
         let mut jobs = Jobs::new(Trickle(text.as_bytes(), at_a_time), defaults());
         let mut found = Vec::new();
-        while let Some(job) = jobs.next().map_err(|e| e.to_string())? {
+        while let Some(job) = jobs.next(&mut || ()).map_err(|e| e.to_string())? {
             found.push(job);
         }
         assert_eq!(jobs.bytes_consumed(), text.len() as u64);
@@ -344,6 +360,27 @@ mod tests {
     fn an_empty_input_and_an_empty_array_hold_no_jobs() {
         for text in ["", " \n", "[]", " [ ] \n", "\u{feff}[]"] {
             assert_eq!(all(text, 1), Ok(Vec::new()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_missing_of_the_next_job_is_asked_for_after_a_warning() {
+        // What is in the first piece behind the whole job, and on which line the second one is looked for.
+        for (behind, rest, line) in
+            [("", "{\"body\":\"b\"}", 1), ("\n", "{\"body\":\"b\"}", 2), ("\n{\"bo", "dy\":\"b\"}", 2)]
+        {
+            let first = format!("{{\"body\":\"a\"}}{behind}");
+            let mut jobs = Jobs::new(first.as_bytes().chain(rest.as_bytes()), defaults());
+            let mut warnings = 0;
+            jobs.next(&mut || warnings += 1).expect("reads").expect("is there");
+            assert_eq!(warnings, 1);
+            jobs.next(&mut || warnings += 1).expect("reads").expect("is there");
+            assert_eq!(warnings, 2, "{behind:?}");
+
+            let mut jobs = Jobs::new(first.as_bytes().chain(Broken), defaults());
+            jobs.next(&mut || ()).expect("reads").expect("is there");
+            assert!(matches!(jobs.next(&mut || ()), Err(JobsError::Read(_))));
+            assert_eq!(jobs.upcoming(), Place { number: 2, line }, "{behind:?}");
         }
     }
 

@@ -2,12 +2,26 @@
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::stand_in::{Answer, StandIn};
-use crate::{BINARY, Ended, run};
+use crate::{BINARY, Ended, Running, run};
+
+fn command(server: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["enqueue", "--file", "-", "--server", server]).args(more);
+    command
+}
 
 fn enqueue(server: &str, input: &str, more: &[&str]) -> Ended {
-    run(Command::new(BINARY).args(["enqueue", "--file", "-", "--server", server]).args(more), input)
+    run(&mut command(server, more), input)
+}
+
+/// The number in front of a word.
+fn number(text: &str, before: &str) -> u64 {
+    let end = text.find(before).unwrap_or_else(|| panic!("{before} in {text}"));
+    let digits: String = text[..end].chars().rev().take_while(char::is_ascii_digit).collect();
+    digits.chars().rev().collect::<String>().parse().expect("digits")
 }
 
 fn lines(count: usize) -> String {
@@ -69,11 +83,6 @@ fn a_broken_connection_leaves_what_was_sent_unknown_and_the_rest_unsent() {
     let server = StandIn::start(|n| if n == 1001 { Answer::HangUp } else { Answer::Inserted });
     let ended = enqueue(&server.address, &lines(9000), &[]);
     assert_eq!(ended.status, Some(1));
-    let number = |text: &str, before: &str| -> u64 {
-        let end = text.find(before).unwrap_or_else(|| panic!("{before} in {text}"));
-        let digits: String = text[..end].chars().rev().take_while(char::is_ascii_digit).collect();
-        digits.chars().rev().collect::<String>().parse().expect("digits")
-    };
     // Answers that were under way when the connection broke may be lost with it: then they are unknown.
     let acknowledged = number(&ended.stdout, " acknowledged");
     assert!((1..=1000).contains(&acknowledged), "{}", ended.stdout);
@@ -147,4 +156,119 @@ fn a_file_or_address_that_is_none_is_one_sentence() {
     let ended = crate::beaver_raft(&["enqueue", "--file", "x", "--server", "11300"]);
     assert_eq!(ended.status, Some(2));
     assert!(ended.stderr.contains("`11300` is neither host:port nor unix:/path"), "{}", ended.stderr);
+}
+
+#[test]
+fn an_interrupt_while_all_answers_are_missing_tells_which_jobs_are_unknown() {
+    let server = StandIn::start(|n| if n > 2 { Answer::Silence } else { Answer::Inserted });
+    let mut running = Running::start(&mut command(&server.address, &[]));
+    running.write(&lines(5));
+    running.close_input();
+    server.wait_for_puts(5);
+    running.interrupt();
+    let ended = running.end();
+    assert_eq!(ended.status, Some(1));
+    assert_eq!(ended.stdout, "2 acknowledged, 0 not enqueued, 3 unknown\n");
+    assert_eq!(
+        ended.stderr, "3 jobs unknown (sent and not answered: in the queue or not): 3-5\ninterrupted\n",
+        "all was sent: there is nothing to continue with"
+    );
+}
+
+/// Nothing was answered: what may have been sent is unknown, the rest was not sent, and no job is in both or neither.
+fn assert_all_jobs_are_accounted_for(ended: &Ended, why: &str) {
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    let unknown = number(&ended.stdout, " unknown");
+    assert_eq!(
+        ended.stdout,
+        format!("0 acknowledged, 0 not enqueued, {unknown} unknown; the rest was not sent\n"),
+        "{ended:?}"
+    );
+    assert!(ended.stderr.contains(&format!("in the queue or not): 1-{unknown}\n")), "{ended:?}");
+    let next = unknown + 1;
+    assert!(ended.stderr.contains(&format!("stopped before job {next} (line {next}): {why}\n")), "{ended:?}");
+    assert!(ended.stderr.contains(&format!("--from {next}\n")), "{ended:?}");
+}
+
+#[test]
+fn an_interrupt_while_too_many_answers_are_missing_ends_the_sending() {
+    let server = StandIn::start(|_| Answer::Silence);
+    let mut running = Running::start(&mut command(&server.address, &[]));
+    running.write(&lines(1000));
+    // No more than these go out without an answer.
+    server.wait_for_puts(257);
+    running.interrupt();
+    assert_all_jobs_are_accounted_for(&running.end(), "interrupted");
+}
+
+/// More than all buffers between a program and a server that reads nothing can hold, and fewer than may be outstanding.
+fn large_jobs() -> String {
+    format!("{{\"body\":\"{}\"}}\n", "x".repeat(1 << 18)).repeat(200)
+}
+
+#[test]
+fn an_interrupt_while_the_server_reads_nothing_ends_the_sending() {
+    let stopped = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let mut running = Running::start(&mut command(&stopped.local_addr().expect("it is bound").to_string(), &[]));
+    running.write(&large_jobs());
+    let _connection = stopped.accept().expect("it connects");
+    // Time to fill the buffers. If it were too short, this would show less, and fail no earlier.
+    std::thread::sleep(Duration::from_millis(500));
+    running.interrupt();
+    assert_all_jobs_are_accounted_for(&running.end(), "interrupted");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_given_up() {
+    let silent = StandIn::start(|_| Answer::Silence);
+    let ended = enqueue(&silent.address, &lines(1000), &["--timeout", "1"]);
+    assert_all_jobs_are_accounted_for(&ended, "the server did not answer in time");
+    let stopped = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = stopped.local_addr().expect("it is bound").to_string();
+    let ended = enqueue(&address, &large_jobs(), &["--timeout", "1"]);
+    assert_all_jobs_are_accounted_for(&ended, "the server did not answer in time");
+}
+
+#[test]
+fn jobs_are_sent_while_the_next_one_is_long_in_coming_and_an_interrupt_ends_the_wait_for_it() {
+    let server = StandIn::start(|_| Answer::Inserted);
+    // With only the end of a line behind the third job, and with a part of the fourth.
+    for (begun, puts) in [("", 3), ("{\"bo", 6)] {
+        let mut running = Running::start(&mut command(&server.address, &[]));
+        running.write(&(lines(3) + begun));
+        server.wait_for_puts(puts);
+        running.interrupt();
+        let ended = running.end();
+        assert_eq!(ended.status, Some(1));
+        assert_eq!(ended.stdout, "3 acknowledged, 0 not enqueued, 0 unknown; the rest was not sent\n");
+        assert_eq!(
+            ended.stderr,
+            "stopped before job 4 (line 4): interrupted\nto continue from there: the same command with --from 4\n"
+        );
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_while_the_next_job_is_long_in_coming_is_told_at_once() {
+    let server = StandIn::start(|n| if n == 3 { Answer::HangUp } else { Answer::Inserted });
+    let mut running = Running::start(&mut command(&server.address, &[]));
+    running.write(&lines(3));
+    let ended = running.end();
+    assert_eq!(ended.status, Some(1));
+    assert_eq!(number(&ended.stdout, " acknowledged") + number(&ended.stdout, " unknown"), 3, "{ended:?}");
+    assert!(ended.stderr.contains("stopped before job 4 (line 4): the "), "{ended:?}");
+}
+
+#[test]
+fn an_interrupt_leaves_the_server_the_time_to_answer() {
+    let server = StandIn::start(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        Answer::Inserted
+    });
+    let mut running = Running::start(&mut command(&server.address, &[]));
+    running.write(&lines(3));
+    server.wait_for_puts(1);
+    running.interrupt();
+    let ended = running.end();
+    assert_eq!(ended.stdout, "3 acknowledged, 0 not enqueued, 0 unknown; the rest was not sent\n", "{ended:?}");
 }

@@ -6,9 +6,12 @@ mod start;
 mod status;
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_beaver-raft");
 
@@ -26,30 +29,85 @@ pub fn beaver_raft<S: AsRef<OsStr>>(arguments: &[S]) -> Ended {
 
 /// Runs a command with this input, out of reach of the settings of whoever runs the tests.
 pub fn run(command: &mut Command, input: &str) -> Ended {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BEAVER_RAFT_") {
-            command.env_remove(name);
+    let mut running = Running::start(command);
+    running.write(input);
+    running.close_input();
+    running.end()
+}
+
+/// A command that runs, and goes with the test.
+pub struct Running {
+    child: Child,
+    input: Option<mpsc::Sender<String>>,
+    outputs: [JoinHandle<String>; 2],
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Running {
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("BEAVER_RAFT_") {
+                command.env_remove(name);
+            }
         }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program can be started");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        let (input, written) = mpsc::channel::<String>();
+        std::thread::spawn(move || {
+            for text in written {
+                // A program that refuses early does not read to the end.
+                let _ = stdin.write_all(text.as_bytes());
+            }
+        });
+        let stdout = collect(child.stdout.take().expect("it is piped"));
+        let stderr = collect(child.stderr.take().expect("it is piped"));
+        Running { child, input: Some(input), outputs: [stdout, stderr] }
     }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program can be started");
-    let mut stdin = child.stdin.take().expect("it is piped");
-    let input = input.to_owned();
-    let writer = std::thread::spawn(move || {
-        // A program that refuses early does not read to the end.
-        let _ = stdin.write_all(input.as_bytes());
-    });
-    let output = child.wait_with_output().expect("the program ends");
-    writer.join().expect("the writer does not panic");
-    Ended {
-        status: output.status.code(),
-        stdout: String::from_utf8(output.stdout).expect("text"),
-        stderr: String::from_utf8(output.stderr).expect("text"),
+
+    /// Gives it input, without waiting until it has taken it.
+    pub fn write(&mut self, text: &str) {
+        self.input.as_ref().expect("it is open").send(text.to_owned()).expect("the writer does not panic");
     }
+
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    pub fn interrupt(&self) {
+        let process = i32::try_from(self.child.id()).expect("a process id");
+        // SAFETY: `kill` takes two numbers; the child was not waited for yet, so the id is its own.
+        assert_eq!(unsafe { libc::kill(process, libc::SIGINT) }, 0);
+    }
+
+    /// Waits until it ends, which every command does soon that is not kept from it.
+    pub fn end(mut self) -> Ended {
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("it is this process's child") {
+                break status;
+            }
+            if started.elapsed() > Duration::from_secs(20) {
+                self.child.kill().expect("it runs");
+                let [stdout, stderr] = self.outputs.map(|output| output.join().expect("text"));
+                panic!("it does not end; it said {stdout:?} and {stderr:?}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let [stdout, stderr] = self.outputs.map(|output| output.join().expect("text"));
+        Ended { status: status.code(), stdout, stderr }
+    }
+}
+
+fn collect(mut output: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        output.read_to_string(&mut text).expect("text");
+        text
+    })
 }
 
 /// A fresh directory on the disk of the build.

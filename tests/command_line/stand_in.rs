@@ -3,11 +3,14 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// What becomes of a put.
 pub enum Answer {
     Inserted,
     Line(&'static str),
+    /// None, and the connection stays.
+    Silence,
     HangUp,
 }
 
@@ -44,6 +47,15 @@ impl StandIn {
     pub fn puts(&self) -> Vec<Put> {
         self.puts.lock().expect("no server thread panics").clone()
     }
+
+    /// Waits until so many puts have arrived.
+    pub fn wait_for_puts(&self, count: usize) {
+        let started = Instant::now();
+        while self.puts().len() < count {
+            assert!(started.elapsed() < Duration::from_secs(20), "{} puts came, not {count}", self.puts().len());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 fn serve(stream: TcpStream, puts: &Mutex<Vec<Put>>, decide: &dyn Fn(usize) -> Answer) {
@@ -75,6 +87,7 @@ fn serve(stream: TcpStream, puts: &Mutex<Vec<Put>>, decide: &dyn Fn(usize) -> An
         let _ = match decide(number) {
             Answer::Inserted => write!(writer, "INSERTED {number}\r\n"),
             Answer::Line(text) => write!(writer, "{text}\r\n"),
+            Answer::Silence => Ok(()),
             Answer::HangUp => return,
         };
     }

@@ -189,7 +189,7 @@ impl Visitor {
 }
 
 fn introduce(address: &Address, hello: &[&str]) -> Result<Client, ClientError> {
-    let mut client = connect(address, CONNECT_TIMEOUT, Some(ANSWER_TIMEOUT))?;
+    let mut client = connect(address, CONNECT_TIMEOUT, ANSWER_TIMEOUT)?;
     for line in hello {
         client.call(line)?;
     }
