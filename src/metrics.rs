@@ -117,11 +117,12 @@ metrics! {
         kicked: Counter = "jobs_kicked", "Jobs kicked, as applied by this process";
         timed_out: Counter = "jobs_timed_out", "Reservations whose time ran out, as applied by this process";
         refused_no_room: Counter = "puts_refused_no_room", "Puts answered OUT_OF_MEMORY for lack of room on disks";
+        commands_refused: Counter = "commands_refused", "Commands that other nodes sent to this leader and that it cannot take: not well-formed, too long or not their own";
         waits: Gauge = "waits", "Workers that wait for a job at this node, while it leads";
         term: Gauge = "term", "Raft term";
         leader: Gauge = "leader", "Id of the leader that this node knows of; 0 while it knows none";
         leading: Gauge = "leading", "1 while this node leads the shard";
-        elections: Counter = "elections_started", "Elections (beyond the pre-vote) that this node started";
+        elections: Counter = "elections_won", "Elections that this node won";
         leader_changes: Counter = "leader_changes", "Times that this node learnt of a new leader";
         last_index: Gauge = "last_index", "Index of the last entry of the log here";
         committed_index: Gauge = "committed_index", "Index up to which entries are committed, as known here";

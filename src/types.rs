@@ -169,6 +169,14 @@ pub struct Times {
     pub wall: Nanos,
 }
 
+impl Times {
+    /// The later of both, on each clock.
+    #[must_use]
+    pub fn latest(self, other: Times) -> Times {
+        Times { lease: self.lease.max(other.lease), wall: self.wall.max(other.wall) }
+    }
+}
+
 /// One client connection as the replicated state machine knows it. Numbers ascend per (node, boot).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId {

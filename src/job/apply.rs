@@ -60,7 +60,7 @@ impl Machine {
         assert!(term >= self.applied.term, "terms never descend along a log");
         self.applied = LogPosition { term, index };
         // A new leader's clocks may lag those of the one before; the state's never run backwards.
-        self.times = Times { lease: self.times.lease.max(times.lease), wall: self.times.wall.max(times.wall) };
+        self.times = self.times.latest(times);
         self.expire();
     }
 

@@ -124,6 +124,12 @@ impl Machine {
         self.tubes.named(tube).is_some_and(Tube::is_droppable)
     }
 
+    /// Whether the tube has a pause that has not ended.
+    #[must_use]
+    pub fn is_paused(&self, tube: &[u8]) -> bool {
+        self.tubes.named(tube).is_some_and(|tube| tube.pause.is_some())
+    }
+
     /// Whether a RESERVE of these tubes would find a job.
     #[must_use]
     pub fn has_ready<'a>(&self, tubes: impl IntoIterator<Item = &'a [u8]>) -> bool {
@@ -281,12 +287,6 @@ impl Machine {
         let mut sum = Fingerprint::default();
         self.tubes.iter().for_each(|tube| sum += tube.fingerprint);
         sum
-    }
-
-    /// Over the live jobs of a tube that has a record.
-    #[must_use]
-    pub fn tube_fingerprint(&self, tube: &[u8]) -> Option<Fingerprint> {
-        self.tubes.named(tube).map(|tube| tube.fingerprint)
     }
 }
 

@@ -5,9 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::fate::Fate;
 use super::front::{Front, Mailboxes, ShardAnswers};
-use super::host::{Event, Host, Life, StallLimits, TurnWatch};
+use super::host::{BODY_READS_MAX, Event, Host, Life, StallLimits, TurnWatch};
 use super::listeners::Listeners;
 use super::living::Lives;
 use super::observer::StatusObserver;
@@ -205,6 +207,8 @@ fn make_host<R: Runtime>(
         to_keep: Queue::default(),
         wanted: Queue::default(),
         pulled: Queue::default(),
+        is_pulling: Cell::new(false),
+        body_reads: Semaphore::new(BODY_READS_MAX),
         staged: RefCell::default(),
         giving: RefCell::default(),
         snapshots: snapshots_dir(&setup.config.data, shard),

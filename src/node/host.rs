@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::fate::Fate;
 use super::giving::{give_jobs, give_piece};
@@ -37,8 +37,13 @@ use crate::wal::reader::{LogReader, ReadError};
 use crate::wal::segment::parse_file_name;
 use crate::wal::store::StoreReader;
 
-/// The status of a shard is shown at least this often.
+/// The status of a shard is shown this often, unless a look at it takes long: there may be a million tubes. So small a part of the time
+/// goes to it, at most.
 const PUBLISH_EVERY: Nanos = Nanos::from_millis(250);
+const PUBLISH_PART_MAX: u64 = 32;
+
+/// More would not be faster: the device is busy with fewer.
+pub const BODY_READS_MAX: usize = 128;
 
 #[derive(Debug)]
 pub enum Event {
@@ -188,7 +193,10 @@ pub struct Host<R: Runtime> {
     /// Snapshots that this node lacks, what others gave of one, and one that came in full.
     pub wanted: Queue<Wanted>,
     pub pulled: Queue<(NodeId, Pulled)>,
+    pub is_pulling: Cell<bool>,
     pub staged: RefCell<Option<Box<Staged<R::Disk>>>>,
+    /// Bodies are read back so many at a time: each takes memory, and ten thousand workers may wait when a backlog is opened.
+    pub body_reads: Semaphore,
     /// Who is being given something at the moment.
     pub giving: RefCell<BTreeSet<NodeId>>,
     pub snapshots: PathBuf,
@@ -321,6 +329,7 @@ impl<R: Runtime> Host<R> {
                 watch.turned(&shard, moment);
             }
             if moment.now >= publish_at {
+                let begun = self.rt.now();
                 let stalled = self.writes.get().1.map(|since| moment.now.saturating_sub(since));
                 let (segments, log_bytes) = self.log_extent.get();
                 let (snapshot, census) = (self.last_snapshot.get(), self.census.get());
@@ -328,7 +337,9 @@ impl<R: Runtime> Host<R> {
                 let install = self.install.get();
                 let view = DiskView { stalled, segments, log_bytes, census, snapshot, snapshot_age, install };
                 self.observer.observe(&mut shard, view);
-                publish_at = moment.now.saturating_add(PUBLISH_EVERY);
+                let took = self.rt.now().saturating_sub(begun);
+                let pause = PUBLISH_EVERY.max(Nanos(took.0.saturating_mul(PUBLISH_PART_MAX)));
+                publish_at = moment.now.saturating_add(pause);
             }
             if let Some(staged) = self.take_staged(&shard) {
                 return Some((shard, staged));
@@ -383,7 +394,7 @@ impl<R: Runtime> Host<R> {
             Event::IncomingLost(peer) => shard.handle_incoming_lost(peer),
             Event::Message { from, message: PeerMessage::Pulled(pulled) } => {
                 if !shard.handle_copy(moment, &pulled) {
-                    self.pulled.push((from, pulled));
+                    self.note_pulled(from, pulled);
                 }
             }
             Event::Message { from, message } => shard.handle_message(moment, from, message),
@@ -484,6 +495,13 @@ impl<R: Runtime> Host<R> {
         }
     }
 
+    /// Late answers are for nobody.
+    pub fn note_pulled(&self, from: NodeId, pulled: Pulled) {
+        if self.is_pulling.get() {
+            self.pulled.push((from, pulled));
+        }
+    }
+
     /// Only the last snapshot that is wanted counts.
     pub fn want(&self, wanted: Wanted) {
         self.wanted.take();
@@ -512,7 +530,9 @@ impl<R: Runtime> Host<R> {
             Effect::ReadCommand { read, at } => {
                 let host = Rc::clone(self);
                 self.rt.spawn(async move {
+                    let turn = host.body_reads.acquire().await;
                     let command = host.read_enqueue(&at).await.map_err(|error| error.to_string());
+                    drop(turn);
                     host.events.push(Event::CommandRead { read, command });
                 });
             }

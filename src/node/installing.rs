@@ -69,7 +69,10 @@ pub async fn pull_wanted<R: Runtime>(host: Rc<Host<R>>, setup: Setup, place: Ins
         peers.extend(others.iter().copied().filter(|node| *node != wanted.from));
         let mut pulling =
             Pulling { host: &host, wanted, peers, at: 0, bytes_per_second, jobs: 0, pulled: pulled.clone() };
+        host.is_pulling.set(true);
         let came = pulling.run(place.clone()).await;
+        host.is_pulling.set(false);
+        host.pulled.take();
         host.install.set(None);
         match came {
             Ok(Some(staged)) => {
@@ -206,11 +209,12 @@ impl<R: Runtime> Pulling<'_, R> {
                 () = self.host.rt.sleep(left) => {}
             }
             for (from, Pulled { snapshot, what }) in self.host.pulled.take() {
-                if from != peer || snapshot != self.wanted.snapshot {
+                if snapshot != self.wanted.snapshot {
                     continue;
                 }
+                // What fits may also come of one who was asked before, and needed longer.
                 match (&what, part) {
-                    (Given::Nothing, _) => return None,
+                    (Given::Nothing, _) if from == peer => return None,
                     (Given::Piece { offset: given, .. }, Part::File { offset }) if given == offset => {
                         return Some(what);
                     }

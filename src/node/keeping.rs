@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::host::{Event, Host};
+use super::host::{Event, Host, until};
+use crate::fatal::Fatal;
 use crate::io::Runtime;
 use crate::net::message::{GivenJob, JOBS_PER_PULL_MAX};
 use crate::shard::effect::Keep;
@@ -16,15 +17,28 @@ use crate::wal::keeper::{Change, JobCopy, KeepError, Keeper, Mended};
 /// What could not be done (the disk is full, say) is tried again after this long.
 const RETRY_AFTER: Nanos = Nanos::from_secs(1);
 
+/// Rows of a segment that is full; of one at a time, as the shard closes one after the other.
+struct WaitingRows {
+    subject: Subject,
+    rows: FooterDraft,
+    /// That they have to wait.
+    is_told: bool,
+}
+
 /// `mended`: counts files that were made whole.
 pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Disk>, mended: Counter) {
     // The start may have made one whole already.
     let mut before = 0;
+    let mut waiting: Option<WaitingRows> = None;
     while !host.is_over() {
-        host.wait_for(&host.to_keep).await;
+        if waiting.is_some() {
+            until(host.rt.sleep(RETRY_AFTER), host.wait_for(&host.to_keep)).await;
+        } else {
+            host.wait_for(&host.to_keep).await;
+        }
         for work in host.to_keep.take() {
             match work {
-                Keep::Rows { subject, rows } => write_rows(&host, &mut keeper, &subject, &rows).await,
+                Keep::Rows { subject, rows } => waiting = Some(WaitingRows { subject, rows, is_told: false }),
                 Keep::Retain { floor, live } => {
                     let retained = keeper.retain(floor, live).await;
                     announce(&host, &keeper, retained.map(Some)).await;
@@ -35,6 +49,14 @@ pub async fn keep_files<R: Runtime>(host: Rc<Host<R>>, mut keeper: Keeper<R::Dis
             publish(&host, &keeper);
             mended.inc_by(keeper.census().mended.saturating_sub(before));
             before = keeper.census().mended;
+            host.measure_log().await;
+        }
+        // They stay in memory until they are written. What frees room for them is not to wait for them.
+        if let Some(rows) = waiting.as_mut()
+            && write_rows(&host, &mut keeper, rows).await
+        {
+            waiting = None;
+            publish(&host, &keeper);
             host.measure_log().await;
         }
         // Rows of the newest segments come first: they free memory.
@@ -95,19 +117,25 @@ fn seek<R: Runtime>(host: &Host<R>, keeper: &Keeper<R::Disk>, why: String) {
     }
 }
 
-async fn write_rows<R: Runtime>(host: &Host<R>, keeper: &mut Keeper<R::Disk>, subject: &Subject, rows: &FooterDraft) {
-    let mut has_failed = false;
-    while !host.is_over() {
-        match keeper.write_rows(subject, rows).await {
-            Ok(footer) => return host.events.push(Event::RowsMapped(footer)),
-            Err(error) => {
-                // They stay in memory meanwhile.
-                if !has_failed {
-                    tracing::warn!("rows of a segment have to wait: {error}");
-                }
-                has_failed = true;
-                host.rt.sleep(RETRY_AFTER).await;
+/// Whether they were written.
+async fn write_rows<R: Runtime>(host: &Host<R>, keeper: &mut Keeper<R::Disk>, waiting: &mut WaitingRows) -> bool {
+    let WaitingRows { subject, rows, is_told } = waiting;
+    match keeper.write_rows(subject, rows).await {
+        Ok(footer) => {
+            host.events.push(Event::RowsMapped(footer));
+            true
+        }
+        // Nothing can be kept of this segment any more, nor of any behind it. The next start finds what is damaged, and takes it from
+        // another node.
+        Err(error) if error.is_damage() && !matches!(error, KeepError::Rows { .. }) && !host.links.is_empty() => {
+            host.fate.seal(Fatal::FaultyLog(error.to_string()));
+            false
+        }
+        Err(error) => {
+            if !std::mem::replace(is_told, true) {
+                tracing::warn!("rows of a segment have to wait: {error}");
             }
+            false
         }
     }
 }

@@ -218,7 +218,7 @@ impl<R: Runtime> Mending<R> {
             Event::IncomingLost(peer) => {
                 self.incoming.remove(&peer);
             }
-            Event::Message { from, message: PeerMessage::Pulled(pulled) } => self.host.pulled.push((from, pulled)),
+            Event::Message { from, message: PeerMessage::Pulled(pulled) } => self.host.note_pulled(from, pulled),
             Event::Message { from, message } => repair.handle_message(now, from, message),
             Event::Operation { connection, ticket, operation } => {
                 self.waiting.push_back((now, connection, ticket, operation));

@@ -69,6 +69,11 @@ impl StatusObserver {
         metrics.buried.inc_by(now.buried - before.buried);
         metrics.kicked.inc_by(now.kicked - before.kicked);
         metrics.refused_no_room.inc_by(now.refused_no_room - before.refused_no_room);
+        let refused = now.commands_refused - before.commands_refused;
+        if refused > 0 {
+            tracing::warn!(shard = %self.shard, "{refused} commands of other nodes were refused: not well-formed, too long or not their own");
+        }
+        metrics.commands_refused.inc_by(refused);
         metrics.body_reads.inc_by(now.body_reads - before.body_reads);
         metrics.copies_sought.inc_by(now.copies_sought - before.copies_sought);
         metrics.elections.inc_by(now.elections_won - before.elections_won);

@@ -105,11 +105,6 @@ impl Membership {
         &self.learners_next
     }
 
-    #[must_use]
-    pub fn is_joint(&self) -> bool {
-        !self.outgoing.is_empty()
-    }
-
     /// Whether the node's vote counts, in either set.
     #[must_use]
     pub fn is_voter(&self, node: NodeId) -> bool {

@@ -212,9 +212,16 @@ impl Shard {
     pub(super) fn drop_tube_if_unused(&mut self, tube: &bytes::Bytes) {
         let Some(leading) = self.leading.as_mut() else { return };
         let is_cut_off = |node: NodeId| self.peers.get(&node).is_some_and(|peer| !peer.connected);
-        let members = self.config.membership.members();
-        let all_reported = members.into_iter().all(|node| leading.references.has_reported(node) || is_cut_off(node));
-        if leading.references.is_referenced(tube) || !all_reported || &tube[..] == b"default" {
+        let mut silent = self.config.membership.members();
+        silent.retain(|&node| !leading.references.has_reported(node));
+        if leading.references.is_referenced(tube)
+            || &tube[..] == b"default"
+            || !silent.iter().all(|&node| is_cut_off(node))
+        {
+            return;
+        }
+        // Whoever is cut off for a while may have clients that count on the pause.
+        if !silent.is_empty() && self.machine.is_paused(tube) {
             return;
         }
         if self.machine.is_droppable(tube) {

@@ -10,6 +10,7 @@ use super::{Moment, Shard};
 use crate::mutation::{self, Mutation};
 use crate::raft::ProgressState;
 use crate::types::Index;
+use crate::wal::format::record_bytes;
 use crate::wal::keeper::{Change, NewFloor};
 
 impl Shard {
@@ -33,7 +34,7 @@ impl Shard {
     fn needed_by_peers(&self) -> Option<Index> {
         let mut bytes = 0;
         let kept = self.raft.log().iter().rev().take_while(|meta| {
-            bytes += u64::from(meta.bytes);
+            bytes += record_bytes(meta.bytes);
             bytes <= self.config.lagging_bytes_max
         });
         let oldest_kept = kept.last().map_or(self.raft.last_position().index, |meta| Index(meta.position.index.0 - 1));

@@ -62,6 +62,7 @@ impl Shard {
     /// connected is still to be told.
     pub fn succeed(&mut self, moment: Moment, before: Shard) {
         self.raft.succeed(&before.raft);
+        self.clock.succeed(&before.clock);
         self.sessions = before.sessions;
         self.references = before.references;
         self.reads = before.reads;

@@ -9,12 +9,22 @@ use super::markers::MarkerReports;
 use super::placement::Placement;
 use super::references::References;
 use super::waits::{Ended, WaitKey, Waits};
+use crate::api::beanstalkd::request::BODY_BYTES_MAX_LIMIT;
 use crate::job::Machine;
 use crate::job::codec::{self, Commands};
 use crate::job::command::{Class, Command, Numbered, Origin, TubeList};
 use crate::net::message::ReadAbout;
 use crate::types::{Index, JobId, NodeId, Term};
 use crate::wal::catalog::Catalog;
+use crate::wal::entry::PAYLOAD_BYTES_MAX;
+
+/// The longest command that fits an entry: a job's body, a name, some numbers.
+const COMMAND_BYTES_MAX: usize = BODY_BYTES_MAX_LIMIT as usize + (32 << 10);
+
+/// The longest list of tubes of a wait. Its RESERVE may stand in an entry behind the longest command.
+const TUBES_BYTES_MAX: usize = (1 << 20) - (64 << 10);
+
+const _: () = assert!(COMMAND_BYTES_MAX + TUBES_BYTES_MAX + (1 << 10) <= PAYLOAD_BYTES_MAX);
 
 /// A read whose index the leader is confirming.
 #[derive(Debug)]
@@ -361,6 +371,9 @@ fn encode_reserve((session, seq): WaitKey, tubes: &[u8]) -> Vec<u8> {
 /// Whether `encoded` is exactly one readable command that this node may have sent.
 #[must_use]
 pub fn is_forwardable(encoded: &[u8], from: NodeId) -> bool {
+    if encoded.len() > COMMAND_BYTES_MAX {
+        return false;
+    }
     let mut commands = Commands::new(encoded);
     let Some(Ok(located)) = commands.next() else { return false };
     let is_its_own = match (located.numbered.origin, located.numbered.command) {
@@ -369,4 +382,40 @@ pub fn is_forwardable(encoded: &[u8], from: NodeId) -> bool {
         (Origin::System, _) => false,
     };
     is_its_own && commands.next().is_none()
+}
+
+/// Whether these are the tubes of a wait that an entry has room for.
+#[must_use]
+pub fn is_waitable(tubes: &[u8]) -> bool {
+    tubes.len() <= TUBES_BYTES_MAX && TubeList::decode(tubes).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::codec::body_hash;
+    use crate::types::{BootEpoch, SessionId};
+
+    fn put(body: &[u8]) -> Vec<u8> {
+        let session = SessionId { node: NodeId(2), boot: BootEpoch(1), number: 1 };
+        let class = Class { tube: &[b't'; 200], priority: 1, ttr_s: 1, delay_s: 0 };
+        let command = Command::Enqueue { class, body_hash: body_hash(body), body };
+        let mut encoded = Vec::new();
+        codec::encode(&Numbered { origin: Origin::Session { session, seq: 1 }, command }, &mut encoded);
+        encoded
+    }
+
+    /// Entries have a bound, and a leader that is made to exceed it ends; and so would the next one.
+    #[test]
+    fn what_no_entry_has_room_for_is_refused() {
+        let longest = put(&vec![0; BODY_BYTES_MAX_LIMIT as usize]);
+        assert!(is_forwardable(&longest, NodeId(2)));
+        assert!(!is_forwardable(&put(&vec![0; COMMAND_BYTES_MAX]), NodeId(2)));
+        let tubes = |count: usize| [&[200][..], &[b't'; 200]].concat().repeat(count);
+        let most = tubes(TUBES_BYTES_MAX / 201);
+        assert!(is_waitable(&most));
+        assert!(!is_waitable(&tubes(TUBES_BYTES_MAX / 201 + 1)));
+        let key = (SessionId { node: NodeId(2), boot: BootEpoch(1), number: 1 }, 2);
+        assert!(longest.len() + encode_reserve(key, &most).len() <= PAYLOAD_BYTES_MAX);
+    }
 }

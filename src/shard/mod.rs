@@ -212,13 +212,15 @@ impl Shard {
             .filter(|&node| node != config.node)
             .map(|node| (node, Peer::default()))
             .collect();
+        // Above a snapshot that was just put in its place the log is empty.
+        let last_times = recovered.machine.last_times().latest(recovered.last_times);
         let mut shard = Shard {
             raft,
             markers: Markers::new(recovered.machine.applied(), recovered.machine.digest(), moment.now),
             applied: recovered.machine.applied(),
             machine: recovered.machine,
             gate: Gate::new(durable, recovered.vote),
-            clock: LogClock::new(moment.now, recovered.last_times),
+            clock: LogClock::new(moment.now, last_times),
             cache: EntryCache::new(config.cache_bytes_max),
             catalog: Catalog::new(recovered.pieces, recovered.index, recovered.rows),
             closing: None,
@@ -583,15 +585,12 @@ impl Shard {
     }
 
     fn next_tick(&self, moment: Moment) -> Nanos {
-        let due = self.machine.next_due();
-        let times = self.clock.estimate(moment.now);
-        let lease = due.lease.map_or(u64::MAX, |at| at.0.saturating_sub(times.lease.0));
-        let wall = due.wall.map_or(u64::MAX, |at| at.0.saturating_sub(times.wall.0));
-        moment.now.saturating_add(Nanos(lease.min(wall)))
+        moment.now.saturating_add(self.clock.until(moment.now, moment.wall, self.machine.next_due()))
     }
 
     fn propose_tick(&mut self, moment: Moment) {
-        if self.next_tick(moment) > moment.now || self.applied.index < self.committed {
+        let stamp = self.clock.foreseen(moment.now, moment.wall);
+        if !self.machine.next_due().is_reached(stamp) || self.applied.index < self.committed {
             return;
         }
         if let Some(leading) = self.leading.as_mut() {

@@ -6,14 +6,13 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::effect::Effect;
-use super::leading::is_forwardable;
+use super::leading::{is_forwardable, is_waitable};
 use super::reads::LogRead;
 use super::references;
 use super::repair::FETCHED_BYTES_MAX;
 use super::sessions::{LocalWait, Unsent};
 use super::waits::Ended;
 use super::{EndedWait, Moment, Shard};
-use crate::job::command::TubeList;
 use crate::net::message::{Fetch, Fetched, Held, PeerMessage, RaftMessage, ReferenceDelta};
 use crate::raft::message::{Body, Message};
 use crate::types::{Index, NodeId, Term};
@@ -116,7 +115,7 @@ impl Shard {
                 }
             }
             PeerMessage::Wait { term, session, seq, registration, poll, tubes } => {
-                if self.leads_in(term) && session.node == from && TubeList::decode(&tubes).is_ok() {
+                if self.leads_in(term) && session.node == from && is_waitable(&tubes) {
                     self.register(moment, (session, seq), registration, tubes, poll);
                 }
             }

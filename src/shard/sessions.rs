@@ -429,11 +429,6 @@ impl Sessions {
     }
 
     #[must_use]
-    pub fn is_closing(&self, connection: ConnectionId) -> bool {
-        self.sessions.get(&connection).is_some_and(|session| session.closing)
-    }
-
-    #[must_use]
     pub fn count(&self) -> usize {
         self.by_number.len()
     }

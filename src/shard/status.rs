@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use super::Shard;
-use crate::job::Fingerprint;
 use crate::job::command::Outcome;
 use crate::job::view::{Counts, TubeDepth};
 use crate::raft::{PeerProgress, RoleName};
@@ -110,7 +109,6 @@ pub struct Picture {
     pub room: bool,
     pub durable: Index,
     pub own_room: bool,
-    pub fingerprint: Fingerprint,
     /// The last marker that was applied here, or the snapshot that this node started from, and the digest of the state there.
     pub marker: Option<(Index, u128)>,
 }
@@ -168,7 +166,6 @@ impl Shard {
             room: self.cluster_room,
             durable: self.raft.durable(),
             own_room: self.own_room,
-            fingerprint: self.machine.fingerprint(),
             marker: self.last_marker(),
         }
     }

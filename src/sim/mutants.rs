@@ -48,7 +48,8 @@ pub fn mutants() -> Vec<Mutant> {
             Mutation::NoDeduplication => (changes_of_leader, 40),
             Mutation::ReplyBeforeCommit => (as_drawn, 20),
             Mutation::ForgottenHole | Mutation::DroppedRecord => (nodes_that_start_again, 20),
-            Mutation::LiveFileDropped | Mutation::FloorAboveSnapshots => (nodes_that_start_again, 40),
+            Mutation::LiveFileDropped => (nodes_that_start_again, 40),
+            Mutation::FloorAboveSnapshots => (nodes_that_start_again, 200),
         };
         Mutant { mutation, profile, seeds_max }
     };

@@ -4,7 +4,6 @@
 //!
 //! It must never hand out bytes of another place than the one that was asked for.
 
-use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,14 +15,15 @@ use super::format::{
     BLOCK, FirstBlock, PLACEMENT_HEADER_BYTES, Place, Record, RecordKind, SegmentEpoch, is_zero, record_bytes,
 };
 use super::index::{Placement, SegmentNumber};
+use super::open_files::OpenFiles;
 use super::segment::file_name;
 use crate::io::{AlignedBuf, Disk, File, OpenMode};
 
-/// Open files kept for the next read.
-const OPEN_FILES_MAX: usize = 64;
-
 /// Neighbouring entries are read together up to this length.
 const READ_BYTES_MAX: u64 = 1 << 20;
+
+/// A part of an entry that ends within so many bytes of its beginning is read in one go with it.
+pub const READ_THROUGH_BYTES: u64 = 32 << 10;
 
 /// Why something could not be read back. The log was whole when it was recovered or written, so the node stops.
 #[derive(Debug, Error)]
@@ -52,19 +52,13 @@ pub enum ReadFailure {
     Range { from: u64, to: u64, payload: u64 },
 }
 
-struct Open<F> {
-    number: SegmentNumber,
-    epoch: SegmentEpoch,
-    file: F,
-}
-
 /// Reads of one log. Shared by the tasks of one thread.
 pub struct LogReader<D: Disk> {
     disk: D,
     dir: PathBuf,
     identity: LogIdentity,
-    /// Most recently used last. Never borrowed across an await.
-    open: RefCell<Vec<Open<D::File>>>,
+    /// Each with the epoch that its header states.
+    open: OpenFiles<(SegmentEpoch, D::File)>,
 }
 
 /// Lends a buffer to `Bytes`, so that nothing is copied on the way from the disk to a client.
@@ -80,7 +74,7 @@ impl<D: Disk> LogReader<D> {
     /// `dir`: the directory of the segments.
     #[must_use]
     pub fn new(disk: D, dir: PathBuf, identity: LogIdentity) -> LogReader<D> {
-        LogReader { disk, dir, identity, open: RefCell::new(Vec::new()) }
+        LogReader { disk, dir, identity, open: OpenFiles::new() }
     }
 
     #[must_use]
@@ -90,12 +84,12 @@ impl<D: Disk> LogReader<D> {
 
     /// Another file has taken the segment's name: the next read opens it.
     pub fn forget(&self, number: SegmentNumber) {
-        self.open.borrow_mut().retain(|open| open.number != number);
+        self.open.forget(number);
     }
 
     /// Other files have taken the place of all there were.
     pub fn forget_all(&self) {
-        self.open.borrow_mut().clear();
+        self.open.forget_all();
     }
 
     /// Reads entries, in the order of their places. Where two follow each other in the log, they are proven to.
@@ -122,8 +116,8 @@ impl<D: Disk> LogReader<D> {
         Ok(entries)
     }
 
-    /// Reads a part of an entry's payload: `bytes` from `offset` on. Reads no more blocks than it touches and the
-    /// entry's first.
+    /// Reads a part of an entry's payload: `bytes` from `offset` on. Reads the blocks that it touches and the entry's first; also what
+    /// is in between, where that is little. Keeps no more memory than twice what is returned.
     ///
     /// # Errors
     /// If it cannot be read, or the place holds no such entry. The part itself is not proven: its reader checks it.
@@ -138,7 +132,7 @@ impl<D: Disk> LogReader<D> {
         let (from, to) = (payload_at + from, payload_at + to);
         let end = to.next_multiple_of(BLOCK);
         // The first block tells whether the record is the right one; a part that begins near it is read with it.
-        let start = if from < READ_BYTES_MAX { 0 } else { from / BLOCK * BLOCK };
+        let start = if from < READ_THROUGH_BYTES { 0 } else { from / BLOCK * BLOCK };
         if start > 0 {
             let (epoch, first) = self.read(placement, placement.offset, BLOCK).await?;
             check_record(placement, epoch, &first).map_err(|reason| self.failure(placement, reason))?;
@@ -147,7 +141,8 @@ impl<D: Disk> LogReader<D> {
         if start == 0 {
             check_record(placement, epoch, &blocks).map_err(|reason| self.failure(placement, reason))?;
         }
-        Ok(blocks.slice((from - start) as usize..(to - start) as usize))
+        let part = blocks.slice((from - start) as usize..(to - start) as usize);
+        Ok(if part.len() * 2 < blocks.len() { Bytes::copy_from_slice(&part) } else { part })
     }
 
     fn check(
@@ -183,9 +178,10 @@ impl<D: Disk> LogReader<D> {
 
     /// The file, open, and the epoch that its header states.
     async fn file(&self, placement: &Placement) -> Result<(SegmentEpoch, D::File), ReadError> {
-        if let Some(known) = self.find_open(placement.segment) {
+        if let Some(known) = self.open.find(placement.segment) {
             return Ok(known);
         }
+        let since = self.open.since();
         let path = self.dir.join(file_name(placement.segment));
         let failure = |reason| self.failure(placement, reason);
         let file = self.disk.open(&path, OpenMode::Read).await.map_err(|error| failure(error.into()))?;
@@ -194,25 +190,28 @@ impl<D: Disk> LogReader<D> {
         let FirstBlock::Header(header) = FirstBlock::read(&block, &self.identity) else {
             return Err(failure(ReadFailure::Header));
         };
-        let mut open = self.open.borrow_mut();
-        if open.len() == OPEN_FILES_MAX {
-            open.remove(0);
-        }
-        open.push(Open { number: placement.segment, epoch: header.epoch, file: file.clone() });
+        self.open.keep(since, placement.segment, (header.epoch, file.clone()));
         Ok((header.epoch, file))
-    }
-
-    fn find_open(&self, number: SegmentNumber) -> Option<(SegmentEpoch, D::File)> {
-        let mut open = self.open.borrow_mut();
-        let at = open.iter().rposition(|open| open.number == number)?;
-        let found = open.remove(at);
-        let known = (found.epoch, found.file.clone());
-        open.push(found);
-        Some(known)
     }
 
     fn failure(&self, placement: &Placement, reason: ReadFailure) -> ReadError {
         ReadError { path: self.dir.join(file_name(placement.segment)), offset: placement.offset, reason }
+    }
+}
+
+/// The entry that was read last, for whoever takes one job of it after the other.
+#[derive(Default)]
+pub struct LastEntry(Option<(Placement, Entry)>);
+
+impl LastEntry {
+    /// # Errors
+    /// As [`LogReader::read_entries`].
+    pub async fn entry<D: Disk>(&mut self, reader: &LogReader<D>, placement: Placement) -> Result<&Entry, ReadError> {
+        if self.0.as_ref().is_none_or(|(at, _)| *at != placement) {
+            let entry = reader.read_entries(&[placement]).await?.swap_remove(0);
+            self.0 = Some((placement, entry));
+        }
+        Ok(&self.0.as_ref().expect("just read").1)
     }
 }
 

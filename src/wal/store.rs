@@ -12,7 +12,6 @@
 //! Little endian. Checksums are CRC32C; a record's own is seeded with log, file and offset. The ENQ carries the hash of the body,
 //! by which a peer's copy is known.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -23,6 +22,7 @@ use super::entry::{ENTRY_BYTES_MAX, LogIdentity};
 use super::footer::{Footer, FooterDraft, FooterError, Subject};
 use super::format::{BLOCK, FORMAT, is_zero};
 use super::index::SegmentNumber;
+use super::open_files::OpenFiles;
 use super::reader::{Lent, ReadError, ReadFailure};
 use crate::io::{AlignedBuf, BLOCK_BYTES, Disk, File, OpenMode};
 use crate::job::command::Class;
@@ -30,9 +30,6 @@ use crate::types::{ChainHash, Index, JobId, Nanos};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"BvStore\0");
 const RECORD_MAGIC: u32 = u32::from_le_bytes(*b"BvRc");
-
-/// Open files kept for the next read.
-const OPEN_FILES_MAX: usize = 64;
 
 /// Length of what stands in front of each ENQ.
 pub const RECORD_HEADER_BYTES: usize = size_of::<RecordBytes>();
@@ -314,15 +311,14 @@ pub struct StoreReader<D: Disk> {
     disk: D,
     dir: PathBuf,
     identity: LogIdentity,
-    /// Most recently used last. Never borrowed across an await.
-    open: RefCell<Vec<(SegmentNumber, D::File)>>,
+    open: OpenFiles<D::File>,
 }
 
 impl<D: Disk> StoreReader<D> {
     /// `dir`: the directory of the store segments.
     #[must_use]
     pub fn new(disk: D, dir: PathBuf, identity: LogIdentity) -> StoreReader<D> {
-        StoreReader { disk, dir, identity, open: RefCell::default() }
+        StoreReader { disk, dir, identity, open: OpenFiles::new() }
     }
 
     /// The ENQ in a record, as its entry held it.
@@ -360,25 +356,22 @@ impl<D: Disk> StoreReader<D> {
     }
 
     async fn file(&self, number: SegmentNumber) -> std::io::Result<D::File> {
-        if let Some(at) = self.open.borrow().iter().rposition(|(open, _)| *open == number) {
-            return Ok(self.open.borrow()[at].1.clone());
+        if let Some(file) = self.open.find(number) {
+            return Ok(file);
         }
+        let since = self.open.since();
         let file = self.disk.open(&self.dir.join(store_file_name(number)), OpenMode::Read).await?;
-        let mut open = self.open.borrow_mut();
-        if open.len() == OPEN_FILES_MAX {
-            open.remove(0);
-        }
-        open.push((number, file.clone()));
+        self.open.keep(since, number, file.clone());
         Ok(file)
     }
 
     /// Other files have taken the place of all there were.
     pub fn forget_all(&self) {
-        self.open.borrow_mut().clear();
+        self.open.forget_all();
     }
 
     /// The file is given up: its room comes back once the last read of it has ended.
     pub fn forget(&self, number: SegmentNumber) {
-        self.open.borrow_mut().retain(|(open, _)| *open != number);
+        self.open.forget(number);
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, Shares};
+use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares};
 use tokio::sync::{mpsc, oneshot};
 
 use self::rate::Rate;
@@ -58,6 +58,9 @@ type Zeroed = Request<u64, ()>;
 /// Files to be made of these pieces; answered with the length.
 type Filled = Request<Pieces, u64>;
 
+/// Threads for what blocks.
+const BLOCKING_THREADS: usize = 3;
+
 /// Pieces of files to be read.
 type Cold = Request<Piece, AlignedBuf>;
 
@@ -91,6 +94,8 @@ impl Bulk {
             .name("bulk")
             .io_memory(IO_MEMORY_BYTES)
             .ring_depth(16)
+            // Work beside the shards may be long. What files need that cannot be had otherwise (a sync of a directory) is not to wait for it.
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .preempt_timer(Duration::from_millis(10))
             .spawn(move || async move {
                 // The one who started it waits for this.

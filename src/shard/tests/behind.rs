@@ -266,6 +266,31 @@ fn s9_a_floor_whose_term_is_not_known_here_is_passed_over_and_a_later_one_is_not
     assert_eq!(retained(shard, ends[2]).map(|floor| floor.position.index), Some(ends[2]));
 }
 
+/// A snapshot that was just put in its place may be all there is.
+#[test]
+fn the_times_go_on_from_a_snapshot_above_which_the_log_is_empty() {
+    let (world, node) = (settled(1), NodeId(1));
+    let shard = &world.shards[&node];
+    let times = Times { lease: Nanos::from_secs(864_000), wall: Nanos::from_secs(1 << 31) };
+    let mut machine = Machine::new();
+    let batch =
+        crate::job::command::Batch { index: Index(1), term: Term(1), times, first_job: JobId(1), commands: &[] };
+    machine.apply(batch, &mut Vec::new()).expect("it applies");
+    let recovered = Recovered {
+        vote: Vote::default(),
+        machine,
+        log: Log::new(LogPosition::new(Term(1), Index(1)), origin_chain(&IDENTITY)),
+        pieces: Vec::new(),
+        index: LogIndex::default(),
+        rows: Rows::default(),
+        committed: Index(1),
+        last_times: Times::default(),
+    };
+    let anew = Shard::new(shard.config.clone(), recovered, world.moment());
+    let estimate = anew.clock.estimate(world.now);
+    assert_eq!(estimate, times);
+}
+
 #[test]
 fn s9_a_snapshot_that_is_below_the_floor_by_now_is_offered_to_nobody() {
     let mut world = settled(3);

@@ -254,6 +254,34 @@ fn what_is_handed_over_after_a_leader_was_away_fits_into_frames() {
     assert!(references.is_referenced(b"tube-0") && references.is_referenced(b"tube-9999"));
 }
 
+/// Its clients are there still, and count on the pause.
+#[test]
+fn a_pause_outlives_a_break_of_the_connection_to_the_only_node_whose_clients_use_the_tube() {
+    let mut world = settled(3);
+    let (leader, follower, _) = roles(&world);
+    let name = Bytes::from_static(b"closed for now");
+    let moment = world.moment();
+    for node in world.nodes.clone() {
+        let tube = if node == follower { name.clone() } else { tube() };
+        let operation = Operation::Reference { tube, change: ReferenceChange::Watch };
+        world.with(node, |shard| shard.handle_operation(moment, FIRST, 0, operation));
+    }
+    let pause = Operation::Pause { tube: name.clone(), duration_s: 600 };
+    assert_eq!(world.call(follower, FIRST, pause), Answer::Paused);
+    world.disconnect(follower, leader, false);
+    world.disconnect(leader, follower, false);
+    world.run_dry();
+    world.pass_time(Nanos::from_millis(20));
+    world.run_dry();
+    assert!(world.shards[&leader].machine.is_paused(&name));
+    world.connect(follower, leader);
+    world.connect(leader, follower);
+    let end = Operation::Reference { tube: name.clone(), change: ReferenceChange::Unwatch };
+    let moment = world.moment();
+    world.with(follower, |shard| shard.handle_operation(moment, FIRST, 0, end));
+    world.run_until("it is forgotten", |world| !world.shards[&leader].machine.has_tube(&name));
+}
+
 #[test]
 fn what_only_a_dead_node_referenced_is_forgotten() {
     let mut world = settled(3);

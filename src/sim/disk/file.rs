@@ -53,6 +53,7 @@ impl File for SimFile {
             if world.chance(failed) {
                 return Err(io::Error::other("the read failed"));
             }
+            world.counts.bytes_read += buf.len() as u64;
             world.content(self.file).read(offset, &mut buf)
         });
         (result, buf)

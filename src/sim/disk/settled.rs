@@ -13,6 +13,8 @@ pub struct DiskCounts {
     /// Writes and syncs that reported an error.
     pub failed: u64,
     pub misdirected: u64,
+    /// Through open files.
+    pub bytes_read: u64,
 }
 
 /// What happened to the medium since it was last asked.

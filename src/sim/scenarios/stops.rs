@@ -197,6 +197,44 @@ fn d6_a_wall_clock_that_jumps_an_hour_ends_no_reservation_and_no_leadership() {
     }
 }
 
+/// A host that led for a while with a clock an hour ahead leaves that hour in the log. What comes after must not wait for it.
+#[test]
+fn d6_delays_and_pauses_end_in_time_whatever_the_wall_clock_of_an_earlier_leader_said() {
+    let stage = Stage::new(3);
+    let (dead, term) = stage.leader_and_term();
+    stage.nodes().into_iter().for_each(|node| stage.member(node).clock.jump_wall(HOUR_NS));
+    stage.cluster.kill(stage.member(dead));
+    let oracle = stage.cluster.oracle();
+    stage.wait_for(3_000, "new leader", || oracle.leader().is_some_and(|led| led.1 > term));
+    stage.cluster.start(stage.member(dead));
+    let client = stage.client(stage.leader());
+    client.puts(b"an entry with a time to come");
+    stage.nodes().into_iter().for_each(|node| stage.member(node).clock.jump_wall(-HOUR_NS));
+    assert_eq!(client.says(Asked::Delete(client.reserves())).answer, Ok(Said::Deleted));
+
+    let body = bytes::Bytes::from_static(b"in ten seconds");
+    let delayed = Asked::Put { priority: 0, delay_s: 10, ttr_s: 60, body };
+    let delayed = inserted(&client.says(delayed).answer).expect("a cluster that serves");
+    let ends_in_time = |job| {
+        let heard = client.says(Asked::Reserve { timeout_s: Some(60) });
+        assert!(matches!(heard.answer, Ok(Said::Reserved { id, .. }) if id == job), "{:?}", heard.answer);
+        let waited_ms = heard.waited.0 / 1_000_000;
+        assert!((9_900..12_000).contains(&waited_ms), "it took {waited_ms} ms");
+        assert_eq!(client.says(Asked::Delete(job)).answer, Ok(Said::Deleted));
+    };
+    let before = last_index(&stage);
+    ends_in_time(delayed);
+    assert!(last_index(&stage) < before + 8, "time is not asked for again and again");
+    let held_up = client.puts(b"of a tube that is paused");
+    assert_eq!(client.says(Asked::Pause { tube: "default", duration_s: 10 }).answer, Ok(Said::Paused));
+    ends_in_time(held_up);
+    stage.clear();
+}
+
+fn last_index(stage: &Stage) -> u64 {
+    stage.cluster.oracle().committed().get().0
+}
+
 #[test]
 fn d6_clocks_that_differ_by_a_tenth_end_no_reservation_earlier_than_that_and_no_leadership() {
     for drift in [100_000, -100_000] {

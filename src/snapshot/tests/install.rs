@@ -194,6 +194,12 @@ fn jobs_that_came_before_a_crash_need_not_come_again_and_the_decision_puts_all_i
     let disk = disk.crash(Crash::Power(SectorOdds::OLD));
     assert!(block_on(complete(&disk, &place())).unwrap());
     assert!(!block_on(complete(&disk, &place())).unwrap(), "it is done once");
+    let keeper = open_installed(&disk);
+    assert!(keeper.pieces().len() > 2, "they fill some store segments");
+}
+
+/// The log below the floor, with every job in it; above it a first segment.
+fn open_installed(disk: &SimDisk) -> Keeper<SimDisk> {
     let InstallPlace { segments, stores, manifest, identity, .. } = place();
     let bounds = Bounds { waste_percent: 20, store_bytes_max: 1 << 20 };
     let place = KeeperPlace { segments: segments.clone(), stores, manifest, identity, bounds };
@@ -201,9 +207,56 @@ fn jobs_that_came_before_a_crash_need_not_come_again_and_the_decision_puts_all_i
     assert_eq!(keeper.manifest().floor.position, LogPosition::new(Term(1), Index(3)));
     let rows: u64 = keeper.pieces().iter().map(|piece| piece.footer.jobs() as u64).sum();
     assert_eq!(rows, JOBS);
-    assert!(keeper.pieces().len() > 2, "they fill some store segments");
     let first = segments.join(crate::wal::segment::file_name(SegmentNumber(1)));
     assert!(disk.peek(&first, 0, 8192).is_ok(), "the log above begins with a segment");
+    keeper
+}
+
+/// All of it, from what an earlier attempt left to the decision.
+async fn install(disk: &SimDisk, name: SnapshotName, file: &[u8]) -> Result<(), InstallError> {
+    let mut staging = Staging::open(disk.clone(), place(), Index::ZERO, JobId(1)).await?;
+    while let Some(offset) = staging.next_offset(name).await? {
+        let end = (offset as usize + CHUNK).min(file.len());
+        staging.take_piece(offset, &file[offset as usize..end]).await?;
+    }
+    let (whole, _) = staging.finish_snapshot().await?;
+    loop {
+        let asked = staging.next_jobs(&whole, 50);
+        if asked.is_empty() {
+            break;
+        }
+        let arrived: Vec<Arrived> = asked.iter().map(|asked| job(asked.0)).collect();
+        staging.take_jobs(&whole, &asked, &arrived).await?;
+    }
+    staging.flush().await?;
+    staging.check_count(&whole).await?;
+    staging.decide(&whole, None).await
+}
+
+/// What the first process wrote the second one reads, from a cache that the power takes away: it must not rely on it as it is.
+#[test]
+fn a_process_that_ends_anywhere_and_then_the_power_lose_nothing_that_was_decided_on() {
+    let (name, file) = given();
+    let mut stops = 0;
+    for stop_at in 1.. {
+        let disk = puller();
+        disk.stop_at(disk.changes() + stop_at);
+        let ended = block_on(install(&disk, name, &file)).is_err();
+        let disk = disk.crash(Crash::Process);
+        if !block_on(complete(&disk, &place())).unwrap() {
+            block_on(install(&disk, name, &file)).unwrap();
+        }
+        let disk = disk.crash(Crash::Power(SectorOdds::OLD));
+        block_on(complete(&disk, &place())).unwrap();
+        open_installed(&disk);
+        let snapshot = place().snapshots.join(shelf::file_name(name.position.index));
+        block_on(verify(&disk, &snapshot, &IDENTITY)).unwrap_or_else(|error| panic!("stopped at {stop_at}: {error}"));
+        if !ended {
+            break;
+        }
+        stops += 1;
+    }
+    assert!(stops > 20, "{stops} changes of the disk make up an install");
 }
 
 /// Another leader's newest snapshot may be older than the one that was being pulled.

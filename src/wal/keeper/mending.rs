@@ -5,7 +5,6 @@
 
 use bytes::Bytes;
 
-use super::moving::Copied;
 use super::*;
 use crate::wal::salvage::{Fault, Salvaged, salvage_segment, salvage_store};
 
@@ -188,7 +187,7 @@ impl<D: Disk> Keeper<D> {
     /// The jobs that live in a file and are whole neither there nor among the copies.
     async fn lacking_in(&self, name: PieceName, footer: &Footer, rows: &Footer) -> Vec<JobId> {
         let mut lacking = Vec::new();
-        let (mut copied, mut next) = (Copied::default(), footer.first_job());
+        let (mut copied, mut next) = (LastEntry::default(), footer.first_job());
         loop {
             let jobs = self.live_jobs(footer, next);
             let Some(&last) = jobs.last() else { return lacking };
@@ -208,7 +207,7 @@ impl<D: Disk> Keeper<D> {
         name: PieceName,
         rows: &Footer,
         job: JobId,
-        copied: &mut Copied,
+        copied: &mut LastEntry,
     ) -> Result<Enqueue, ReadError> {
         let own = match self.read_enqueue(name, rows, job, copied).await {
             Ok((row, bytes)) => return Ok(Enqueue { index: row.index, wall: row.wall, bytes }),

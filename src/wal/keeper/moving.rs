@@ -101,7 +101,7 @@ impl<D: Disk> Keeper<D> {
     ) -> Result<(), KeepError> {
         let mut draft = self.begin_store();
         for (&name, (footer, rows)) in names.iter().zip(rows) {
-            let mut copied = Copied::default();
+            let mut copied = LastEntry::default();
             let mut next = footer.first_job();
             loop {
                 let jobs = self.live_jobs(footer, next);
@@ -149,7 +149,7 @@ impl<D: Disk> Keeper<D> {
         name: PieceName,
         footer: &'a Footer,
         job: JobId,
-        copied: &mut Copied,
+        copied: &mut LastEntry,
     ) -> Result<(Row<'a>, Bytes), ReadError> {
         let damaged = |offset: u64| ReadError { path: self.path(name), offset, reason: ReadFailure::Record };
         let row = footer.find(job).ok_or_else(|| damaged(0))?;
@@ -215,23 +215,5 @@ impl<D: Disk> Keeper<D> {
             }
         }
         Ok(())
-    }
-}
-
-/// The entry that was read last: the jobs of one entry are copied one after the other.
-#[derive(Default)]
-pub(super) struct Copied(Option<(Placement, Entry)>);
-
-impl Copied {
-    pub(super) async fn entry<D: Disk>(
-        &mut self,
-        reader: &LogReader<D>,
-        placement: Placement,
-    ) -> Result<&Entry, ReadError> {
-        if self.0.as_ref().is_none_or(|(at, _)| *at != placement) {
-            let entry = reader.read_entries(&[placement]).await?.swap_remove(0);
-            self.0 = Some((placement, entry));
-        }
-        Ok(&self.0.as_ref().expect("just read").1)
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! It must never take rows for those of a file that they were not made of.
 
-use super::moving::Copied;
 use super::*;
 
 impl<D: Disk> Keeper<D> {
@@ -136,7 +135,7 @@ impl<D: Disk> Keeper<D> {
         let rows = Footer::open(rows.finish(&subject, &self.place.identity).into(), &self.place.identity);
         let Ok(rows) = rows else { return Err(damaged) };
         let mut draft = self.begin_store();
-        let mut copied = Copied::default();
+        let mut copied = LastEntry::default();
         for row in rows.rows_from(rows.first_job()) {
             let (row, enqueue) = self.read_enqueue(PieceName::Store(number), &rows, row.job, &mut copied).await?;
             let (job, index, wall, class) = (row.job, row.index, row.wall, row.class);

@@ -11,7 +11,7 @@ use crate::job::command::{Class, Command, Numbered, Origin};
 use crate::sim::disk::{Crash, SectorOdds, SimDisk};
 use crate::types::{BootEpoch, ClusterId, Nanos, NodeId, SessionId, ShardId, Term, Times};
 use crate::wal::catalog::{Catalog, EnqueueAt};
-use crate::wal::entry::{Draft, EntryKind, origin_chain};
+use crate::wal::entry::{Draft, Entry, EntryKind, origin_chain};
 use crate::wal::inspection::{Fault, ShardFound, inspect};
 use crate::wal::recovery::{LogPlace, recover};
 use crate::wal::rows::Rows;

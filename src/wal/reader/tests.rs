@@ -72,6 +72,26 @@ fn any_part_of_a_payload_comes_back() {
     assert!(block_on(bench.reader.read_payload(&bench.placements[0], u32::MAX, u32::MAX)).is_err());
 }
 
+/// Ten thousand workers may ask for the first jobs of a backlog at once.
+#[test]
+fn a_part_costs_no_more_reading_and_memory_than_it_is_worth() {
+    let bench = written(&[1_000_000]);
+    let part = |from| {
+        let before = bench.disk.counts().bytes_read;
+        let part = block_on(bench.reader.read_payload(&bench.placements[0], from, 256)).unwrap();
+        (bench.disk.counts().bytes_read - before, part)
+    };
+    part(0);
+    for (from, at_most) in
+        [(0, BLOCK), (20_000, 24 << 10), (30_000, 32 << 10), (40_000, 2 * BLOCK), (999_000, 3 * BLOCK)]
+    {
+        let (read, part) = part(from);
+        assert!(read <= at_most, "{read} bytes were read for 256 at {from}");
+        let kept = part.try_into_mut().map(|part| part.capacity());
+        assert!(kept.is_ok_and(|kept| kept <= 512), "what was read with it is not kept");
+    }
+}
+
 #[test]
 fn a_place_that_holds_another_record_is_refused() {
     let bench = written(&[10, 5000, 10]);
