@@ -3,9 +3,7 @@
 use super::admin;
 use crate::config::Config;
 use crate::net::link::LinkLimits;
-
-/// Of a log reader, and of a store reader, each.
-pub const READER_FILES_MAX: u64 = 64;
+use crate::wal::open_files::OPEN_FILES_MAX;
 
 /// Of a shard: its node reads for clients, its keeper reads what it moves, each with a reader of the log and one of the stores.
 const READERS: u64 = 4;
@@ -26,7 +24,7 @@ pub fn files_kept(config: &Config) -> u64 {
     let (shards, cores) = (u64::from(config.shards), u64::from(config.core_count()));
     let peers = config.members.len().saturating_sub(1) as u64;
     // A link of each direction, and one that takes the place of another.
-    let of_a_shard = READERS * READER_FILES_MAX + SHARD_FILES + 3 * peers;
+    let of_a_shard = READERS * OPEN_FILES_MAX as u64 + SHARD_FILES + 3 * peers;
     // Connections that have not said yet which peer they are.
     let of_a_core = LinkLimits::default().handshakes_max as u64 + CORE_FILES;
     shards * of_a_shard + cores * of_a_core + admin::CONNECTIONS_MAX as u64 + PROCESS_FILES
@@ -50,8 +48,8 @@ mod tests {
     #[test]
     fn each_shard_keeps_the_files_of_all_its_readers_and_each_core_its_strangers() {
         let strangers = LinkLimits::default().handshakes_max as u64;
-        assert!(kept(1, 1) >= 4 * READER_FILES_MAX + strangers + admin::CONNECTIONS_MAX as u64);
-        assert!(kept(8, 1) - kept(7, 1) >= 4 * READER_FILES_MAX + 4, "readers, and links to two peers");
+        assert!(kept(1, 1) >= 4 * OPEN_FILES_MAX as u64 + strangers + admin::CONNECTIONS_MAX as u64);
+        assert!(kept(8, 1) - kept(7, 1) >= 4 * OPEN_FILES_MAX as u64 + 4, "readers, and links to two peers");
         assert!(kept(8, 2) - kept(8, 1) >= strangers);
         assert!(kept(1, 1) < 1024 - 64, "the limit that most shells give is enough for one shard");
     }

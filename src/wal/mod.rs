@@ -23,6 +23,6 @@ mod salvage;
 pub mod cold;
 pub mod keeper;
 pub mod inspection;
-mod open_files;
+pub mod open_files;
 pub mod reader;
 pub mod vote;

@@ -8,8 +8,6 @@ use crate::wal::entry::{Draft, EntryKind, origin_chain};
 use crate::wal::recovery::{LogPlace, recover};
 use crate::wal::segment::SegmentSizes;
 
-const _: () = assert!(OPEN_FILES_MAX as u64 == crate::node::descriptors::READER_FILES_MAX, "as many are kept for it");
-
 const LOG: LogIdentity = LogIdentity { cluster: ClusterId(1), shard: ShardId(1) };
 
 struct Bench {
