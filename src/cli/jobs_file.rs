@@ -8,13 +8,13 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use thiserror::Error;
 
-const TUBE_BYTES_MAX: usize = 200;
-/// No server can be configured to take more.
-const BODY_BYTES_MAX: usize = 16 << 20;
+use crate::api::beanstalkd::request::BODY_BYTES_MAX_LIMIT;
+use crate::job::codec::{TUBE_NAME_BYTES_MAX, tube_name_is_legal};
+
 const BYTE_ORDER_MARK: [u8; 3] = *b"\xef\xbb\xbf";
 const BUFFER_BYTES: usize = 64 << 10;
 /// The largest body with every byte written as a six-byte escape, and room for the other fields.
-const ELEMENT_BYTES_MAX: usize = 6 * BODY_BYTES_MAX + (64 << 10);
+const ELEMENT_BYTES_MAX: usize = 6 * BODY_BYTES_MAX_LIMIT as usize + (64 << 10);
 
 /// A job to put.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -267,8 +267,11 @@ fn parse(text: &[u8], defaults: &Defaults) -> Result<Job, String> {
         (None, None) => return Err("it has no body (`body`, or `body_base64` for bytes that are no text)".to_owned()),
         (Some(_), Some(_)) => return Err("it has both `body` and `body_base64`".to_owned()),
     };
-    if body.len() > BODY_BYTES_MAX {
-        return Err(format!("its body of {} bytes is larger than any server takes ({BODY_BYTES_MAX})", body.len()));
+    if body.len() > BODY_BYTES_MAX_LIMIT as usize {
+        return Err(format!(
+            "its body of {} bytes is larger than any server takes ({BODY_BYTES_MAX_LIMIT})",
+            body.len()
+        ));
     }
     let tube = json.tube.unwrap_or_else(|| defaults.tube.clone());
     check_tube(&tube)?;
@@ -284,10 +287,9 @@ fn parse(text: &[u8], defaults: &Defaults) -> Result<Job, String> {
 /// # Errors
 /// What is wrong with the name of a tube.
 pub fn check_tube(name: &str) -> Result<(), String> {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-+/;.$_()".contains(&byte);
-    if name.is_empty() || name.len() > TUBE_BYTES_MAX || name.starts_with('-') || !name.bytes().all(legal) {
+    if !tube_name_is_legal(name.as_bytes()) {
         return Err(format!(
-            "`{name}` is no name of a tube: 1 to {TUBE_BYTES_MAX} of A-Z a-z 0-9 - + / ; . $ _ ( ), not beginning with -"
+            "`{name}` is no name of a tube: 1 to {TUBE_NAME_BYTES_MAX} of A-Z a-z 0-9 - + / ; . $ _ ( ), not beginning with -"
         ));
     }
     Ok(())

@@ -32,7 +32,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::command::{Class, Command, Numbered};
 use crate::types::BodyHash;
 
-pub use super::tube_name::{TUBE_NAME_BYTES_MAX, encode_tubes, tube_name_is_legal};
+pub use super::tube_name::{TUBE_NAME_BYTES_MAX, encode_tubes, tube_name_byte_is_legal, tube_name_is_legal};
 pub use encode::encode;
 
 /// Seeds the hash of bodies, so that it is no other hash of the same bytes.

@@ -9,8 +9,13 @@ pub const TUBE_NAME_BYTES_MAX: usize = 200;
 /// Whether clients may call a tube so: 1 to 200 bytes of letters, digits and `-+/;.$_()`, no hyphen in front.
 #[must_use]
 pub fn tube_name_is_legal(name: &[u8]) -> bool {
-    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-+/;.$_()".contains(byte);
-    tube_name_has_legal_length(name) && name[0] != b'-' && name.iter().all(legal)
+    tube_name_has_legal_length(name) && name[0] != b'-' && name.iter().copied().all(tube_name_byte_is_legal)
+}
+
+/// Whether the byte may stand in a tube name, if not in every place.
+#[must_use]
+pub fn tube_name_byte_is_legal(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-+/;.$_()".contains(&byte)
 }
 
 fn tube_name_has_legal_length(name: &[u8]) -> bool {

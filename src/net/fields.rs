@@ -5,11 +5,9 @@
 
 use bytes::{Buf, BufMut, Bytes, TryGetError};
 
+pub use crate::job::codec::TUBE_NAME_BYTES_MAX;
 use crate::types::{BootEpoch, Index, LogPosition, NodeId, SessionId, Term};
 use crate::wal::entry::EntryError;
-
-/// The longest name of a tube, as the protocols of clients know it.
-pub const TUBE_NAME_BYTES_MAX: usize = 200;
 
 /// No shard gets so far in terms or indices; a message that says so is wrong, and what reads it may count on.
 const NUMBER_MAX: u64 = 1 << 53;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::number::{read_like_strtoul, read_u32, read_u64};
 use super::reply::Refusal;
 use super::request::{Counted, Parsed, Request};
-use crate::job::codec::tube_name_is_legal;
+use crate::job::codec::{tube_name_byte_is_legal, tube_name_is_legal};
 
 /// What a line asks for, and what has to be read behind it.
 #[derive(Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ fn parse_simple(line: &[u8]) -> Option<Parsed> {
 /// The blank behind `pause-tube` is not part of its prefix, and the name is judged after the command was counted.
 fn parse_pause(rest: &[u8]) -> Option<Parsed> {
     let rest = &rest[rest.iter().take_while(|&&byte| byte == b' ').count()..];
-    let (name, rest) = rest.split_at(rest.iter().take_while(|&&byte| is_name_byte(byte)).count());
+    let (name, rest) = rest.split_at(rest.iter().take_while(|&&byte| tube_name_byte_is_legal(byte)).count());
     if name.is_empty() {
         return None;
     }
@@ -172,10 +172,6 @@ fn only_u32(text: &[u8]) -> Option<u32> {
 
 fn tube_name(text: &[u8]) -> Option<Bytes> {
     tube_name_is_legal(text).then(|| Bytes::copy_from_slice(text))
-}
-
-fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-+/;.$_()".contains(&byte)
 }
 
 #[cfg(test)]
