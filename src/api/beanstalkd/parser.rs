@@ -17,11 +17,15 @@ use super::request::{Counted, Parsed, Request};
 /// The longest command line, in bytes, with its CRLF.
 pub const LINE_BYTES_MAX: usize = 224;
 
+/// Pieces are joined up to this length. While a command waits, a client that sends a byte at a time would else be held in memory many
+/// times over. Not longer, since a body that lies within a piece keeps all of it.
+const JOINED_BYTES_MAX: usize = 4 << 10;
+
 /// Turns pieces of a byte stream into requests, one for each call of [`Parser::poll_parsed`].
 #[derive(Debug)]
 pub struct Parser {
     body_bytes_max: u32,
-    /// Bytes not looked at yet. No piece is empty.
+    /// Bytes not looked at yet. No piece is empty, and neighbours that can be joined are together above [`JOINED_BYTES_MAX`].
     input: VecDeque<Bytes>,
     input_bytes: usize,
     state: State,
@@ -82,7 +86,26 @@ impl Parser {
     pub fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {
             self.input_bytes += piece.len();
-            self.input.push_back(piece);
+            if let Some(piece) = self.join(piece) {
+                self.input.push_back(piece);
+            }
+        }
+    }
+
+    /// Adds a piece to the last one, if they are short and no body keeps that one; gives it back otherwise.
+    fn join(&mut self, piece: Bytes) -> Option<Bytes> {
+        let last = self.input.back_mut().filter(|last| last.len() + piece.len() <= JOINED_BYTES_MAX);
+        let Some(last) = last else { return Some(piece) };
+        match std::mem::take(last).try_into_mut() {
+            Ok(mut joined) => {
+                joined.extend_from_slice(&piece);
+                *last = joined.freeze();
+                None
+            }
+            Err(kept) => {
+                *last = kept;
+                Some(piece)
+            }
         }
     }
 

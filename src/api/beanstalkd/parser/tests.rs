@@ -88,6 +88,46 @@ fn a_body_within_one_piece_is_not_copied() {
 }
 
 #[test]
+fn single_bytes_that_wait_are_held_as_few_pieces() {
+    let commands = b"put 1 2 3 4\r\nbody\r\nstats\r\n".repeat(2000);
+    let mut parser = Parser::new(100);
+    let budget = BodyBudget::share(bodies_up_to(100), 1);
+    for byte in &commands {
+        parser.push(Bytes::copy_from_slice(&[*byte]));
+    }
+    assert_eq!(parser.input_bytes(), commands.len());
+    let pieces = commands.len().div_ceil(JOINED_BYTES_MAX);
+    assert_eq!(parser.input.len(), pieces);
+    let room: usize = std::mem::take(&mut parser.input)
+        .into_iter()
+        .map(|piece| {
+            let joined = piece.try_into_mut().expect("nobody else holds it");
+            let capacity = joined.capacity();
+            parser.input.push_back(joined.freeze());
+            capacity
+        })
+        .sum();
+    assert!(room <= 2 * JOINED_BYTES_MAX * pieces, "{room} bytes for {}", commands.len());
+    let parsed: Vec<_> = std::iter::from_fn(|| parser.poll_parsed(&budget)).map(|parsed| parsed.request).collect();
+    assert_eq!(parsed.len(), 4000);
+    assert!(parsed.chunks(2).all(|two| *two == [put(b"body"), Request::Stats]));
+}
+
+#[test]
+fn a_piece_that_a_body_keeps_or_that_is_long_is_not_added_to() {
+    let mut parser = Parser::new(100);
+    let budget = BodyBudget::share(bodies_up_to(100), 1);
+    parser.push(Bytes::copy_from_slice(b"put 1 2 3 4\r\nbody\r\nsta"));
+    let Some(Parsed { request: Request::Put { body, .. }, .. }) = parser.poll_parsed(&budget) else { panic!("a put") };
+    parser.push(Bytes::copy_from_slice(b"ts"));
+    assert_eq!(parser.input.len(), 2);
+    let long = Bytes::from(vec![b'x'; JOINED_BYTES_MAX]);
+    parser.push(long.clone());
+    assert_eq!(parser.input.back().map(|piece| piece.as_ptr()), Some(long.as_ptr()), "it is not copied");
+    assert_eq!(&body[..], b"body");
+}
+
+#[test]
 fn a_body_beyond_the_budget_is_skipped_and_its_put_refused() {
     let budget = BodyBudget::share(BodyLimits { bytes_max: 100, together_bytes_max: 150 }, 1);
     let (mut slow, mut quick) = (Parser::new(100), Parser::new(100));
