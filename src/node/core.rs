@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::net::link::PeerSink;
 use crate::status::Board;
 use crate::types::Nanos;
-use crate::wal::directory::snapshots_dir;
+use crate::wal::directory::{self, snapshots_dir};
 
 /// How often the free space is looked at.
 const ROOM_EVERY: Nanos = Nanos::from_secs(1);
@@ -248,7 +248,7 @@ fn show_bodies(setup: &Setup) {
 /// Tells every shard of the thread whether there is room for more jobs. `tells`: this thread tells the operator, too, and what
 /// memory bodies take.
 async fn watch_room<R: Runtime>(rt: R, setup: Setup, tells: bool, hosts: Vec<Rc<Host<R>>>, fate: Rc<Fate>) {
-    let mut had_room = true;
+    let (mut had_room, mut holds_room) = (true, !tells);
     while !fate.is_sealed() {
         let has_room = match rt.disk().free_bytes(&setup.config.data).await {
             Ok(free) => {
@@ -272,6 +272,10 @@ async fn watch_room<R: Runtime>(rt: R, setup: Setup, tells: bool, hosts: Vec<Rc<
             _ => {}
         }
         had_room = has_room;
+        // On a full disk nobody else is to have what the start needed.
+        if !holds_room {
+            holds_room = directory::hold_room(rt.disk(), &setup.config.data).await.is_ok();
+        }
         for host in &hosts {
             host.events.push(Event::Room(has_room));
         }

@@ -140,12 +140,12 @@ pub async fn prepare<R: Runtime>(rt: &R, config: &Config) -> Result<(), Fatal> {
 }
 
 /// Opens the directory and begins a new boot. An embedded node prepares its own directory on its first start; a member of
-/// a cluster never invents an identity. On a full disk the count of boots takes the room of a spare segment: a node that does not
-/// start keeps the others from the deletes that would make room.
+/// a cluster never invents an identity. What it writes on a full disk takes the room that is held for it, or else that of a spare segment.
 ///
 /// # Errors
 /// The directory is not prepared, or not this node's.
 pub async fn open_node<R: Runtime>(rt: &R, config: &Config) -> Result<Opened, Fatal> {
+    directory::give_up_room(rt.disk(), &config.data).await?;
     loop {
         match directory::open(rt.disk(), &config.data, &expected(config)).await {
             Err(DirectoryError::NotPrepared { .. }) if config.embedded => prepare(rt, config).await?,

@@ -501,7 +501,8 @@ impl Injector {
                 });
             }
             FaultKind::FillDisk => {
-                member.disk().set_capacity(8 << 20);
+                // Others take what is free, and no more.
+                member.disk().set_capacity(member.disk().used_bytes().max(8 << 20));
                 let capacity = self.0.swarm.cluster.disk_bytes;
                 self.after(500, 8_000, move |injector| {
                     injector.0.cluster.member(node).disk().set_capacity(capacity);

@@ -8,6 +8,7 @@
 //!  DATA/preparing          while the directory is being prepared
 //!  DATA/boot               how often the node was started
 //!  DATA/peers              the incarnation that each peer had when it was first met
+//!  DATA/room               nothing: room that a start has on a full disk, see [`give_up_room`]
 //!  DATA/shard-0/vote       term and vote
 //!  DATA/shard-0/wal/       segments
 //!  DATA/shard-0/manifest   what stands below the log's floor (`manifest.rs`)
@@ -36,6 +37,10 @@ const IDENTITY: &str = "identity";
 const PREPARING: &str = "preparing";
 const BOOT: &str = "boot";
 const PEERS: &str = "peers";
+const ROOM: &str = "room";
+
+/// Small files are replaced by way of a second one; so many of them as a start may replace have room in it.
+const ROOM_BYTES: u64 = 64 << 10;
 
 /// Of the small files. A manifest names each file below the floor, in some 30 bytes: of the shortest segments that may be configured
 /// (64 KiB), this is enough for two terabytes in one shard. It only keeps a file that is not ours out of memory.
@@ -262,6 +267,28 @@ pub async fn identify<D: Disk>(disk: &D, data: &Path) -> Result<NodeIdentity, Di
         return Err(DirectoryError::UnknownFormat { path, format: stored.format });
     }
     stored.identity(&path)
+}
+
+/// Gives up the room that is held for a start. A node that does not start on a full disk keeps its clients, and those of the other nodes, from the
+/// deletes that would make room.
+///
+/// # Errors
+/// If the directory cannot be written.
+pub async fn give_up_room<D: Disk>(disk: &D, data: &Path) -> Result<(), DirectoryError> {
+    let path = data.join(ROOM);
+    disk.unlink_if_there(&path).await.map_err(failed(&path))
+}
+
+/// Holds room for the next start. Nothing depends on it now.
+///
+/// # Errors
+/// If there is none, or the directory cannot be written.
+pub async fn hold_room<D: Disk>(disk: &D, data: &Path) -> Result<(), DirectoryError> {
+    let path = data.join(ROOM);
+    match disk.make_allocated(&path, ROOM_BYTES).await {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(&path)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Opens a directory and counts one more start, durably.

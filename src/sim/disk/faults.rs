@@ -41,6 +41,12 @@ impl SimDisk {
         self.world.borrow_mut().capacity_bytes = bytes;
     }
 
+    /// What all files take.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.world.borrow().used_bytes()
+    }
+
     /// Operations so far that changed the disk.
     #[must_use]
     pub fn changes(&self) -> u64 {

@@ -11,7 +11,7 @@ use crate::types::NodeId;
 const MIB: u64 = 1 << 20;
 
 fn used(stage: &Stage, node: NodeId) -> u64 {
-    stage.member(node).disk().files().iter().map(|(_, bytes)| bytes).sum()
+    stage.member(node).disk().used_bytes()
 }
 
 /// Leaves a node so many bytes.
@@ -180,5 +180,36 @@ fn a_follower_without_room_delays_nobody_and_catches_up_when_there_is_room() {
     stage
         .wait_for(5_000, "follower that has caught up", || oracle.committed().get().0 - oracle.applied()[&full].0 <= 2);
     assert_eq!(stage.leader_and_term(), before);
+    stage.clear();
+}
+
+/// Rows that find no room wait; what is dead goes meanwhile, and makes it.
+#[test]
+fn files_in_which_nothing_lives_go_where_the_rows_of_a_segment_find_no_room() {
+    const SEGMENT: u64 = 512 << 10;
+    let stage = Stage::with(3, |tunables| {
+        (tunables.segment_bytes_min, tunables.segment_bytes_max) = (SEGMENT, SEGMENT);
+        tunables.snapshot_every_bytes = 160 << 10;
+        tunables.lagging_bytes_max = 0;
+        tunables.disk_reserve_bytes = 64 << 10;
+        // A file goes as a whole.
+        tunables.compaction_waste_percent = 90;
+    });
+    let client = stage.client(stage.others(stage.leader())[0]);
+    let delete = |job| assert_eq!(client.says(Asked::Delete(job)).answer, Ok(Said::Deleted));
+    // Two segments of jobs that will be deleted, and the beginning of one with so many that their rows take much more than a snapshot.
+    let jobs: Vec<u64> = (0..250).map(|_| client.puts(&[b'x'; 3_000])).collect();
+    let before = client.heard().len();
+    (0..3000).for_each(|_| client.ask(put(b"a job")));
+    stage.wait_for(20_000, "answers", || client.heard().len() == before + 3000);
+    stage.pass(5_000);
+    for node in stage.nodes() {
+        leave(&stage, node, 16 << 10);
+    }
+    stage.pass(2_500);
+    assert_eq!(client.says(put(b"no room")).answer, Ok(Said::OutOfMemory));
+    jobs.into_iter().for_each(delete);
+    let mut seconds = (0..30).map(|_| stage.pass(1_000));
+    assert!(seconds.any(|()| matches!(client.says(put(b"again")).answer, Ok(Said::Inserted(_)))), "there is no room");
     stage.clear();
 }

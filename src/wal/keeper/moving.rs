@@ -60,15 +60,27 @@ impl<D: Disk> Keeper<D> {
         let kept = kept.map(|(name, kept)| (*name, kept.footer.subject().last)).collect();
         let saved = self.save(self.manifest.clone(), kept, removed).await;
         if saved.is_err() {
-            // The new files are in no manifest, or in one of which nobody knows whether it is durable: they stay on disk, and
-            // the old ones stay in use.
+            // The old ones stay in use.
             for piece in &added {
                 self.pieces.remove(&piece.name);
             }
+            self.remove_unnamed(&added).await;
         }
         saved?;
         self.rewritten_files += removed.len() as u64;
         Ok(Change { floor: None, removed: removed.to_vec(), added })
+    }
+
+    /// Removes files that the manifest does not name. Where it does, or cannot be read, nobody knows whether it is durable, and they stay. On a
+    /// full disk, where it finds no room for its change, each attempt would leave some more.
+    async fn remove_unnamed(&self, made: &[Piece]) {
+        let Ok(manifest) = Manifest::load(&self.disk, &self.place.manifest, &self.place.identity).await else { return };
+        for piece in made {
+            if matches!(piece.name, PieceName::Store(number) if !manifest.stores.contains(&number)) {
+                // The next start removes what cannot be removed now.
+                let _ = self.unlink(&self.path(piece.name)).await;
+            }
+        }
     }
 
     pub(super) fn holdings(&self) -> Vec<Holding> {

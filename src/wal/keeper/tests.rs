@@ -480,6 +480,18 @@ fn a_disk_without_room_leaves_everything_as_it_was() {
     bench.put(1).unwrap_or(());
     assert!(bench.compact().is_err());
     bench.check();
+    // Room for a file, for two; and for none but the manifest, at last.
+    let before = bench.disk.files();
+    let mut attempts = 0;
+    while {
+        bench.disk.set_capacity(bench.disk.used_bytes() + attempts * BLOCK);
+        bench.compact().is_err()
+    } {
+        assert_eq!(bench.disk.files(), before, "of attempt {attempts} something is left");
+        bench.check();
+        attempts += 1;
+    }
+    assert!(attempts > 2, "{attempts}");
     bench.disk.set_capacity(1 << 30);
     bench.compact().unwrap();
     bench.check();
