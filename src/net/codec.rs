@@ -6,6 +6,7 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod entries;
 mod install;
 mod raft;
 mod read;

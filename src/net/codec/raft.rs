@@ -2,13 +2,14 @@
 //! it is read off the entries themselves, each proven whole by its own checksums, so that what consensus decides on
 //! and what the log stores can't differ.
 
-use bytes::{Buf, BufMut};
+use bytes::BufMut;
 
+use super::entries;
 use crate::net::fields::{DecodeError, Fields, PutFields};
 use crate::net::frame::FrameBuilder;
 use crate::net::message::RaftMessage;
 use crate::raft::message::{Body, Message};
-use crate::types::{Index, LogPosition, Nanos, Term, Times};
+use crate::types::{LogPosition, Nanos, Term, Times};
 use crate::wal::entry::{Entry, LogIdentity};
 
 const PRE_VOTE_REQUEST: u8 = 1;
@@ -19,9 +20,6 @@ const APPEND: u8 = 5;
 const APPEND_ACCEPTED: u8 = 6;
 const APPEND_REJECTED: u8 = 7;
 const TIMEOUT_NOW: u8 = 8;
-
-/// A length in the table before the entries.
-const LENGTH_BYTES: usize = size_of::<u32>();
 
 pub fn encode(raft: &RaftMessage, frame: &mut FrameBuilder) {
     let fields = frame.fields();
@@ -45,13 +43,7 @@ pub fn encode(raft: &RaftMessage, frame: &mut FrameBuilder) {
             fields.put_position(*prev);
             fields.put_u64_le(commit.0);
             fields.put_u64_le(*round);
-            fields.put_length(raft.entries.len());
-            for entry in &raft.entries {
-                fields.put_length(entry.shared.len());
-            }
-            for entry in &raft.entries {
-                frame.attach(entry.shared.clone());
-            }
+            entries::encode(&raft.entries, frame);
         }
         Body::AppendAccepted { matched, round } => {
             fields.put_u64_le(matched.0);
@@ -107,42 +99,20 @@ fn kind(body: &Body) -> u8 {
     }
 }
 
+/// They follow `prev`, and are of no later term than the message. That the first one links to `prev` is for the receiver to check, who has the hash
+/// of its own entry there.
 fn decode_entries(
     fields: &mut Fields,
     term: Term,
     prev: LogPosition,
     log: &LogIdentity,
 ) -> Result<Vec<Entry>, DecodeError> {
-    let count = fields.count("entries", LENGTH_BYTES)?;
-    let mut lengths = fields.bytes(count * LENGTH_BYTES)?;
-    // Not sized by `count`: only entries that are there take memory.
-    let mut entries: Vec<Entry> = Vec::new();
-    for number in 0..count {
-        let shared = fields.bytes(lengths.try_get_u32_le()? as usize)?;
-        let entry = Entry::decode(shared, log).map_err(|error| DecodeError::Entry { number, error })?;
-        check_follows(&entry, entries.last(), prev, term)?;
-        entries.push(entry);
+    let entries = entries::decode(fields, log)?;
+    if let Some(first) = entries.first() {
+        entries::check_follows(first.meta.position, prev)?;
     }
-    Ok(entries)
-}
-
-/// Indices have no gap, terms never fall and never pass that of the message, chain hashes link. That the first entry
-/// links to `prev` is for the receiver to check, who has the hash of its own entry there.
-fn check_follows(entry: &Entry, before: Option<&Entry>, prev: LogPosition, term: Term) -> Result<(), DecodeError> {
-    let position = entry.meta.position;
-    let before_position = before.map_or(prev, |entry| entry.meta.position);
-    if before_position.index.0.checked_add(1) != Some(position.index.0) {
-        let expected = Index(before_position.index.0.saturating_add(1));
-        return Err(DecodeError::NotContiguous { expected, found: position });
+    match entries.iter().map(|entry| entry.meta.position).find(|position| position.term > term) {
+        Some(position) => Err(DecodeError::TermAhead { term, position }),
+        None => Ok(entries),
     }
-    if position.term < before_position.term {
-        return Err(DecodeError::TermBackwards { position, before: before_position.term });
-    }
-    if position.term > term {
-        return Err(DecodeError::TermAhead { term, position });
-    }
-    if before.is_some_and(|before| before.meta.chain != entry.prev_chain) {
-        return Err(DecodeError::ChainBroken { position });
-    }
-    Ok(())
 }

@@ -1,9 +1,9 @@
 //! Copies of damaged entries: asked for by index and chain hash, and given. Entries that decode are whole, contiguous and
 //! chained, and the last of them is the one that was asked for.
 
-use bytes::{Buf, BufMut};
+use bytes::BufMut;
 
-use super::install;
+use super::{entries, install};
 use crate::net::fields::{DecodeError, Fields, PutFields};
 use crate::net::frame::FrameBuilder;
 use crate::net::message::{Fetch, Fetched, Held};
@@ -15,9 +15,6 @@ const FAULTY: u8 = 2;
 const ABSENT: u8 = 3;
 const UNKNOWN: u8 = 4;
 const BELOW: u8 = 5;
-
-/// A length in the table before the entries.
-const LENGTH_BYTES: usize = size_of::<u32>();
 
 fn put_chain(chain: Option<ChainHash>, fields: &mut Vec<u8>) {
     fields.put_bool(chain.is_some());
@@ -59,13 +56,7 @@ pub fn encode_fetched(fetched: &Fetched, frame: &mut FrameBuilder) {
     match &fetched.held {
         Held::Entries(entries) => {
             fields.put_u8(ENTRIES);
-            fields.put_length(entries.len());
-            for entry in entries {
-                fields.put_length(entry.shared.len());
-            }
-            for entry in entries {
-                frame.attach(entry.shared.clone());
-            }
+            entries::encode(entries, frame);
         }
         Held::Faulty => fields.put_u8(FAULTY),
         Held::Absent => fields.put_u8(ABSENT),
@@ -92,22 +83,14 @@ pub fn decode_fetched(fields: &mut Fields, log: &LogIdentity) -> Result<Fetched,
     Ok(Fetched { last, chain, leads, held })
 }
 
+/// The last of them is the one that was asked for.
 fn decode_entries(
     fields: &mut Fields,
     log: &LogIdentity,
     last: Index,
     chain: Option<ChainHash>,
 ) -> Result<Vec<Entry>, DecodeError> {
-    let count = fields.count("entries", LENGTH_BYTES)?;
-    let mut lengths = fields.bytes(count * LENGTH_BYTES)?;
-    // Not sized by `count`: only entries that are there take memory.
-    let mut entries: Vec<Entry> = Vec::new();
-    for number in 0..count {
-        let shared = fields.bytes(lengths.try_get_u32_le()? as usize)?;
-        let entry = Entry::decode(shared, log).map_err(|error| DecodeError::Entry { number, error })?;
-        check_follows(&entry, entries.last())?;
-        entries.push(entry);
-    }
+    let entries = entries::decode(fields, log)?;
     match entries.last() {
         Some(entry) if entry.meta.position.index == last && chain.is_none_or(|chain| chain == entry.meta.chain) => {
             Ok(entries)
@@ -115,20 +98,4 @@ fn decode_entries(
         Some(entry) => Err(DecodeError::NotContiguous { expected: last, found: entry.meta.position }),
         None => Err(DecodeError::Unknown { what: "count of fetched entries", value: 0 }),
     }
-}
-
-fn check_follows(entry: &Entry, before: Option<&Entry>) -> Result<(), DecodeError> {
-    let position = entry.meta.position;
-    let Some(before) = before else { return Ok(()) };
-    let expected = before.meta.position.index.next();
-    if position.index != expected {
-        return Err(DecodeError::NotContiguous { expected, found: position });
-    }
-    if position.term < before.meta.position.term {
-        return Err(DecodeError::TermBackwards { position, before: before.meta.position.term });
-    }
-    if entry.prev_chain != before.meta.chain {
-        return Err(DecodeError::ChainBroken { position });
-    }
-    Ok(())
 }
