@@ -116,6 +116,7 @@ metrics! {
         buried: Counter = "jobs_buried", "Jobs buried, as applied by this process";
         kicked: Counter = "jobs_kicked", "Jobs kicked, as applied by this process";
         timed_out: Counter = "jobs_timed_out", "Reservations whose time ran out, as applied by this process";
+        refused_outstanding: Counter = "puts_refused_outstanding", "Puts answered OUT_OF_MEMORY because twice bodies_bytes_max of earlier ones, closed connections' too, were not committed yet";
         refused_no_room: Counter = "puts_refused_no_room", "Puts answered OUT_OF_MEMORY for lack of room on disks";
         commands_refused: Counter = "commands_refused", "Commands that other nodes sent to this leader and that it cannot take: not well-formed, too long or not their own";
         waits: Gauge = "waits", "Workers that wait for a job at this node, while it leads";

@@ -352,6 +352,8 @@ fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -
         entry_bytes_target: tunables.entry_bytes_max as usize,
         cache_bytes_max: usize::try_from(tunables.recent_bytes_max).unwrap_or(usize::MAX),
         lagging_bytes_max: tunables.lagging_bytes_max,
+        // Live connections hold to the limit themselves; as much again is for those that are gone, and for what goes with a body.
+        outstanding_bytes_max: usize::try_from(tunables.bodies_bytes_max.saturating_mul(2)).unwrap_or(usize::MAX),
         marker_bytes: tunables.snapshot_every_bytes,
         no_quorum_timeout: Nanos::from_millis(tunables.no_quorum_timeout_ms),
         preferred_leader: preferred_leader(config, log.shard),

@@ -89,6 +89,9 @@ pub struct ShardConfig {
     pub cache_bytes_max: usize,
     /// The log is kept for peers that lag by no more than this.
     pub lagging_bytes_max: u64,
+    /// What this node's clients have put, and no answer was applied to, takes no more memory than this and one job. Those that closed
+    /// their connections have theirs here still, where nothing else counts it.
+    pub outstanding_bytes_max: usize,
     /// An operation waits this long while there is no quorum; then its connection is closed.
     pub no_quorum_timeout: Nanos,
     /// Where this shard's leader belongs; none where whoever was elected may stay.

@@ -35,6 +35,10 @@ impl Shard {
                 self.counters.refused_no_room += 1;
                 self.answer(connection, ticket, Answer::OutOfMemory);
             }
+            Operation::Put { .. } if self.sessions.outstanding_bytes() >= self.config.outstanding_bytes_max => {
+                self.counters.refused_no_memory += 1;
+                self.answer(connection, ticket, Answer::OutOfMemory);
+            }
             // Its RESERVE may yet be granted under the number that this operation would get.
             operation if self.sessions.is_waiting(connection) => self.sessions.hold(connection, ticket, operation),
             operation if self.upstream.is_none() => {

@@ -152,6 +152,7 @@ impl World {
             entry_bytes_target: 400,
             cache_bytes_max: 2000,
             lagging_bytes_max: 0,
+            outstanding_bytes_max: 8 << 20,
             marker_bytes: 400,
             no_quorum_timeout: Nanos::from_secs(3600),
             preferred_leader: self.preferred_leader,

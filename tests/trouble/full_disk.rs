@@ -206,9 +206,15 @@ fn with_no_block_left_on_any_disk_nothing_is_promised_and_nothing_is_lost() {
         done += 1;
         assert!(done < 5000, "a full disk takes no end of commands");
     }
-    // A start needs a few blocks, and there is no spare to be had them from. Without them it is refused, in words.
+    // A start needs a few blocks, and there is no spare to be had them from. They are held for it.
     let follower = small.cluster.follower();
     small.cluster.nodes[follower].kill();
+    small.disks[follower].fill();
+    small.cluster.nodes[follower].start();
+    eventually("it runs", || small.cluster.nodes[follower].status().is_some());
+    // Without them it is refused, in words.
+    small.cluster.nodes[follower].kill();
+    let _ = std::fs::remove_file(small.cluster.nodes[follower].data.join("room"));
     small.disks[follower].fill();
     small.cluster.nodes[follower].start();
     let ended = small.cluster.nodes[follower].wait();

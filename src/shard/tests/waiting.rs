@@ -125,6 +125,25 @@ fn what_a_leader_answered_on_a_connection_that_broke_is_asked_again() {
     }
 }
 
+/// Who closes a connection has its bodies counted no more, and they stay until they are committed.
+#[test]
+fn what_closed_connections_have_put_takes_no_memory_without_end() {
+    let mut world = settled(3);
+    let (_, follower, _) = roles(&world);
+    let body = "b".repeat(600_000);
+    // The leader is there, and too slow.
+    let refused = (10..60).find(|&number| {
+        let ticket = world.ask(follower, ConnectionId(number), put(&body));
+        world.close(follower, ConnectionId(number));
+        world.answer_to(ticket) == Some(&Answer::OutOfMemory)
+    });
+    assert!(refused.is_some());
+    assert!(world.shards[&follower].outstanding_bytes() < (8 << 20) + 700_000);
+    let limit = world.shards[&follower].config.outstanding_bytes_max;
+    world.run_until("all are put", |world| world.shards[&follower].outstanding_bytes() < limit);
+    assert!(matches!(world.call(follower, FIRST, put("x")), Answer::Inserted { .. }));
+}
+
 #[test]
 fn the_end_of_an_earlier_wait_does_not_end_the_next() {
     let mut world = settled(3);

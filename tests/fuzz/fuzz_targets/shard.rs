@@ -58,6 +58,7 @@ impl World {
             entry_bytes_target: 400,
             cache_bytes_max: 1000,
             lagging_bytes_max: 0,
+            outstanding_bytes_max: 1 << 20,
             marker_bytes: 600,
             no_quorum_timeout: Nanos::from_secs(5),
             preferred_leader: None,
