@@ -5,7 +5,6 @@ use std::rc::Rc;
 use prometheus_client::metrics::counter::Counter;
 
 use super::host::{Event, Host, until};
-use crate::fatal::Fatal;
 use crate::io::Runtime;
 use crate::net::message::{GivenJob, JOBS_PER_PULL_MAX};
 use crate::shard::effect::Keep;
@@ -125,15 +124,10 @@ async fn write_rows<R: Runtime>(host: &Host<R>, keeper: &mut Keeper<R::Disk>, wa
             host.events.push(Event::RowsMapped(footer));
             true
         }
-        // Nothing can be kept of this segment any more, nor of any behind it. The next start finds what is damaged, and takes it from
-        // another node.
-        Err(error) if error.is_damage() && !matches!(error, KeepError::Rows { .. }) && !host.links.is_empty() => {
-            host.fate.seal(Fatal::FaultyLog(error.to_string()));
-            false
-        }
         Err(error) => {
             if !std::mem::replace(is_told, true) {
-                tracing::warn!("rows of a segment have to wait: {error}");
+                // The segment's head is damaged, perhaps. A start would be refused for it, so this node had better go on while it can.
+                tracing::error!("no file behind this can be given up while rows of a segment have to wait: {error}");
             }
             false
         }
