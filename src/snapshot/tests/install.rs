@@ -32,7 +32,11 @@ fn place() -> InstallPlace {
 }
 
 fn puller() -> SimDisk {
-    let disk = SimDisk::new(2, ROOM);
+    seeded_puller(2)
+}
+
+fn seeded_puller(seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed, ROOM);
     for dir in ["/shard", "/shard/wal"] {
         block_on(disk.create_dir(Path::new(dir))).unwrap();
     }
@@ -238,8 +242,9 @@ async fn install(disk: &SimDisk, name: SnapshotName, file: &[u8]) -> Result<(), 
 fn a_process_that_ends_anywhere_and_then_the_power_lose_nothing_that_was_decided_on() {
     let (name, file) = given();
     let mut stops = 0;
-    for stop_at in 1.. {
-        let disk = puller();
+    // What is left of a write that was under way is another chance each time.
+    for (stop_at, seed) in (1..).flat_map(|stop_at| (0..4).map(move |seed| (stop_at, seed))) {
+        let disk = seeded_puller(seed);
         disk.stop_at(disk.changes() + stop_at);
         let ended = block_on(install(&disk, name, &file)).is_err();
         let disk = disk.crash(Crash::Process);
