@@ -42,6 +42,9 @@ use crate::wal::store::StoreReader;
 const PUBLISH_EVERY: Nanos = Nanos::from_millis(250);
 const PUBLISH_PART_MAX: u64 = 32;
 
+/// Turns of a shard follow each other in less time than this, while its process runs.
+const AWAY_MIN: Nanos = Nanos::from_millis(500);
+
 /// More would not be faster: the device is busy with fewer.
 pub const BODY_READS_MAX: usize = 128;
 
@@ -213,6 +216,8 @@ pub struct Host<R: Runtime> {
     pub writes: Cell<(u32, Option<Nanos>)>,
     /// An append waits for room for a new segment. That is no slow write, and no failed one.
     pub log_lacks_room: Cell<bool>,
+    /// When the disk was last watched.
+    pub looked_at: Cell<Nanos>,
     /// Segment files of the log, spares included, and their bytes, when they were last counted.
     pub log_extent: Cell<(u64, u64)>,
     /// What the shard's files hold, as the keeper last counted.
@@ -430,7 +435,13 @@ impl<R: Runtime> Host<R> {
 
     /// E12: a leader whose disk does not answer gives up leadership; a node whose disk never answers stops.
     fn watch_disk(&self, shard: &mut Shard, moment: Moment) {
-        let Some(since) = self.writes.get().1 else { return };
+        let away = moment.now.saturating_sub(self.looked_at.replace(moment.now));
+        let (count, Some(mut since)) = self.writes.get() else { return };
+        // This process was stopped, or its host slept. What the disk did meanwhile it has not heard yet.
+        if away >= AWAY_MIN {
+            since = since.saturating_add(away).min(moment.now);
+            self.writes.set((count, Some(since)));
+        }
         let waited = moment.now.saturating_sub(since);
         if waited >= self.stall.exit {
             self.fate

@@ -40,6 +40,25 @@ fn e12_a_leader_whose_disk_hangs_is_replaced_within_two_election_timeouts_and_it
     stage.clear();
 }
 
+/// A host that sleeps, or a process that is stopped, has not heard of its disk; that says nothing against the disk.
+#[test]
+fn e12_a_node_that_was_stopped_with_a_write_under_way_does_not_take_that_for_a_stall() {
+    let stage = Stage::new(3);
+    let node = stage.others(stage.leader())[0];
+    let member = stage.member(node);
+    let client = stage.client(stage.leader());
+    member.latency.set_stalled(true);
+    client.puts(b"its write is under way there");
+    stage.pass(50);
+    stage.cluster.set_paused(member, true);
+    member.latency.set_stalled(false);
+    stage.pass(60_000);
+    stage.cluster.set_paused(member, false);
+    stage.wait_for(5_000, "agreement", || stage.is_settled());
+    assert_eq!(member.ended(), None);
+    stage.clear();
+}
+
 #[test]
 fn e12_a_single_answer_late_does_not_cost_the_leadership() {
     let stage = Stage::new(3);
