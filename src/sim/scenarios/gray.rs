@@ -51,9 +51,11 @@ fn e12_a_node_that_was_stopped_with_a_write_under_way_does_not_take_that_for_a_s
     client.puts(b"its write is under way there");
     stage.pass(50);
     stage.cluster.set_paused(member, true);
-    member.latency.set_stalled(false);
     stage.pass(60_000);
     stage.cluster.set_paused(member, false);
+    // It goes on before it hears of its write.
+    stage.pass(10);
+    member.latency.set_stalled(false);
     stage.wait_for(5_000, "agreement", || stage.is_settled());
     assert_eq!(member.ended(), None);
     stage.clear();
