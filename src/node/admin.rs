@@ -242,12 +242,16 @@ mod tests {
         (response.status().as_u16(), response.body_mut().read_to_string().expect("text"))
     }
 
-    #[test]
-    fn the_admin_port_shows_what_was_published() {
+    fn shown() -> (Arc<Metrics>, Arc<Board>, Address) {
         let config = Draft::from_yaml(CONFIG, Path::new("c")).expect("parses").validate().expect("valid");
         let metrics = Arc::new(Metrics::new());
         let board = Arc::new(Board::new(&config, &metrics));
-        let any = Address::parse("127.0.0.1:0").expect("an address");
+        (metrics, board, Address::parse("127.0.0.1:0").expect("an address"))
+    }
+
+    #[test]
+    fn the_admin_port_shows_what_was_published() {
+        let (metrics, board, any) = shown();
         let admin = Admin::start(&any, Arc::clone(&metrics), Arc::clone(&board)).expect("starts");
 
         assert_eq!(get(admin.local_address(), "/healthz"), (200, "ok\n".to_owned()));
@@ -277,10 +281,7 @@ mod tests {
     /// Some say nothing, some send a request byte by byte and never come to its end.
     #[test]
     fn those_who_say_nothing_keep_nobody_out_and_hold_no_more_than_their_places() {
-        let config = Draft::from_yaml(CONFIG, Path::new("c")).expect("parses").validate().expect("valid");
-        let metrics = Arc::new(Metrics::new());
-        let board = Arc::new(Board::new(&config, &metrics));
-        let any = Address::parse("127.0.0.1:0").expect("an address");
+        let (metrics, board, any) = shown();
         let silence_max = Duration::from_millis(500);
         let admin = Admin::start_patient(&any, metrics, board, silence_max).expect("starts");
         let address = admin.local_address();

@@ -208,7 +208,6 @@ fn make_host<R: Runtime>(
         wanted: Queue::default(),
         pulled: Queue::default(),
         is_pulling: Cell::new(false),
-        looked_at: Cell::new(rt.now()),
         body_reads: Semaphore::new(BODY_READS_MAX),
         staged: RefCell::default(),
         giving: RefCell::default(),

@@ -42,10 +42,10 @@ use crate::wal::store::StoreReader;
 const PUBLISH_EVERY: Nanos = Nanos::from_millis(250);
 const PUBLISH_PART_MAX: u64 = 32;
 
-/// Turns of a shard follow each other in less time than this, while its process runs.
+/// A turn comes no later than this after the time it was due, while the process runs.
 const AWAY_MIN: Nanos = Nanos::from_millis(500);
 
-/// More would not be faster: the device is busy with fewer.
+/// A bound on memory, and many more than a device needs to be busy; not measured beyond that.
 pub const BODY_READS_MAX: usize = 128;
 
 #[derive(Debug)]
@@ -216,8 +216,6 @@ pub struct Host<R: Runtime> {
     pub writes: Cell<(u32, Option<Nanos>)>,
     /// An append waits for room for a new segment. That is no slow write, and no failed one.
     pub log_lacks_room: Cell<bool>,
-    /// When the disk was last watched.
-    pub looked_at: Cell<Nanos>,
     /// Segment files of the log, spares included, and their bytes, when they were last counted.
     pub log_extent: Cell<(u64, u64)>,
     /// What the shard's files hold, as the keeper last counted.
@@ -307,6 +305,7 @@ impl<R: Runtime> Host<R> {
     /// Runs the shard until the node's fate is sealed; or until it is to be opened anew, from what was staged for it.
     pub async fn run(self: Rc<Self>, mut shard: Shard) -> Option<(Shard, Staged<R::Disk>)> {
         let mut publish_at = Nanos::ZERO;
+        let mut turn_at = self.rt.now();
         while !self.fate.is_sealed() {
             let moment = self.moment();
             for event in self.events.take() {
@@ -315,7 +314,7 @@ impl<R: Runtime> Host<R> {
                 }
                 self.handle(&mut shard, moment, event);
             }
-            self.watch_disk(&mut shard, moment);
+            self.watch_disk(&mut shard, moment, moment.now.saturating_sub(turn_at));
             if shard.next_deadline(moment) <= moment.now {
                 shard.handle_time(moment);
             }
@@ -357,13 +356,15 @@ impl<R: Runtime> Host<R> {
                     let limit = if is_new { self.stall.step_down.min(self.stall.exit) } else { self.stall.exit };
                     deadline = deadline.min(since.saturating_add(limit));
                 }
-                let pause = deadline.saturating_sub(self.rt.now());
+                let now = self.rt.now();
+                turn_at = deadline.max(now);
                 tokio::select! {
                     biased;
                     () = self.events.wait() => {}
-                    () = self.rt.sleep(pause) => {}
+                    () = self.rt.sleep(deadline.saturating_sub(now)) => {}
                 }
             } else {
+                turn_at = self.rt.now();
                 yield_now().await;
             }
         }
@@ -434,12 +435,12 @@ impl<R: Runtime> Host<R> {
     }
 
     /// E12: a leader whose disk does not answer gives up leadership; a node whose disk never answers stops.
-    fn watch_disk(&self, shard: &mut Shard, moment: Moment) {
-        let away = moment.now.saturating_sub(self.looked_at.replace(moment.now));
+    /// `late`: how long after the time at which it was due this turn came.
+    fn watch_disk(&self, shard: &mut Shard, moment: Moment, late: Nanos) {
         let (count, Some(mut since)) = self.writes.get() else { return };
         // This process was stopped, or its host slept. What the disk did meanwhile it has not heard yet.
-        if away >= AWAY_MIN {
-            since = since.saturating_add(away).min(moment.now);
+        if late >= AWAY_MIN {
+            since = since.saturating_add(late).min(moment.now);
             self.writes.set((count, Some(since)));
         }
         let waited = moment.now.saturating_sub(since);
@@ -541,7 +542,7 @@ impl<R: Runtime> Host<R> {
             Effect::ReadCommand { read, at } => {
                 let host = Rc::clone(self);
                 self.rt.spawn(async move {
-                    let turn = host.body_reads.acquire().await;
+                    let turn = host.body_reads.acquire().await.expect("it is never closed");
                     let command = host.read_enqueue(&at).await.map_err(|error| error.to_string());
                     drop(turn);
                     host.events.push(Event::CommandRead { read, command });

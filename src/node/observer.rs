@@ -68,7 +68,7 @@ impl StatusObserver {
         metrics.released.inc_by(now.released - before.released);
         metrics.buried.inc_by(now.buried - before.buried);
         metrics.kicked.inc_by(now.kicked - before.kicked);
-        metrics.refused_outstanding.inc_by(now.refused_no_memory - before.refused_no_memory);
+        metrics.refused_outstanding.inc_by(now.refused_outstanding - before.refused_outstanding);
         metrics.refused_no_room.inc_by(now.refused_no_room - before.refused_no_room);
         let refused = now.commands_refused - before.commands_refused;
         if refused > 0 {

@@ -36,7 +36,7 @@ impl Shard {
                 self.answer(connection, ticket, Answer::OutOfMemory);
             }
             Operation::Put { .. } if self.sessions.outstanding_bytes() >= self.config.outstanding_bytes_max => {
-                self.counters.refused_no_memory += 1;
+                self.counters.refused_outstanding += 1;
                 self.answer(connection, ticket, Answer::OutOfMemory);
             }
             // Its RESERVE may yet be granted under the number that this operation would get.

@@ -23,7 +23,7 @@ pub struct Counters {
     /// Puts that found no room on the disks of a majority.
     pub refused_no_room: u64,
     /// Puts that found too much outstanding.
-    pub refused_no_memory: u64,
+    pub refused_outstanding: u64,
     /// Bodies that were read back from the log.
     pub body_reads: u64,
     /// Bodies that could not be, and were looked for at the other nodes.

@@ -269,8 +269,8 @@ pub async fn identify<D: Disk>(disk: &D, data: &Path) -> Result<NodeIdentity, Di
     stored.identity(&path)
 }
 
-/// Gives up the room that is held for a start. A node that does not start on a full disk keeps its clients, and those of the other nodes, from the
-/// deletes that would make room.
+/// Gives up the room that is held for a start. A node that does not start on a full disk keeps its clients, and those of the
+/// other nodes, from the deletes that would make room.
 ///
 /// # Errors
 /// If the directory cannot be written.

@@ -94,7 +94,8 @@ impl Bulk {
             .name("bulk")
             .io_memory(IO_MEMORY_BYTES)
             .ring_depth(16)
-            // Work beside the shards may be long. What files need that cannot be had otherwise (a sync of a directory) is not to wait for it.
+            // Work beside the shards may be long. What files need that cannot be had otherwise (a sync of a directory) is not
+            // to wait for it.
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .preempt_timer(Duration::from_millis(10))
             .spawn(move || async move {
