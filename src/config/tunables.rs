@@ -64,7 +64,8 @@ tunables! {
     /// Largest body of a job. A larger put is answered JOB_TOO_BIG.
     job_bytes_max: u32 = 65_535 bytes, 1 to 16_777_216;
     /// Bodies of puts that are arriving or await their answer, of all clients of this node together; each core thread has an
-    /// equal share. A put beyond it is answered OUT_OF_MEMORY.
+    /// equal share. A put beyond it is answered OUT_OF_MEMORY; so it is where closed connections have left twice as much that is not
+    /// committed yet.
     bodies_bytes_max: u64 = 268_435_456 bytes, 33_554_432 to 1_099_511_627_776;
     /// Client connections open at once on this node; more are closed as they arrive. Fewer where the process may not open so
     /// many files; then the log says so.
