@@ -96,6 +96,8 @@ metrics! {
         handshakes_refused: Counter = "handshakes_refused", "Handshakes with a peer that either side refused";
         bad_frames: Counter = "bad_frames", "Frames from peers that were dropped with their connection: too long, bad checksum, wrong version, or no sense";
         draining: Gauge = "draining", "1 while this node refuses puts because it was told to drain";
+        memory_bytes: Gauge = "memory_bytes", "Bytes of physical memory that the process takes, when this was asked for";
+        disk_free_bytes: Gauge = "disk_free_bytes", "Bytes that this process may still take on the file system of the data directory";
         room: Gauge = "room", "1 while this node's disk has more room than disk_reserve_bytes";
         recovery_seconds: Histogram = "recovery_seconds", "Time from the start of the process until a shard had recovered its log";
     }

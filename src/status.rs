@@ -1,13 +1,16 @@
 //! What a node shows of itself. Core threads publish one [`ShardStatus`] each for their shards, by swapping a pointer; the
 //! admin port and the command line read. The JSON of `/status` is this, and keys are only ever added to it.
 
-use std::sync::Arc;
+pub mod admission;
+
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
+use self::admission::Admission;
 use crate::config::{Address, Config};
 use crate::metrics::{ShardMetrics, gauge_value};
 use crate::types::NodeId;
@@ -16,19 +19,53 @@ use crate::types::NodeId;
 pub const STALE_AFTER_MS: u64 = 10_000;
 
 /// One node, at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StatusReport {
     pub node: u8,
     pub cluster: String,
+    /// In hexadecimal, as the data directory has them; empty until that was opened. Two clusters of one name have
+    /// different ids, and so have two directories that were prepared for one node.
+    pub cluster_id: String,
+    pub incarnation: String,
     pub version: String,
     pub pid: u32,
+    /// When the process began, in milliseconds since the Unix epoch. With `pid` it tells two processes apart.
+    pub started_unix_ms: u64,
     pub uptime_s: u64,
+    /// Physical memory that the process takes.
+    pub memory_bytes: u64,
+    pub disk: DiskStatus,
     /// Client connections open now.
     pub connections: u64,
     pub draining: bool,
+    /// Whether a peer has admitted this node since it started; true of a node without peers.
+    pub admitted: bool,
+    /// Peers that refuse this node now.
+    pub refused_by: Vec<RefusalStatus>,
     /// Ids and addresses, as configured.
     pub members: Vec<MemberStatus>,
     pub shards: Vec<ShardStatus>,
+}
+
+/// The file system of the data directory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskStatus {
+    /// What this process may still take; none before it was looked at.
+    pub free_bytes: Option<u64>,
+    /// `disk_reserve_bytes`: with no more than this free, this node has no room for new jobs.
+    pub reserve_bytes: u64,
+    /// What must be free for new jobs to be taken again, where they are not; else 0.
+    pub needed_bytes: u64,
+}
+
+/// What a peer says that refuses this node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusalStatus {
+    pub node: u8,
+    pub why: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +119,8 @@ pub struct ShardStatus {
     pub waits: u64,
     pub segments: u64,
     pub log_bytes: u64,
+    /// Bytes of the segment for which the log waits, because the disk has no room for it; 0 where it waits for none.
+    pub log_needs_bytes: u64,
     /// Entries that were durable here and are damaged; the shard does not serve here until they are repaired.
     pub faulty: u64,
     /// Damaged entries that were written again from a copy of another node, by this process.
@@ -278,11 +317,21 @@ impl ShardStatus {
 #[derive(Debug)]
 pub struct Board {
     started: Instant,
+    started_unix_ms: u64,
     node: u8,
     cluster: String,
     members: Vec<MemberStatus>,
+    /// Cluster id and incarnation, once the directory was opened.
+    identity: OnceLock<(u128, u128)>,
+    /// Locked for as long as it takes to copy a few numbers and sentences, and when a link changes.
+    admission: Mutex<Admission>,
+    reserve_bytes: u64,
+    /// [`FREE_UNKNOWN`] before it was looked at.
+    free_bytes: AtomicU64,
     shards: Vec<Posted>,
 }
+
+const FREE_UNKNOWN: u64 = u64::MAX;
 
 #[derive(Debug)]
 struct Posted {
@@ -300,11 +349,17 @@ impl Board {
             metrics: metrics.shard(crate::types::ShardId(shard)),
             at_ms: AtomicU64::new(0),
         };
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Board {
             started: Instant::now(),
+            started_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
             node: config.node.0,
             cluster: config.cluster.clone(),
             members: members(config),
+            identity: OnceLock::new(),
+            admission: Mutex::new(Admission::new(config.members.len())),
+            reserve_bytes: config.tunables.disk_reserve_bytes,
+            free_bytes: AtomicU64::new(FREE_UNKNOWN),
             shards: (0..config.shards).map(posted).collect(),
         }
     }
@@ -321,6 +376,45 @@ impl Board {
         posted.at_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
+    /// The data directory was opened, and says whose it is.
+    pub fn identify(&self, cluster_id: u128, incarnation: u128) {
+        // A directory is opened once per process.
+        let _ = self.identity.set((cluster_id, incarnation));
+    }
+
+    /// A peer took the connection that this node dialled.
+    pub fn note_admitted(&self, peer: u8) {
+        self.admission().note_admitted(peer);
+    }
+
+    /// A peer refused this node. `is_lasting`: until an operator changes one of the two. Returns why this node can be
+    /// part of no majority, if so.
+    #[must_use]
+    pub fn note_refused(&self, peer: u8, why: &str, is_lasting: bool) -> Option<String> {
+        let mut admission = self.admission();
+        admission.note_refused(peer, why, is_lasting);
+        admission.hopeless()
+    }
+
+    /// The free space of the data directory was looked at.
+    pub fn note_free(&self, bytes: u64) {
+        self.free_bytes.store(bytes.min(FREE_UNKNOWN - 1), Ordering::Relaxed);
+    }
+
+    fn admission(&self) -> std::sync::MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn disk(&self, shards: &[ShardStatus]) -> DiskStatus {
+        let free_bytes = Some(self.free_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != FREE_UNKNOWN);
+        let log_needs = shards.iter().map(|shard| shard.log_needs_bytes).max().unwrap_or(0);
+        DiskStatus {
+            free_bytes,
+            reserve_bytes: self.reserve_bytes,
+            needed_bytes: free_bytes.map_or(0, |free| needed_bytes(free, self.reserve_bytes, log_needs)),
+        }
+    }
+
     /// Everything, as of now.
     #[must_use]
     pub fn report(&self, metrics: &crate::metrics::Metrics) -> StatusReport {
@@ -330,22 +424,42 @@ impl Board {
             status.age_ms = now_ms.saturating_sub(posted.at_ms.load(Ordering::Relaxed));
             status
         });
+        let shards: Vec<ShardStatus> = shards.collect();
+        let admission = self.admission().clone();
+        let (cluster_id, incarnation) = self.identity.get().map_or_else(Default::default, |(cluster, incarnation)| {
+            (format!("{cluster:032x}"), format!("{incarnation:032x}"))
+        });
         StatusReport {
             node: self.node,
             cluster: self.cluster.clone(),
+            cluster_id,
+            incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            started_unix_ms: self.started_unix_ms,
             uptime_s: self.started.elapsed().as_secs(),
+            memory_bytes: u64::try_from(metrics.node.memory_bytes.get()).unwrap_or(0),
+            disk: self.disk(&shards),
             connections: u64::try_from(metrics.node.connections.get()).unwrap_or(0),
             draining: metrics.node.draining.get() != 0,
+            admitted: admission.is_admitted(),
+            refused_by: admission.refusals().map(|(node, why)| RefusalStatus { node, why: why.to_owned() }).collect(),
             members: self.members.clone(),
-            shards: shards.collect(),
+            shards,
         }
     }
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// Bytes that must be free for new jobs to be taken, where there is too little; else 0. `log_needs`: bytes of a segment
+/// for which there was no room, or 0.
+#[must_use]
+pub fn needed_bytes(free: u64, reserve: u64, log_needs: u64) -> u64 {
+    let for_jobs = if free > reserve { 0 } else { reserve.saturating_add(1) };
+    for_jobs.max(log_needs)
 }
 
 fn members(config: &Config) -> Vec<MemberStatus> {
@@ -377,17 +491,7 @@ mod tests {
     }
 
     fn report(shards: Vec<ShardStatus>) -> StatusReport {
-        StatusReport {
-            node: 1,
-            cluster: "orders".to_owned(),
-            version: String::new(),
-            pid: 1,
-            uptime_s: 0,
-            connections: 0,
-            draining: false,
-            members: Vec::new(),
-            shards,
-        }
+        StatusReport { node: 1, cluster: "orders".to_owned(), shards, ..StatusReport::default() }
     }
 
     #[test]
@@ -413,6 +517,14 @@ mod tests {
         assert_eq!(report(vec![ShardStatus { leader: None, ..serving() }]).alive(), Ok(()));
         assert!(report(vec![ShardStatus { age_ms: STALE_AFTER_MS + 1, ..serving() }]).alive().is_err());
         assert!(report(vec![ShardStatus { stopped: Some("disk".to_owned()), ..serving() }]).alive().is_err());
+    }
+
+    #[test]
+    fn what_must_be_free_is_more_than_the_reserve_and_room_for_the_log() {
+        assert_eq!(needed_bytes(101, 100, 0), 0);
+        assert_eq!(needed_bytes(100, 100, 0), 101);
+        assert_eq!(needed_bytes(101, 100, 4096), 4096);
+        assert_eq!(needed_bytes(0, 8192, 4096), 8193);
     }
 
     #[test]

@@ -364,9 +364,9 @@ mod tests {
             pid: 1,
             uptime_s: 3723,
             connections: 5,
-            draining: false,
             members: (1..=3).map(member).collect(),
             shards: vec![shard],
+            ..StatusReport::default()
         };
         Answer { node: Some(node), admin: Some(format!("10.0.0.{node}:9301")), report: Some(report), error: None }
     }

@@ -25,7 +25,7 @@ use crate::fatal::Fatal;
 use crate::io::{Disk, Runtime, Wire};
 use crate::metrics::Metrics;
 use crate::net::link::PeerSink;
-use crate::status::Board;
+use crate::status::{Board, needed_bytes};
 use crate::types::Nanos;
 use crate::wal::directory::{self, snapshots_dir};
 
@@ -119,6 +119,8 @@ async fn start_shards<R: Runtime>(
     } else {
         place.together.opened().await
     };
+    let identity = &opened.directory.identity;
+    setup.board.identify(identity.cluster_id.0, identity.incarnation.0);
     let gate = Rc::new(IncarnationGate::new(rt.disk().clone(), &setup.config, Arc::clone(&opened.bindings)));
     let mailboxes = Rc::new(Mailboxes::default());
     let mut hosts = Vec::new();
@@ -126,7 +128,8 @@ async fn start_shards<R: Runtime>(
     for shard in place.own_shards(setup.config.shards) {
         let opening = open_shard(rt, setup, &opened.directory, shard, None).await?;
         let events = Rc::new(Queue::default());
-        let sink: Rc<dyn PeerSink> = Rc::new(EventSink { events: Rc::clone(&events), fate: Rc::clone(fate) });
+        let sink = EventSink { events: Rc::clone(&events), fate: Rc::clone(fate), board: Arc::clone(&setup.board) };
+        let sink: Rc<dyn PeerSink> = Rc::new(sink);
         let links = dial_peers(rt, setup, &opened, shard, &gate, &sink);
         sinks.push(sink);
         let answers = ShardAnswers { shard, mailboxes: Rc::clone(&mailboxes), place: Rc::clone(place) };
@@ -249,32 +252,38 @@ fn show_bodies(setup: &Setup) {
 /// memory bodies take.
 async fn watch_room<R: Runtime>(rt: R, setup: Setup, tells: bool, hosts: Vec<Rc<Host<R>>>, fate: Rc<Fate>) {
     let (mut had_room, mut holds_room) = (true, !tells);
+    let (data, reserve) = (&setup.config.data, setup.config.tunables.disk_reserve_bytes);
     while !fate.is_sealed() {
-        let has_room = match rt.disk().free_bytes(&setup.config.data).await {
-            Ok(free) => {
-                let is_enough = free > setup.config.tunables.disk_reserve_bytes;
-                is_enough && !hosts.iter().any(|host| host.log_lacks_room.get())
+        let (mut has_room, mut free, mut needed) = (had_room, 0, 0);
+        match rt.disk().free_bytes(data).await {
+            Ok(found) => {
+                let log_needs = hosts.iter().filter_map(|host| host.log_lacks_room.get()).max().unwrap_or(0);
+                (free, needed) = (found, needed_bytes(found, reserve, log_needs));
+                has_room = needed == 0;
+                setup.board.note_free(free);
             }
-            Err(error) => {
-                tracing::warn!("the free space can't be read: {error}");
-                had_room
-            }
-        };
+            Err(error) => tracing::warn!("the free space can't be read: {error}"),
+        }
         if tells {
             setup.metrics.node.room.set(i64::from(has_room));
+            setup.metrics.node.disk_free_bytes.set(crate::metrics::gauge_value(free));
             show_bodies(&setup);
         }
         match (had_room, has_room) {
-            (false, true) if tells => tracing::info!("the disk has room again"),
+            (false, true) if tells => tracing::info!("the disk has room again: {free} bytes are free"),
             (true, false) if tells => {
-                tracing::warn!("the disk is full: no more than disk_reserve_bytes are free, or too little for the log");
+                tracing::warn!(
+                    "the disk of {} is full: {free} bytes are free, {needed} are needed to take new jobs \
+                     (disk_reserve_bytes is {reserve}); everything else goes on",
+                    data.display()
+                );
             }
             _ => {}
         }
         had_room = has_room;
         // On a full disk nobody else is to have what the start needed.
         if !holds_room {
-            holds_room = directory::hold_room(rt.disk(), &setup.config.data).await.is_ok();
+            holds_room = directory::hold_room(rt.disk(), data).await.is_ok();
         }
         for host in &hosts {
             host.events.push(Event::Room(has_room));

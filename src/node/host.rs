@@ -167,6 +167,8 @@ pub struct DiskView {
     pub stalled: Option<Nanos>,
     pub segments: u64,
     pub log_bytes: u64,
+    /// Of the segment for which the log waits.
+    pub log_needs_bytes: Option<u64>,
     pub census: Census,
     pub snapshot: SnapshotView,
     /// For how long there has been no newer one.
@@ -214,8 +216,9 @@ pub struct Host<R: Runtime> {
     pub stall: StallLimits,
     /// Writes (of the log and the vote) that are under way, and since when the oldest of them is.
     pub writes: Cell<(u32, Option<Nanos>)>,
-    /// An append waits for room for a new segment. That is no slow write, and no failed one.
-    pub log_lacks_room: Cell<bool>,
+    /// Bytes of the new segment for which an append waits, where there is no room for it. That is no slow write, and no
+    /// failed one.
+    pub log_lacks_room: Cell<Option<u64>>,
     /// Segment files of the log, spares included, and their bytes, when they were last counted.
     pub log_extent: Cell<(u64, u64)>,
     /// What the shard's files hold, as the keeper last counted.
@@ -339,7 +342,9 @@ impl<R: Runtime> Host<R> {
                 let (snapshot, census) = (self.last_snapshot.get(), self.census.get());
                 let snapshot_age = moment.now.saturating_sub(snapshot.since);
                 let install = self.install.get();
-                let view = DiskView { stalled, segments, log_bytes, census, snapshot, snapshot_age, install };
+                let log_needs_bytes = self.log_lacks_room.get();
+                let view =
+                    DiskView { stalled, segments, log_bytes, log_needs_bytes, census, snapshot, snapshot_age, install };
                 self.observer.observe(&mut shard, view);
                 let took = self.rt.now().saturating_sub(begun);
                 let pause = PUBLISH_EVERY.max(Nanos(took.0.saturating_mul(PUBLISH_PART_MAX)));

@@ -92,13 +92,13 @@ async fn write_group<R: Runtime>(
             Ok(()) => {
                 metrics.write_seconds.observe(host.rt.now().saturating_sub(begun).duration().as_secs_f64());
                 metrics.writes.inc();
-                if host.log_lacks_room.replace(false) {
+                if host.log_lacks_room.take().is_some() {
                     tracing::info!("the log goes on: there is room for a segment again");
                 }
                 return Some(placements);
             }
             Err(error) if error.is_lack_of_room() => {
-                if !host.log_lacks_room.replace(true) {
+                if host.log_lacks_room.replace(error.room_needed()).is_none() {
                     tracing::warn!("the log waits for room, and nothing is acknowledged meanwhile: {error}");
                 }
                 host.events.push(Event::LogLacksRoom);

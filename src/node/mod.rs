@@ -3,7 +3,8 @@
 //! Reading order: `core` (one core thread from its start to its end), `opening` and `progress` (directories and recovery), `host` (one
 //! shard), `log_writer` and `keeping` (its disk), `living` (its lives), `mending` (a shard whose log is damaged), `installing` and `giving` (one
 //! that is behind the log, and who helps it), `listeners`, `peering` and `front` (its wires), `observer` and `admin` (what it shows),
-//! `fate` and `stopping` (how it ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
+//! `start`, `fate` and `stopping` (how
+//! it begins and ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
 //! speak), `together` (what they share), `cores` (their start and end).
 
 pub mod admin;
@@ -30,17 +31,19 @@ pub mod restoring;
 pub mod rings;
 pub mod scrubbing;
 pub mod snapshots;
+pub mod start;
 pub mod stopping;
 pub mod together;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
 use self::admin::Admin;
 use self::cores::{Shared, no_ring, run_cores};
 use self::descriptors::files_kept;
+use self::start::Start;
 use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::bulk::{Bulk, BulkOptions};
@@ -48,9 +51,9 @@ use crate::io::lock::DirectoryLock;
 use crate::io::uring::{CoreOptions, block_on_core};
 use crate::io::{signals, startup};
 use crate::metrics::Metrics;
-use crate::status::{Board, RoleName, ShardStatus};
+use crate::status::Board;
 
-/// How often a node that is started by a service manager looks whether it serves.
+/// How often a node that is started by a service manager looks whether it is ready.
 const READINESS_POLL: Duration = Duration::from_millis(20);
 
 /// Prepares a member's data directory: its identity, bound to the cluster that the configuration describes.
@@ -111,19 +114,38 @@ fn start_bulk(config: &Config) -> Result<Bulk, Fatal> {
     Bulk::start(options).map_err(|error| no_ring(&error))
 }
 
-/// Tells systemd, where it started this process, that the node is ready: every shard has recovered and takes part. Whether
-/// there is a leader is not asked: the first member of a cluster to start has none yet.
+/// Tells systemd, where it started this process, what the node waits for, and when it is ready. See [`Start`].
 fn tell_the_service_manager(board: Arc<Board>, metrics: Arc<Metrics>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     std::thread::spawn(move || {
-        let is_recovering = |shard: &ShardStatus| shard.role == RoleName::Recovering;
-        while board.report(&metrics).shards.iter().any(is_recovering) {
+        let (mut recovered, mut told) = (None, String::new());
+        loop {
+            let report = board.report(&metrics);
+            let now = Instant::now();
+            if !Start::is_recovering(&report) {
+                recovered.get_or_insert(now);
+            }
+            let start = Start::of(&report, recovered.map(|since| now.saturating_duration_since(since)));
+            let text = start.to_string();
+            let mut news = Vec::new();
+            if start == Start::Serves {
+                news.push(NotifyState::Ready);
+            }
+            if text != told {
+                news.push(NotifyState::Status(&text));
+            }
+            if !news.is_empty()
+                && let Err(error) = sd_notify::notify(&news)
+            {
+                tracing::warn!("the service manager could not be told how the start goes: {error}");
+            }
+            if start == Start::Serves {
+                return;
+            }
+            told = text;
             std::thread::sleep(READINESS_POLL);
-        }
-        if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-            tracing::warn!("the service manager could not be told that the node is ready: {error}");
         }
     });
 }

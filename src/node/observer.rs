@@ -147,6 +147,7 @@ impl StatusObserver {
             repaired: self.metrics.repaired_entries.get(),
             segments: disk.segments,
             log_bytes: disk.log_bytes,
+            log_needs_bytes: disk.log_needs_bytes.unwrap_or(0),
             floor: disk.census.floor.0,
             stores: disk.census.stores,
             kept_bytes: disk.census.bytes,

@@ -23,6 +23,7 @@ use crate::net::dialer::Dialer;
 use crate::net::handshake::{Gate, Identity, MembersDigest, Refusal, RefusalCode, lost_its_disk};
 use crate::net::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
 use crate::net::outbox::Outbox;
+use crate::status::Board;
 use crate::types::{Incarnation, Nanos, NodeId, ShardId};
 use crate::wal::directory::{self, Opened};
 use crate::wal::format::FORMAT;
@@ -34,12 +35,44 @@ const ACCEPT_RETRY: Nanos = Nanos::from_millis(50);
 pub struct EventSink {
     pub events: Rc<Queue<Event>>,
     pub fate: Rc<Fate>,
+    pub board: Arc<Board>,
+}
+
+impl EventSink {
+    /// Ends the node where nothing can come of it: each peer may say so.
+    fn end_refused(&self, why: String) {
+        if !self.fate.is_sealed() {
+            self.fate.seal(Fatal::Refused { why });
+        }
+    }
+}
+
+/// Whether two nodes that refuse each other for this go on doing so until an operator changes one of them. An address
+/// that leads to another node may be a name that is about to change.
+fn is_lasting(code: RefusalCode) -> bool {
+    match code {
+        RefusalCode::Protocol
+        | RefusalCode::Cluster
+        | RefusalCode::Members
+        | RefusalCode::Shards
+        | RefusalCode::Format
+        | RefusalCode::Stranger
+        | RefusalCode::Incarnation => true,
+        RefusalCode::Other
+        | RefusalCode::WrongNode
+        | RefusalCode::Shard
+        | RefusalCode::Superseded
+        | RefusalCode::Unready => false,
+    }
 }
 
 impl PeerSink for EventSink {
     fn handle(&self, event: PeerEvent) {
         self.events.push(match event {
-            PeerEvent::Connected { node } => Event::PeerUp(node),
+            PeerEvent::Connected { node } => {
+                self.board.note_admitted(node.0);
+                Event::PeerUp(node)
+            }
             PeerEvent::Lost { node, refused } => Event::PeerLost { peer: node, refused },
             PeerEvent::Message { node, message } => Event::Message { from: node, message },
             PeerEvent::IncomingLost { node, .. } => Event::IncomingLost(node),
@@ -47,9 +80,12 @@ impl PeerSink for EventSink {
             // This node forgot what it promised under this name. One peer that knows is enough: others may not have met the
             // former node, and would count a vote that it gave twice.
             PeerEvent::Refused { reason, by_peer: true, .. } if reason.code == RefusalCode::Incarnation => {
-                // Each peer says so.
-                if !self.fate.is_sealed() {
-                    self.fate.seal(Fatal::Refused { why: reason.text });
+                self.end_refused(reason.text);
+                return;
+            }
+            PeerEvent::Refused { node: Some(node), reason, by_peer: true } => {
+                if let Some(why) = self.board.note_refused(node.0, &reason.text, is_lasting(reason.code)) {
+                    self.end_refused(why);
                 }
                 return;
             }

@@ -34,8 +34,8 @@ const KEPT_BUFFER_BYTES_MAX: usize = 4 << 20;
 /// to attempt anything ([`WriteError::is_lack_of_room`]) the append may go on later.
 #[derive(Debug, Error)]
 pub enum WriteError {
-    #[error("cannot make the log segment {path}: {source}", path = path.display())]
-    Make { path: PathBuf, source: io::Error },
+    #[error("cannot make the log segment {path} of {bytes} bytes: {source}", path = path.display())]
+    Make { path: PathBuf, bytes: u64, source: io::Error },
     #[error("cannot open {path}: {source}", path = path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("a write of {bytes} bytes to {path} at offset {offset} failed: {source}", path = path.display())]
@@ -48,8 +48,16 @@ impl WriteError {
     /// Only room for a new segment is missing; what the log holds is as certain as before.
     #[must_use]
     pub fn is_lack_of_room(&self) -> bool {
-        matches!(self, WriteError::Make { source, .. }
-            if crate::io::is_full(source))
+        self.room_needed().is_some()
+    }
+
+    /// Bytes of the segment for which room is missing, where that is all.
+    #[must_use]
+    pub fn room_needed(&self) -> Option<u64> {
+        match self {
+            WriteError::Make { bytes, source, .. } if crate::io::is_full(source) => Some(*bytes),
+            _ => None,
+        }
     }
 
     /// The file that can no longer be trusted.
@@ -280,7 +288,8 @@ impl<D: Disk> Writer<D> {
             Some(spare) => spare,
             None => {
                 let SpareWanted { number, path, bytes } = self.spares.emergency(bytes_min);
-                self.disk.make_allocated(&path, bytes).await.map_err(|source| WriteError::Make { path, source })?;
+                let made = self.disk.make_allocated(&path, bytes).await;
+                made.map_err(|source| WriteError::Make { path, bytes, source })?;
                 (number, bytes)
             }
         };

@@ -9,6 +9,7 @@ mod full_disk;
 mod left_behind;
 mod no_quorum;
 mod refusals;
+mod service_manager;
 mod small_disk;
 mod stall;
 mod stop;
