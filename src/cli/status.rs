@@ -1,16 +1,16 @@
 //! `beaver-raft status`: asks every member for its status and shows the cluster as one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::admin_client::AdminClient;
 use super::output;
 use crate::config::{Address, Draft};
 use crate::status::{MemberStatus, RoleName, ShardStatus, StatusReport};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// Show nodes, leaders, how far each is, and how deep the queues are
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,9 @@ pub struct StatusArgs {
     /// The configuration of a member, instead of its admin address
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The data directory of a node that runs on this host, instead of its admin address
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "config"])]
+    data: Option<PathBuf>,
     /// The answers as JSON
     #[arg(long)]
     json: bool,
@@ -44,14 +47,14 @@ struct Answer {
 
 /// Asks, prints, and gives the exit status.
 pub fn status(args: &StatusArgs) -> u8 {
-    let first = match addresses(args) {
-        Ok(addresses) => addresses,
-        Err(why) => {
+    let mut answers = match (&args.data, addresses(args)) {
+        (Some(data), _) => vec![ask_in(data)],
+        (None, Ok(addresses)) => ask_all(addresses.into_iter().map(|address| (None, Some(address))).collect()),
+        (None, Err(why)) => {
             eprintln!("beaver-raft: {why}");
             return 2;
         }
     };
-    let mut answers = ask_all(first.into_iter().map(|address| (None, Some(address))).collect());
     let others = unasked(&answers);
     answers.extend(ask_all(others));
     answers.sort_by_key(|answer| (answer.node.is_none(), answer.node));
@@ -72,7 +75,7 @@ pub fn status(args: &StatusArgs) -> u8 {
 fn addresses(args: &StatusArgs) -> Result<Vec<String>, String> {
     let Some(file) = &args.config else {
         if args.admin.is_empty() {
-            return Err("say whom to ask: --admin ADDR, or --config FILE of a member".to_owned());
+            return Err("say whom to ask: --admin ADDR, --config FILE of a member, or --data DIR of a node".to_owned());
         }
         return Ok(args.admin.iter().map(Address::to_string).collect());
     };
@@ -110,15 +113,32 @@ fn ask(node: Option<u8>, admin: Option<String>) -> Answer {
     }
 }
 
+/// Asks the node that runs in a data directory of this host.
+fn ask_in(data: &Path) -> Answer {
+    match report(&AdminClient::in_directory(data, ANSWER_TIMEOUT)) {
+        Ok(report) => Answer { node: Some(report.node), admin: own_admin(&report), report: Some(report), error: None },
+        Err(why) => Answer { node: None, admin: None, report: None, error: Some(why) },
+    }
+}
+
+fn own_admin(report: &StatusReport) -> Option<String> {
+    report.members.iter().find(|member| member.node == report.node)?.admin.clone()
+}
+
 /// The status of the node whose admin port is at `address`.
 ///
 /// # Errors
 /// Why there is none.
 pub fn fetch(address: &str) -> Result<StatusReport, String> {
-    let agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER_TIMEOUT)).build().new_agent();
-    let mut response = agent.get(format!("http://{address}/status")).call().map_err(|e| e.to_string())?;
-    let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().map_err(|e| e.to_string())?;
-    serde_json::from_str(&text).map_err(|e| format!("the answer is no status: {e}"))
+    report(&AdminClient::at(address, ANSWER_TIMEOUT))
+}
+
+fn report(client: &AdminClient) -> Result<StatusReport, String> {
+    let answer = client.get("/status").map_err(|error| error.to_string())?;
+    if answer.code != 200 {
+        return Err(format!("http status: {}", answer.code));
+    }
+    serde_json::from_str(&answer.text).map_err(|error| format!("the answer is no status: {error}"))
 }
 
 fn reports(answers: &[Answer]) -> impl Iterator<Item = &StatusReport> {

@@ -96,8 +96,8 @@ pub(super) const IDENTITY: &[Key] = &[
         unit: "address",
         default: "none",
         range: "host:port",
-        doc: "HTTP port for `/metrics`, `/healthz`, `/readyz` and `/status`. Without it there is none, and \
-              `beaver-raft status` has nobody to ask.",
+        doc: "HTTP port for `/metrics`, `/healthz`, `/readyz` and `/status`. Every node serves the same on the Unix \
+              socket `admin.sock` in its data directory, for its own user; without this key, only there.",
     },
     Key {
         name: "members",

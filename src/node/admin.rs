@@ -1,11 +1,13 @@
-//! The admin port: metrics, health and status over HTTP, on a thread of its own. It only reads what core threads
-//! publish; nothing it does can hold one up.
+//! Metrics, health and status over HTTP, on a thread of its own: at the admin port where there is one, and always on a
+//! Unix socket in the data directory, which no client on the network can keep busy. It only reads what core threads publish;
+//! nothing it does can hold one up.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::pin::Pin;
+use std::net::{TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,23 +16,32 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, Sleep};
+use tokio::sync::oneshot;
 
+use super::admin_door::{Bounded, Shares, source_of};
 use crate::config::Address;
 use crate::fatal::Fatal;
+use crate::io::unix_socket;
 use crate::metrics::Metrics;
 use crate::status::Board;
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// At a time; more wait to be accepted. Descriptors are kept for so many.
-pub const CONNECTIONS_MAX: usize = 32;
+const PORT_SHARES: Shares = Shares { all: 32, each: 16 };
 
-/// A connection on which nothing was answered for so long is closed: scrapers dial again, and those that say nothing keep nobody out.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// All who may open the socket are one user.
+const SOCKET_SHARES: Shares = Shares { all: 8, each: 8 };
+
+/// At a time. Descriptors are kept for so many.
+pub const CONNECTIONS_MAX: usize = PORT_SHARES.all + SOCKET_SHARES.all;
+
+/// A connection on which nothing was answered for so long is closed, whether it was silent or sent half a request: scrapers dial again.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Of the socket in the data directory: only the node's own user may connect.
+const SOCKET_MODE: u32 = 0o600;
+
+const SOCKET_BACKLOG: i32 = 128;
 
 const INDEX: &str = "\
 beaver-raft admin port
@@ -47,56 +58,95 @@ struct Shown {
     board: Arc<Board>,
 }
 
-/// The running admin port; it ends when this is dropped.
+/// The socket of the node that runs in this data directory.
+#[must_use]
+pub fn socket_path(data: &Path) -> PathBuf {
+    data.join("admin.sock")
+}
+
+/// What is served; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Admin {
-    address: String,
+    address: Option<String>,
+    /// Where one could be made.
+    socket: Option<PathBuf>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Admin {
-    /// Binds the address and starts serving.
+    /// Binds the address, if there is one, and the socket in the directory `data`, and starts serving. The caller holds the
+    /// directory's lock: a socket that is there was left by a process that was killed. A directory that takes no socket is
+    /// reported and does not keep the node from running.
     ///
     /// # Errors
-    /// [`Fatal::PortTaken`] if it cannot be bound, [`Fatal::System`] if no thread can be had.
-    pub fn start(address: &Address, metrics: Arc<Metrics>, board: Arc<Board>) -> Result<Admin, Fatal> {
-        Admin::start_patient(address, metrics, board, SILENCE_MAX)
+    /// [`Fatal::PortTaken`] if the address cannot be bound, [`Fatal::System`] if no thread can be had.
+    pub fn start(
+        address: Option<&Address>,
+        data: &Path,
+        metrics: Arc<Metrics>,
+        board: Arc<Board>,
+    ) -> Result<Admin, Fatal> {
+        Admin::start_patient(address, data, metrics, board, SILENCE_MAX)
     }
 
     fn start_patient(
-        address: &Address,
+        address: Option<&Address>,
+        data: &Path,
         metrics: Arc<Metrics>,
         board: Arc<Board>,
         silence_max: Duration,
     ) -> Result<Admin, Fatal> {
-        let taken = |why: std::io::Error| Fatal::PortTaken {
-            address: address.to_string(),
-            purpose: "the admin port",
-            why: why.to_string(),
-        };
         let refused = |why: std::io::Error| Fatal::System {
             what: "a thread for the admin port".to_owned(),
             why: why.to_string(),
         };
-        let sockets: Vec<_> = address.as_str().to_socket_addrs().map_err(taken)?.collect();
-        let listener = TcpListener::bind(sockets.as_slice()).map_err(taken)?;
-        listener.set_nonblocking(true).map_err(taken)?;
-        let bound = listener.local_addr().map_err(taken)?.to_string();
+        let port = address.map(listen_at).transpose()?;
+        let path = socket_path(data);
+        let socket = listen_in(&path)
+            .inspect_err(|why| tracing::warn!("status and health cannot be served at {}: {why}", path.display()))
+            .ok();
+        let address = port.as_ref().map(|(_, address)| address.clone());
+        let served = Served { port: port.map(|(port, _)| port), socket };
+        let socket = served.socket.is_some().then_some(path);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, Shown { metrics, board }, silence_max, stopped)))
+            .spawn(move || runtime.block_on(served.serve(Shown { metrics, board }, silence_max, stopped)))
             .map_err(refused)?;
-        Ok(Admin { address: bound, stop: Some(stop), thread: Some(thread) })
+        Ok(Admin { address, socket, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens, with the port that the system chose if 0 was asked for.
+    /// Where it listens on TCP, with the port that the system chose if 0 was asked for.
     #[must_use]
-    pub fn local_address(&self) -> &str {
-        &self.address
+    pub fn local_address(&self) -> Option<&str> {
+        self.address.as_deref()
     }
+}
+
+fn listen_at(address: &Address) -> Result<(TcpListener, String), Fatal> {
+    let listen = || -> io::Result<(TcpListener, String)> {
+        let sockets: Vec<_> = address.as_str().to_socket_addrs()?.collect();
+        let listener = TcpListener::bind(sockets.as_slice())?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?.to_string();
+        Ok((listener, bound))
+    };
+    listen().map_err(|why| Fatal::PortTaken {
+        address: address.to_string(),
+        purpose: "the admin port",
+        why: why.to_string(),
+    })
+}
+
+fn listen_in(path: &Path) -> io::Result<UnixListener> {
+    if unix_socket::is_there(path)? {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::from(OwnedFd::from(unix_socket::listen(path, Some(SOCKET_MODE), SOCKET_BACKLOG)?));
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 impl Drop for Admin {
@@ -105,99 +155,53 @@ impl Drop for Admin {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-/// Accepts no more connections than there is room for, each for no longer than it is used.
-struct Bounded {
-    listener: tokio::net::TcpListener,
-    places: Arc<Semaphore>,
-    silence_max: Duration,
-}
-
-impl Listener for Bounded {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let places = Arc::clone(&self.places);
-        let place = places.acquire_owned().await.expect("it is never closed");
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        let silence_max = self.silence_max;
-        (
-            Connection { stream, deadline: Box::pin(tokio::time::sleep(silence_max)), silence_max, _place: place },
-            address,
-        )
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// Ends where it has waited too long since its last answer, whatever came in meanwhile.
-struct Connection {
-    stream: TcpStream,
-    deadline: Pin<Box<Sleep>>,
-    silence_max: Duration,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Connection {
-    fn until_deadline<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_pending() && self.deadline.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if let Some(path) = &self.socket {
+            // Not found: somebody tidied up already.
+            let _ = std::fs::remove_file(path);
         }
-        polled
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(context, buf);
-        self.until_deadline(context, polled)
-    }
+/// The listeners of both.
+struct Served {
+    port: Option<TcpListener>,
+    socket: Option<UnixListener>,
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if let Poll::Ready(Ok(_)) = polled {
-            let next = Instant::now() + self.silence_max;
-            self.deadline.as_mut().reset(next);
+impl Served {
+    async fn serve(self, shown: Shown, silence_max: Duration, stopped: oneshot::Receiver<()>) {
+        let router = Router::new()
+            .route("/", get(|| async { INDEX }))
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/status", get(status))
+            .with_state(shown);
+        let port = self.port.map(tokio::net::TcpListener::from_std).transpose();
+        let socket = self.socket.map(tokio::net::UnixListener::from_std).transpose();
+        let (port, socket) = match (port, socket) {
+            (Ok(port), Ok(socket)) => (port, socket),
+            (Err(why), _) | (_, Err(why)) => return tracing::error!("the admin port cannot be served: {why}"),
+        };
+        let port = port.map(|port| Bounded::new(port, |&address| source_of(address), PORT_SHARES, silence_max));
+        let socket = socket.map(|socket| Bounded::new(socket, |_| None, SOCKET_SHARES, silence_max));
+        // Ending drops open connections too: an idle scraper must not hold up the stop of a node.
+        tokio::select! {
+            () = answer(port, router.clone()) => {}
+            () = answer(socket, router) => {}
+            _ = stopped => {}
         }
-        self.until_deadline(context, polled)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
-async fn serve(listener: TcpListener, shown: Shown, silence_max: Duration, stopped: oneshot::Receiver<()>) {
-    let router = Router::new()
-        .route("/", get(|| async { INDEX }))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/status", get(status))
-        .with_state(shown);
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), silence_max },
-        Err(why) => return tracing::error!("the admin port cannot be served: {why}"),
-    };
-    // Ending drops open connections too: an idle scraper must not hold up the stop of a node.
-    tokio::select! {
-        ended = async { axum::serve(listener, router).await } => {
-            if let Err(why) = ended {
-                tracing::error!("the admin port ended: {why}");
-            }
-        }
-        _ = stopped => {}
+/// Serves for ever, also where there is nothing to serve.
+async fn answer<L: Listener>(listener: Option<Bounded<L>>, router: Router)
+where
+    L::Addr: std::fmt::Debug,
+{
+    let Some(listener) = listener else { return std::future::pending().await };
+    if let Err(why) = axum::serve(listener, router).await {
+        tracing::error!("the admin port ended: {why}");
     }
 }
 
@@ -228,81 +232,171 @@ fn verdict(verdict: Result<(), Vec<String>>) -> Response {
 mod tests {
     use std::io::Write;
     use std::net::TcpStream as StdStream;
-    use std::path::Path;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::cli::admin_client::AdminClient;
     use crate::config::Draft;
     use crate::status::{RoleName, ShardStatus, StatusReport};
 
     const CONFIG: &str = "{cluster: c, node: 1, data: d, clients: 'a:1', members: {1: 'a:2', 2: 'b:2'}, admin: 'a:3'}";
+    const PATIENCE: Duration = Duration::from_secs(60);
 
-    fn get(address: &str, path: &str) -> (u16, String) {
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
-        let mut response = agent.get(format!("http://{address}{path}")).call().expect("answers");
-        (response.status().as_u16(), response.body_mut().read_to_string().expect("text"))
+    fn at(admin: &Admin) -> &str {
+        admin.local_address().expect("it listens on TCP")
     }
 
-    fn shown() -> (Arc<Metrics>, Arc<Board>, Address) {
+    fn get(address: &str, path: &str) -> (u16, String) {
+        asked(&AdminClient::at(address, PATIENCE), path)
+    }
+
+    fn asked(client: &AdminClient, path: &str) -> (u16, String) {
+        let answer = client.get(path).expect("answers");
+        (answer.code, answer.text)
+    }
+
+    fn ok() -> (u16, String) {
+        (200, "ok\n".to_owned())
+    }
+
+    struct Node {
+        data: tempfile::TempDir,
+        metrics: Arc<Metrics>,
+        board: Arc<Board>,
+        any: Address,
+    }
+
+    impl Node {
+        fn start(&self, address: Option<&Address>) -> Result<Admin, Fatal> {
+            Admin::start(address, self.data.path(), Arc::clone(&self.metrics), Arc::clone(&self.board))
+        }
+
+        fn socket(&self) -> PathBuf {
+            socket_path(self.data.path())
+        }
+    }
+
+    fn node() -> Node {
         let config = Draft::from_yaml(CONFIG, Path::new("c")).expect("parses").validate().expect("valid");
         let metrics = Arc::new(Metrics::new());
         let board = Arc::new(Board::new(&config, &metrics));
-        (metrics, board, Address::parse("127.0.0.1:0").expect("an address"))
+        let any = Address::parse("127.0.0.1:0").expect("an address");
+        Node { data: tempfile::tempdir().expect("a directory"), metrics, board, any }
     }
 
     #[test]
     fn the_admin_port_shows_what_was_published() {
-        let (metrics, board, any) = shown();
-        let admin = Admin::start(&any, Arc::clone(&metrics), Arc::clone(&board)).expect("starts");
+        let node = node();
+        let admin = node.start(Some(&node.any)).expect("starts");
 
-        assert_eq!(get(admin.local_address(), "/healthz"), (200, "ok\n".to_owned()));
-        assert_eq!(get(admin.local_address(), "/readyz"), (503, "shard 0: recovering\n".to_owned()));
-        board.publish(ShardStatus {
+        assert_eq!(get(at(&admin), "/healthz"), ok());
+        assert_eq!(get(at(&admin), "/readyz"), (503, "shard 0: recovering\n".to_owned()));
+        node.board.publish(ShardStatus {
             role: RoleName::Leader,
             leader: Some(1),
             term: 9,
             caught_up: true,
             ..ShardStatus::default()
         });
-        assert_eq!(get(admin.local_address(), "/readyz"), (200, "ok\n".to_owned()));
-        let (code, text) = get(admin.local_address(), "/metrics");
+        assert_eq!(get(at(&admin), "/readyz"), ok());
+        let (code, text) = get(at(&admin), "/metrics");
         assert_eq!(code, 200);
         assert!(text.contains("beaver_raft_term{shard=\"0\"} 9"), "{text}");
-        let (code, json) = get(admin.local_address(), "/status");
+        let (code, json) = get(at(&admin), "/status");
         let report: StatusReport = serde_json::from_str(&json).expect("a status");
         assert_eq!((code, report.shards[0].term), (200, 9));
         assert_eq!(report.members[1].admin.as_deref(), Some("b:3"), "as far from the peer port as here");
 
-        let taken = Address::parse(admin.local_address()).expect("an address");
-        let told = Admin::start(&taken, metrics, board).expect_err("is taken").to_string();
+        let taken = Address::parse(at(&admin)).expect("an address");
+        let told = node.start(Some(&taken)).expect_err("is taken").to_string();
         assert!(told.contains("for the admin port"), "{told}");
         drop(admin);
     }
 
-    /// Some say nothing, some send a request byte by byte and never come to its end.
     #[test]
-    fn those_who_say_nothing_keep_nobody_out_and_hold_no_more_than_their_places() {
-        let (metrics, board, any) = shown();
-        let silence_max = Duration::from_millis(500);
-        let admin = Admin::start_patient(&any, metrics, board, silence_max).expect("starts");
-        let address = admin.local_address();
+    fn every_node_is_asked_through_its_data_directory() {
+        let node = node();
+        // As a node leaves it that was killed.
+        drop(UnixListener::bind(node.socket()).expect("a socket"));
+        let admin = node.start(None).expect("starts");
+        assert_eq!(admin.local_address(), None);
+        assert_eq!(std::fs::metadata(node.socket()).expect("there").permissions().mode() & 0o777, 0o600);
 
-        let idle: Vec<_> =
-            (0..2 * CONNECTIONS_MAX).map(|_| StdStream::connect(address).expect("is listening")).collect();
-        let begun = std::time::Instant::now();
-        let asked = std::thread::scope(move |scope| {
-            let asked = scope.spawn(|| get(address, "/healthz"));
-            while !asked.is_finished() && begun.elapsed() < 20 * silence_max {
-                for mut stream in &idle {
-                    let _closed = stream.write_all(b"G");
+        let client = AdminClient::in_directory(node.data.path(), PATIENCE);
+        assert_eq!(asked(&client, "/healthz"), ok());
+        let (code, json) = asked(&client, "/status");
+        let report: StatusReport = serde_json::from_str(&json).expect("a status");
+        assert_eq!((code, report.node), (200, 1));
+        drop(admin);
+        assert!(!node.socket().exists());
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_socket_keeps_no_node_from_running() {
+        let node = node();
+        std::fs::write(node.socket(), "not ours").expect("written");
+        let admin = node.start(Some(&node.any)).expect("starts");
+        assert_eq!(get(at(&admin), "/healthz"), ok());
+        drop(admin);
+        assert!(node.socket().exists(), "what is no socket stays");
+    }
+
+    /// Some say nothing, some send a request byte by byte and never come to its end; whoever is closed dials again.
+    struct Crowd {
+        address: String,
+        members: Vec<StdStream>,
+    }
+
+    impl Crowd {
+        fn of(count: usize, address: &str) -> Crowd {
+            let members = (0..count).map(|_| StdStream::connect(address).expect("is listening")).collect();
+            Crowd { address: address.to_owned(), members }
+        }
+
+        fn nag(&mut self) {
+            for member in &mut self.members {
+                if member.write_all(b"G").is_err() {
+                    *member = StdStream::connect(&self.address).expect("is listening");
                 }
-                std::thread::sleep(Duration::from_millis(20));
             }
-            drop(idle);
-            asked.join().expect("ends")
+        }
+    }
+
+    /// The silence that is allowed here outlives the test: only shares can let anybody in.
+    #[test]
+    fn a_crowd_of_slow_clients_that_dial_again_keeps_nobody_out() {
+        let node = node();
+        let (metrics, board) = (Arc::clone(&node.metrics), Arc::clone(&node.board));
+        let admin =
+            Admin::start_patient(Some(&node.any), node.data.path(), metrics, board, 2 * PATIENCE).expect("starts");
+        let mut crowd = Crowd::of(2 * CONNECTIONS_MAX, at(&admin));
+        let (address, data) = (at(&admin), node.data.path());
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                for _ in 0..10 {
+                    assert_eq!(get(address, "/healthz"), ok(), "of the same address");
+                    assert_eq!(asked(&AdminClient::in_directory(data, PATIENCE), "/healthz"), ok());
+                }
+            });
+            while !asking.is_finished() {
+                crowd.nag();
+                std::thread::sleep(Duration::from_millis(5));
+            }
         });
-        assert_eq!(asked, (200, "ok\n".to_owned()));
-        let waited = begun.elapsed();
-        assert!(waited > silence_max, "the places were taken, but after {waited:?} it was answered");
-        assert!(waited < 20 * silence_max, "{waited:?}");
+    }
+
+    #[test]
+    fn a_request_that_does_not_come_to_its_end_is_given_up() {
+        let node = node();
+        let (metrics, board) = (Arc::clone(&node.metrics), Arc::clone(&node.board));
+        let silence_max = Duration::from_millis(100);
+        let admin =
+            Admin::start_patient(Some(&node.any), node.data.path(), metrics, board, silence_max).expect("starts");
+        let mut slow = StdStream::connect(at(&admin)).expect("is listening");
+        // It ends when the server closes the connection.
+        while slow.write_all(b"G").is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(get(at(&admin), "/healthz"), ok());
     }
 }

@@ -15,7 +15,7 @@ const SHARD_FILES: u64 = 16;
 /// Of a core thread: rings, events, listeners of both ports.
 const CORE_FILES: u64 = 16;
 
-/// Of the process: the lock, the bulk thread's rings, the admin port's listener, standard streams, signals.
+/// Of the process: the lock, the bulk thread's rings, both listeners of the admin port, standard streams, signals.
 const PROCESS_FILES: u64 = 32;
 
 /// Beside the connections of clients.

@@ -2,12 +2,13 @@
 //!
 //! Reading order: `core` (one core thread from its start to its end), `opening` and `progress` (directories and recovery), `host` (one
 //! shard), `log_writer` and `keeping` (its disk), `living` (its lives), `mending` (a shard whose log is damaged), `installing` and `giving` (one
-//! that is behind the log, and who helps it), `listeners`, `peering` and `front` (its wires), `observer` and `admin` (what it shows),
-//! `start`, `fate` and `stopping` (how
+//! that is behind the log, and who helps it), `listeners`, `peering` and `front` (its wires), `observer`, `admin` and
+//! `admin_door` (what it shows, and to how many), `start`, `fate` and `stopping` (how
 //! it begins and ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
 //! speak), `together` (what they share), `cores` (their start and end).
 
 pub mod admin;
+mod admin_door;
 pub mod core;
 pub mod cores;
 pub mod descriptors;
@@ -96,11 +97,7 @@ pub fn run(mut config: Config, metrics: Arc<Metrics>) -> Result<(), Fatal> {
     let requests = signals::requests()
         .map_err(|error| Fatal::System { what: "to handle signals".to_owned(), why: error.to_string() })?;
     let board = Arc::new(Board::new(&config, &metrics));
-    let _admin = config
-        .admin
-        .as_ref()
-        .map(|address| Admin::start(address, Arc::clone(&metrics), Arc::clone(&board)))
-        .transpose()?;
+    let _admin = Admin::start(config.admin.as_ref(), &config.data, Arc::clone(&metrics), Arc::clone(&board))?;
     let bulk = start_bulk(&config)?;
     tell_the_service_manager(Arc::clone(&board), Arc::clone(&metrics));
     run_cores(&Shared { config, metrics, board, requests, door: Arc::default() }, bulk)

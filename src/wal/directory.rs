@@ -8,6 +8,7 @@
 //!  DATA/preparing          while the directory is being prepared
 //!  DATA/boot               how often the node was started
 //!  DATA/peers              the incarnation that each peer had when it was first met
+//!  DATA/admin.sock         while the node runs: status and health (`node::admin`)
 //!  DATA/room               nothing: room that a start has on a full disk, see [`give_up_room`]
 //!  DATA/shard-0/vote       term and vote
 //!  DATA/shard-0/wal/       segments

@@ -11,7 +11,7 @@ use beaver_raft::status::{Board, RoleName, ShardStatus};
 use crate::beaver_raft as program;
 
 /// An admin port of a node whose peers are out of reach, or of one that stands alone.
-fn admin(members: &str) -> Admin {
+fn admin(members: &str) -> Running {
     let yaml = format!("{{cluster: orders, node: 1, data: d, clients: 'a:1', admin: 'a:9', members: {members}}}");
     let config = Draft::from_yaml(&yaml, Path::new("test")).expect("parses").validate().expect("valid");
     let metrics = Arc::new(Metrics::new());
@@ -27,7 +27,36 @@ fn admin(members: &str) -> Admin {
         ..ShardStatus::default()
     });
     let any = Address::parse("127.0.0.1:0").expect("well-formed");
-    Admin::start(&any, metrics, board).expect("loopback is there")
+    let data = tempfile::tempdir().expect("a directory");
+    let admin = Admin::start(Some(&any), data.path(), metrics, board).expect("loopback is there");
+    let address = admin.local_address().expect("it listens on TCP").to_owned();
+    Running { data, address, _admin: admin }
+}
+
+struct Running {
+    data: tempfile::TempDir,
+    address: String,
+    _admin: Admin,
+}
+
+impl Running {
+    fn local_address(&self) -> &str {
+        &self.address
+    }
+}
+
+#[test]
+fn a_node_is_asked_through_its_data_directory() {
+    let node = admin("{1: '127.0.0.1:2'}");
+    let data = node.data.path().to_str().expect("UTF-8");
+    let ended = program(&["status", "--data", data]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""));
+    assert!(ended.stdout.starts_with("cluster orders: 1 of 1 members answer\n"), "{}", ended.stdout);
+
+    let empty = tempfile::tempdir().expect("a directory");
+    let ended = program(&["status", "--data", empty.path().to_str().expect("UTF-8")]);
+    assert_eq!(ended.status, Some(1));
+    assert!(ended.stdout.contains("no answer: no node runs in"), "{}", ended.stdout);
 }
 
 #[test]

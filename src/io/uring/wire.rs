@@ -15,7 +15,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::op;
 use super::stream::{self, UringReader, UringWriter};
-use crate::io::{Listener, Wire, WireOptions};
+use crate::io::{Listener, Wire, WireOptions, unix_socket};
 
 /// Connections that the kernel has completed and nobody has accepted yet.
 const BACKLOG: i32 = 1024;
@@ -148,30 +148,17 @@ fn listen_tcp(address: &str, options: WireOptions, share_port: bool) -> io::Resu
 }
 
 fn listen_unix(path: &Path) -> io::Result<UringListener> {
-    let address = SockAddr::unix(path)?;
-    remove_stale(path, &address)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&address)?;
-    socket.listen(BACKLOG)?;
+    remove_stale(path)?;
+    let socket = unix_socket::listen(path, None, BACKLOG)?;
     Ok(UringListener::new(socket, format!("unix:{}", path.display()), Some(path.to_owned())))
 }
 
 /// A socket file outlives the process that made it. It goes if nobody answers behind it; anything else stays.
-fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            let text = format!("{} exists and is not a socket", path.display());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-        }
-        Ok(_) => {}
+fn remove_stale(path: &Path) -> io::Result<()> {
+    if !unix_socket::is_there(path)? {
+        return Ok(());
     }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A listener whose backlog is full must not hold this thread.
-    probe.set_nonblocking(true)?;
-    match probe.connect(address) {
+    match unix_socket::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         _ => {
             let text = format!("another process listens on {}", path.display());
