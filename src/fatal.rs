@@ -27,6 +27,9 @@ pub enum Fatal {
     WrongIdentity { path: PathBuf, why: String },
     #[error("peers refuse this node: {why}")]
     Refused { why: String },
+    /// A backup of a part of it was put in its place.
+    #[error("{why}")]
+    PartialRestore { path: PathBuf, why: String },
 
     #[error("io_uring cannot be used: {why}")]
     NoIoUring { why: String },
@@ -73,6 +76,7 @@ pub const EXIT_STATUSES: &[(u8, &str)] = &[
     (14, "init found a directory that is not empty"),
     (15, "the data directory belongs to another cluster, node or format"),
     (16, "peers refuse this node"),
+    (17, "the data directory holds files of different times: a part of it was restored"),
     (20, "no io_uring"),
     (21, "too little memory may be locked"),
     (22, "no direct I/O on this file system"),
@@ -101,6 +105,7 @@ impl Fatal {
             Fatal::NotEmpty { .. } => 14,
             Fatal::WrongIdentity { .. } => 15,
             Fatal::Refused { .. } => 16,
+            Fatal::PartialRestore { .. } => 17,
             Fatal::NoIoUring { .. } => 20,
             Fatal::MemlockTooLow { .. } => 21,
             Fatal::NoDirectIo { .. } => 22,

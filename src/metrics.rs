@@ -141,6 +141,7 @@ metrics! {
         live_bytes: Gauge = "kept_live_bytes", "Bytes below the log's floor of jobs that lived in the newest snapshot";
         moved_bytes: Gauge = "compaction_bytes", "Bytes written into store segments since the process began";
         damaged_files: Gauge = "damaged_files", "Files that are written no more and cannot be read in full";
+        shut_out: Gauge = "members_shut_out", "Members that came back with an older copy of their data directory and are refused for good: bring up all others, then replace them";
         mended_files: Counter = "mended_files", "Files that were damaged and are whole again: from their own records, or with copies of other nodes";
         scrubbed_bytes: Counter = "scrubbed_bytes", "Bytes of files that are written no more that were read to find what has rotted";
         scrub_faults: Counter = "scrub_faults", "Files that were found damaged by that; see mended_files";

@@ -57,6 +57,16 @@ mutations! {
     LiveFileDropped = "live-file-dropped",
     /// The log's floor is raised to whatever is applied, above what the snapshots cover.
     FloorAboveSnapshots = "floor-above-snapshots",
+    /// A start under a lower boot number than one that was admitted is believed.
+    LowerBootAccepted = "lower-boot",
+    /// A second start under one boot number is believed.
+    OtherStartAccepted = "other-start",
+    /// A node that is in an earlier term than it answered in is believed.
+    LowerTermAccepted = "lower-term",
+    /// A node that holds less than it acknowledged in the same term is believed.
+    LowerIndexAccepted = "lower-index",
+    /// A directory with votes of another time than the rest is opened.
+    PartialRestoreAccepted = "partial-restore",
 }
 
 impl fmt::Display for Mutation {

@@ -153,6 +153,9 @@ pub struct ShardStatus {
     pub install: Option<InstallStatus>,
     /// How far each other member is; only the leader knows.
     pub peers: Vec<PeerStatus>,
+    /// Members that came back with an older copy of their data directory and are refused for good. What one other member and
+    /// one of these alone had stored has one copy.
+    pub shut_out: Vec<u8>,
     /// Why the shard no longer runs, if so.
     pub stopped: Option<String>,
     /// Milliseconds since the core thread published this; filled in for the reader.
@@ -304,6 +307,7 @@ impl ShardStatus {
         metrics.snapshot_bytes.set(gauge_value(self.snapshot_bytes));
         metrics.snapshot_age_seconds.set(gauge_value(self.snapshot_age_ms / 1000));
         metrics.snapshots_written.set(gauge_value(self.snapshots_written));
+        metrics.shut_out.set(gauge_value(self.shut_out.len() as u64));
         metrics.marker_index.set(gauge_value(self.marker_index));
         metrics.dropped_files.set(gauge_value(self.dropped_files));
         metrics.rewritten_files.set(gauge_value(self.rewritten_files));

@@ -41,6 +41,10 @@ number! {
     BootEpoch(u64)
 }
 number! {
+    /// Drawn at random by each start of a node, so that two starts under one boot number are told apart.
+    StartId(u64)
+}
+number! {
     /// Nanoseconds. On which clock, the field that holds it says.
     Nanos(u64)
 }
@@ -158,6 +162,13 @@ impl fmt::Display for LogPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.index, self.term)
     }
+}
+
+/// One start of a node. Ordered by boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Start {
+    pub boot: BootEpoch,
+    pub id: StartId,
 }
 
 /// The two times that a leader stamps on each entry (and sends with each heartbeat).

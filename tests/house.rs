@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wal", &["types", "mutation", "raft", "job", "io"]),
     ("snapshot", &["types", "raft", "job", "wal", "io"]),
     ("api", &["types", "job", "io"]),
-    ("net", &["types", "raft", "io", "wal", "api", "job"]),
+    ("net", &["types", "mutation", "raft", "io", "wal", "api", "job"]),
     ("shard", &["types", "mutation", "raft", "job", "wal", "snapshot", "net", "api"]),
     ("config", &["types"]),
     ("metrics", &["types"]),

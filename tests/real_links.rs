@@ -12,7 +12,8 @@ use beaver_raft::net::handshake::{Gate, Identity, MembersDigest, Refusal};
 use beaver_raft::net::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
 use beaver_raft::net::message::{PeerMessage, ReadAbout};
 use beaver_raft::net::outbox::{Outbox, PushError};
-use beaver_raft::types::{BootEpoch, ClusterId, Incarnation, Nanos, NodeId, ShardId, Term};
+use beaver_raft::net::standing::{Introduction, Standing, Witnessed};
+use beaver_raft::types::{BootEpoch, ClusterId, Incarnation, Nanos, NodeId, ShardId, StartId, Term};
 use bytes::Bytes;
 
 /// Every event, in order.
@@ -28,8 +29,20 @@ impl PeerSink for Events {
 struct Open;
 
 impl Gate for Open {
-    async fn admit(&self, _node: NodeId, _incarnation: Incarnation) -> Result<(), Refusal> {
+    fn standing(&self, _: ShardId) -> Standing {
+        Standing::default()
+    }
+
+    fn witnessed(&self, _: NodeId, _: ShardId) -> Witnessed {
+        Witnessed::default()
+    }
+
+    async fn admit(&self, _: &Introduction, _: Option<&Witnessed>) -> Result<(), Refusal> {
         Ok(())
+    }
+
+    fn is_shut_out(&self, _: NodeId) -> bool {
+        false
     }
 }
 
@@ -42,6 +55,7 @@ fn identity(node: u8) -> Identity {
         node: NodeId(node),
         incarnation: Incarnation(node.into()),
         boot: BootEpoch(1),
+        start_id: StartId(1),
     }
 }
 
@@ -117,7 +131,7 @@ fn on_core<F: Future>(main: impl FnOnce(UringRuntime) -> F) -> F::Output {
 }
 
 fn is_connected(events: &[PeerEvent]) -> bool {
-    matches!(events.last(), Some(PeerEvent::Connected { node: NodeId(2) }))
+    matches!(events.last(), Some(PeerEvent::Connected { node: NodeId(2), .. }))
 }
 
 fn lengths_of_commands(events: &[PeerEvent]) -> Vec<usize> {

@@ -6,7 +6,7 @@ use beaver_raft::io::bulk::{Bulk, BulkOptions};
 use beaver_raft::io::uring::{CoreOptions, UringRuntime, block_on_core};
 use beaver_raft::io::{Disk, Runtime};
 use beaver_raft::raft::message::Vote;
-use beaver_raft::types::{BootEpoch, Incarnation, Index, JobId, LogPosition, NodeId, ShardId, Term, Times};
+use beaver_raft::types::{BootEpoch, Incarnation, Index, JobId, LogPosition, NodeId, ShardId, StartId, Term, Times};
 use beaver_raft::wal::directory::{self, Expected, NodeIdentity};
 use beaver_raft::wal::entry::{Draft, Entry, EntryKind, LogIdentity, origin_chain};
 use beaver_raft::wal::reader::LogReader;
@@ -40,7 +40,7 @@ fn extend(log: &mut Vec<Entry>, identity: &LogIdentity, count: usize) {
 /// One life: opens, finds what the lives before wrote, writes more, reads it back, and ends without a word.
 async fn live(runtime: &UringRuntime, data: &Path, log: &mut Vec<Entry>, boot: u64) {
     let disk = runtime.disk();
-    let opened = directory::open(disk, data, &expected()).await.expect("it was prepared");
+    let opened = directory::open(disk, data, &expected(), StartId(1)).await.expect("it was prepared");
     assert_eq!(opened.boot, BootEpoch(boot));
     let identity = opened.identity.log(SHARD);
     let vote_path = directory::vote_path(data, SHARD);

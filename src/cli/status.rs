@@ -1,5 +1,6 @@
 //! `beaver-raft status`: asks every member for its status and shows the cluster as one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -219,6 +220,12 @@ fn shard_text(answers: &[Answer], shard: u16) -> String {
         ),
         None => format!("shard {shard}: no leader among those that answer\n"),
     };
+    let shut_out: BTreeSet<u8> = of_shard(answers, shard).flat_map(|(_, status)| status.shut_out.clone()).collect();
+    for node in shut_out {
+        text.push_str(&format!(
+            "  NODE {node} CAME BACK WITH AN OLDER COPY OF ITS DATA and is refused: bring up all other members, then replace it\n"
+        ));
+    }
     if let Some((_, status)) = leader {
         text.push_str(&tubes_text(status));
     }

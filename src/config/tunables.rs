@@ -70,8 +70,8 @@ tunables! {
     /// Client connections open at once on this node; more are closed as they arrive. Fewer where the process may not open so
     /// many files; then the log says so.
     connections_max: u32 = 10_000 connections, 1 to 1_000_000;
-    /// How long a command waits while there is no quorum (up to a sixteenth longer where many do) before its connection is closed.
-    /// Nothing is answered that is not committed.
+    /// How long a command waits while there is no quorum (up to a sixteenth longer where many do) before its connection is closed;
+    /// and how long a read, a poll or a wait that is to end may take at all. Nothing is answered that is not committed.
     no_quorum_timeout_ms: u64 = 10_000 milliseconds, 100 to 3_600_000;
     /// A leader with nothing to send says so this often. At most a third of `election_timeout_ms`.
     heartbeat_ms: u64 = 50 milliseconds, 5 to 10_000;

@@ -9,7 +9,7 @@ use roaring::RoaringTreemap;
 use super::fingerprint::Fingerprint;
 use super::image::{
     BootImage, BuriedImage, ClassImage, DelayedImage, IdsImage, Image, InFlightImage, JobImage, PauseImage,
-    SessionImage, TubeImage, WaitingImage,
+    SessionImage, ShutOutImage, TubeImage, WaitingImage,
 };
 use super::job_set::JobSet;
 use super::machine::Machine;
@@ -17,7 +17,7 @@ use super::ready::ClassKey;
 use super::record::{Record, State};
 use super::tube::{Pause, Tube};
 use crate::mutation::{self, Mutation};
-use crate::types::{BootEpoch, JobId, LogPosition, NodeId, SessionId, Times};
+use crate::types::{BootEpoch, Incarnation, JobId, LogPosition, NodeId, SessionId, Times};
 
 /// Up to so many ids are listed in an image; more are a bitmap. Any fixed number makes equal sets equal bytes.
 const LISTED_MAX: usize = 32;
@@ -35,6 +35,7 @@ pub struct Capture {
     records: Vec<(JobId, Record)>,
     boots: Vec<(NodeId, BootEpoch, Option<u64>)>,
     sessions: Vec<(SessionId, u64)>,
+    shut_out: Vec<(NodeId, Incarnation)>,
 }
 
 #[derive(Debug)]
@@ -134,6 +135,7 @@ impl Machine {
             records: self.records.iter().map(|(&job, record)| (job, record.clone())).collect(),
             boots: self.sessions.boots().collect(),
             sessions: self.sessions.iter().map(|(id, session)| (id, session.last_seq)).collect(),
+            shut_out: self.shut_out.iter().map(|(&node, &incarnation)| (node, incarnation)).collect(),
         }
     }
 }
@@ -205,6 +207,11 @@ impl Capture {
                 .sessions
                 .into_iter()
                 .map(|(id, last_seq)| SessionImage { number: id.number, last_seq, node: id.node.0 })
+                .collect(),
+            shut_out: self
+                .shut_out
+                .into_iter()
+                .map(|(node, incarnation)| ShutOutImage { incarnation: incarnation.0.to_le_bytes(), node: node.0 })
                 .collect(),
         };
         for (id, record) in self.records {

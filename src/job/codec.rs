@@ -16,6 +16,7 @@
 //!   Pause                   duration (4), referenced (1), zero (3), tube (the rest)
 //!   NodeBoot                boot (8), node (1), zero (7)
 //!   TubeDrop                tube (the rest)
+//!   NodeWentBack            incarnation (16), node (1), zero (7)
 //!   class                   priority (4), ttr (4), delay (4), length of the tube's name (1), zero (3)
 //! ```
 //!
@@ -26,7 +27,7 @@ mod decode;
 mod encode;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::command::{Class, Command, Numbered};
@@ -158,6 +159,7 @@ macro_rules! kinds {
 kinds! {
     Enqueue = 1, Reserve = 2, ReserveJob = 3, Unreserve = 4, Delete = 5, Release = 6, Bury = 7, Touch = 8, Kick = 9,
     KickJob = 10, Pause = 11, SessionOpen = 12, SessionClosed = 13, NodeBoot = 14, Tick = 15, TubeDrop = 16,
+    NodeWentBack = 17,
 }
 
 impl Kind {
@@ -177,6 +179,7 @@ impl Kind {
             Command::SessionOpen => Kind::SessionOpen,
             Command::SessionClosed => Kind::SessionClosed,
             Command::NodeBoot { .. } => Kind::NodeBoot,
+            Command::NodeWentBack { .. } => Kind::NodeWentBack,
             Command::Tick => Kind::Tick,
             Command::TubeDrop { .. } => Kind::TubeDrop,
         }
@@ -185,7 +188,7 @@ impl Kind {
     /// The origin that commands of this kind have: they happen once by their content, or by a session's number.
     fn origin(self) -> u8 {
         match self {
-            Kind::NodeBoot | Kind::Tick | Kind::TubeDrop => SYSTEM,
+            Kind::NodeBoot | Kind::NodeWentBack | Kind::Tick | Kind::TubeDrop => SYSTEM,
             _ => SESSION,
         }
     }
@@ -237,6 +240,14 @@ struct PauseFields {
 #[repr(C)]
 struct NodeBootFields {
     boot: U64,
+    node: u8,
+    zero: [u8; 7],
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct NodeWentBackFields {
+    incarnation: U128,
     node: u8,
     zero: [u8; 7],
 }

@@ -1,7 +1,7 @@
 //! Commands, as the log holds them, and the outcomes of applying them. Their byte format lives in
 //! `codec.rs`; a command that was decoded is valid in form, whatever the state says to it.
 
-use crate::types::{BodyHash, BootEpoch, Index, JobId, NodeId, SessionId, Term, Times};
+use crate::types::{BodyHash, BootEpoch, Incarnation, Index, JobId, NodeId, SessionId, Term, Times};
 
 /// A command together with the session and number that make it happen once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Numbered<'a> {
 pub enum Origin {
     /// A client's: applied if `seq` is the session's last number plus one, skipped if it is not.
     Session { session: SessionId, seq: u64 },
-    /// The leader's own (TICK, TUBE_DROP) or a node's (NODE_BOOT): happens once by its content.
+    /// The leader's own (TICK, TUBE_DROP) or a node's (NODE_BOOT, NODE_WENT_BACK): happens once by its content.
     System,
 }
 
@@ -96,6 +96,11 @@ pub enum Command<'a> {
     NodeBoot {
         node: NodeId,
         boot: BootEpoch,
+    },
+    /// A node's directory was seen to be older than what the node had told: nobody admits this incarnation any more.
+    NodeWentBack {
+        node: NodeId,
+        incarnation: Incarnation,
     },
     /// Carries the leader's clock; due transitions take place.
     Tick,

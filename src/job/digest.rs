@@ -16,6 +16,7 @@ impl Machine {
         add(&[self.applied.term.0, self.applied.index.0, self.times.lease.0, self.times.wall.0]);
         add(&[self.next_job.0, self.next_epoch, self.next_burial, self.timeouts, self.total_jobs]);
         add(&[self.tubes.next_id().0, self.tubes.len() as u64, self.sessions.len() as u64]);
+        add(&[self.shut_out.len() as u64]);
         for tube in self.tubes.iter() {
             let (low, high) = (tube.fingerprint.0 as u64, (tube.fingerprint.0 >> 64) as u64);
             let (until, duration_s) = tube.pause.map_or((0, 0), |pause| (pause.until.0, pause.duration_s));
@@ -27,6 +28,9 @@ impl Machine {
         }
         for (id, session) in self.sessions.iter() {
             add(&[id.node.0.into(), id.boot.0, id.number, session.last_seq]);
+        }
+        for (node, incarnation) in &self.shut_out {
+            add(&[node.0.into(), incarnation.0 as u64, (incarnation.0 >> 64) as u64]);
         }
         hash.digest128()
     }

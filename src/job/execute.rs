@@ -26,7 +26,11 @@ impl Machine {
             Command::KickJob { job } => self.kick_job(job),
             Command::Pause { tube, duration_s, referenced } => Ok(self.pause(tube, duration_s, referenced)),
             Command::SessionClosed => Ok(self.close_session(session)),
-            Command::SessionOpen | Command::NodeBoot { .. } | Command::Tick | Command::TubeDrop { .. } => {
+            Command::SessionOpen
+            | Command::NodeBoot { .. }
+            | Command::NodeWentBack { .. }
+            | Command::Tick
+            | Command::TubeDrop { .. } => {
                 unreachable!("an open is no session's next command, and the system's own have no session")
             }
         };
@@ -36,6 +40,10 @@ impl Machine {
     pub(super) fn execute_system(&mut self, command: &Command<'_>) {
         match *command {
             Command::NodeBoot { node, boot } => self.boot(node, boot),
+            Command::NodeWentBack { node, incarnation } => {
+                self.shut_out.insert(node, incarnation);
+                self.news.shut_out(node);
+            }
             Command::TubeDrop { tube } => self.drop_tube(tube),
             // Its entry's times were all it had to say.
             Command::Tick => {}

@@ -33,6 +33,8 @@ pub struct Image {
     pub(super) boots: Vec<BootImage>,
     /// By node and number: what each open session has done.
     pub(super) sessions: Vec<SessionImage>,
+    /// By node.
+    pub(super) shut_out: Vec<ShutOutImage>,
 }
 
 #[derive(Debug, Archive, Serialize)]
@@ -128,6 +130,13 @@ pub struct BootImage {
 pub struct SessionImage {
     pub(super) number: u64,
     pub(super) last_seq: u64,
+    pub(super) node: u8,
+}
+
+/// The incarnation little-endian, as bytes, for the same reason as a fingerprint.
+#[derive(Debug, Archive, Serialize)]
+pub struct ShutOutImage {
+    pub(super) incarnation: [u8; 16],
     pub(super) node: u8,
 }
 

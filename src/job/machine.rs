@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::record::Record;
 use super::sessions::Sessions;
 use super::tube::{Tube, TubeId, Tubes};
-use crate::types::{JobId, LogPosition, Nanos, Times};
+use crate::types::{Incarnation, JobId, LogPosition, Nanos, NodeId, Times};
 
 /// The replicated state of one shard.
 ///
@@ -44,16 +44,19 @@ pub struct Machine {
     pub(super) delays: BTreeSet<(Nanos, JobId)>,
     /// Paused tubes by the wall time at which they serve again.
     pub(super) pauses: BTreeSet<(Nanos, TubeId)>,
+    /// Nodes that forgot what they had promised, and with which directory.
+    pub(super) shut_out: BTreeMap<NodeId, Incarnation>,
     pub(super) news: News,
 }
 
-/// What entries did that the leader may want to act upon, until it takes it. Never larger than there are tubes,
+/// What entries did that the leader may want to act upon, until it takes it. Never larger than there are tubes and nodes,
 /// also where nobody takes anything.
 #[derive(Debug, Default)]
 pub(super) struct News {
     created: BTreeSet<TubeId>,
     made_ready: BTreeSet<TubeId>,
     emptied: BTreeSet<TubeId>,
+    shut_out: BTreeSet<NodeId>,
 }
 
 impl News {
@@ -67,6 +70,10 @@ impl News {
 
     pub(super) fn emptied(&mut self, tube: TubeId) {
         self.emptied.insert(tube);
+    }
+
+    pub(super) fn shut_out(&mut self, node: NodeId) {
+        self.shut_out.insert(node);
     }
 
     pub(super) fn dropped(&mut self, tube: TubeId) {
@@ -103,6 +110,7 @@ impl Machine {
             leases: BTreeSet::new(),
             delays: BTreeSet::new(),
             pauses: BTreeSet::new(),
+            shut_out: BTreeMap::new(),
             news: News::default(),
         }
     }
@@ -125,6 +133,12 @@ impl Machine {
     pub fn take_emptied(&mut self) -> Vec<Bytes> {
         let tubes = std::mem::take(&mut self.news.emptied);
         self.names_of(&tubes, Tube::is_droppable)
+    }
+
+    /// The nodes that were shut out since this was last asked, and with which directory.
+    pub fn take_shut_out(&mut self) -> Vec<(NodeId, Incarnation)> {
+        let nodes = std::mem::take(&mut self.news.shut_out);
+        nodes.into_iter().filter_map(|node| Some((node, self.shut_out(node)?))).collect()
     }
 
     fn names_of(&self, tubes: &BTreeSet<TubeId>, are: impl Fn(&Tube) -> bool) -> Vec<Bytes> {

@@ -13,7 +13,7 @@ use super::ready::ClassKey;
 use super::record::{Counters, State};
 use super::tube::{Tube, TubeId};
 use super::view::{Counts, JobState, JobView, TubeCounts, TubeDepth};
-use crate::types::{BootEpoch, JobId, LogPosition, Nanos, NodeId, SessionId, Times};
+use crate::types::{BootEpoch, Incarnation, JobId, LogPosition, Nanos, NodeId, SessionId, Times};
 
 /// What the log says of a job: its ENQ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +152,12 @@ impl Machine {
     #[must_use]
     pub fn node_boot(&self, node: NodeId) -> Option<BootEpoch> {
         self.sessions.node_boot(node)
+    }
+
+    /// The directory with which a node went back, and is shut out for it.
+    #[must_use]
+    pub fn shut_out(&self, node: NodeId) -> Option<Incarnation> {
+        self.shut_out.get(&node).copied()
     }
 
     /// The job that the tube serves next, also while it is paused.

@@ -16,7 +16,7 @@ use super::ready::{ClassKey, Ready};
 use super::record::{Counters, Record, Reservation, State};
 use super::sessions::Sessions;
 use super::tube::{Pause, Tube, TubeId, Tubes};
-use crate::types::{BootEpoch, Index, JobId, LogPosition, Nanos, NodeId, SessionId, Term, Times};
+use crate::types::{BootEpoch, Incarnation, Index, JobId, LogPosition, Nanos, NodeId, SessionId, Term, Times};
 
 /// An image that no machine ever had. Its bytes are whole, so it was written by another program or a faulty one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -56,8 +56,14 @@ impl Machine {
             leases: BTreeSet::new(),
             delays: BTreeSet::new(),
             pauses: BTreeSet::new(),
+            shut_out: BTreeMap::new(),
             news: News::default(),
         };
+        for image in image.shut_out.iter() {
+            let node = NodeId(image.node);
+            machine.shut_out.insert(node, Incarnation(u128::from_le_bytes(image.incarnation)));
+            machine.news.shut_out(node);
+        }
         machine.pauses = machine.tubes.iter().filter_map(|tube| Some((tube.pause.as_ref()?.until, tube.id))).collect();
         machine.restore_records(image)?;
         machine.check_counts(image)?;

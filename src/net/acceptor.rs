@@ -12,7 +12,7 @@ use super::fields::DecodeError;
 use super::frame::FrameKind;
 use super::greeting::Greeted;
 use super::handshake::{
-    ConnectionId, Gate, HANDSHAKE_BYTES_MAX, Hello, HelloError, Identity, Refusal, RefusalCode, Welcome,
+    ConnectionId, Gate, HANDSHAKE_BYTES_MAX, Hello, HelloError, Identity, Refusal, RefusalCode, Welcome, went_back,
 };
 use super::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
 use super::stream::{Deadline, FrameReader, StreamEnd};
@@ -171,7 +171,8 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
             }
         };
         let (node, connection) = (hello.identity.node, hello.connection());
-        let end = match writer.write(Welcome { identity: self.identity }.encode().chunks).await {
+        let welcome = Welcome { identity: self.identity, standing: self.gate.standing(hello.shard) };
+        let end = match writer.write(welcome.encode().chunks).await {
             Ok(()) => self.receive(&hello, &route, &mut reader).await,
             Err(error) => ServeError::Answer(error),
         };
@@ -236,9 +237,19 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         let node = hello.identity.node;
         let unready = || Refusal::new(RefusalCode::Unready, format!("shard {} is not ready here", hello.shard));
         let route = (self.route)(hello.shard, node).ok_or_else(unready)?;
-        let admitted = match self.gate.admit(node, hello.identity.incarnation).await {
+        let admitted = match self.gate.admit(&hello.introduction(), None).await {
             Ok(()) => self.become_newest(&hello, &route, close),
-            refused => refused,
+            Err(refusal) => {
+                match refusal.code {
+                    RefusalCode::WentBack => {
+                        let incarnation = hello.identity.incarnation;
+                        route.sink.handle(PeerEvent::WentBack { node, incarnation });
+                    }
+                    RefusalCode::Superseded => route.sink.handle(PeerEvent::Doubtful { node }),
+                    _ => {}
+                }
+                Err(refusal)
+            }
         };
         if let Err(reason) = &admitted
             && reason.code != RefusalCode::Superseded
@@ -270,7 +281,7 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
             close();
             route.sink.handle(PeerEvent::IncomingLost { node, connection: older });
         }
-        route.sink.handle(PeerEvent::IncomingUp { node, connection });
+        route.sink.handle(PeerEvent::IncomingUp { node, start: hello.identity.start(), connection });
         Ok(())
     }
 
@@ -283,6 +294,9 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
             };
             if !self.is_newest(hello) {
                 return ServeError::Superseded;
+            }
+            if self.gate.is_shut_out(hello.identity.node) {
+                return ServeError::Refused(went_back(hello.identity.node));
             }
             if frame.kind != FrameKind::Message {
                 return ServeError::Kind { expected: FrameKind::Message, found: frame.kind };

@@ -16,7 +16,7 @@ use super::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
 use super::outbox::Outbox;
 use super::stream::{Deadline, FrameReader, StreamEnd};
 use crate::io::{Runtime, Wire, WireOptions, Writer};
-use crate::types::{Nanos, NodeId, ShardId};
+use crate::types::{Nanos, NodeId, ShardId, Start};
 
 /// A connection that was up for this long was a good one: when it is lost, the peer is dialled again at once. A peer that
 /// takes connections and drops them is not dialled in a tight loop.
@@ -86,6 +86,7 @@ struct Said {
 
 /// A connection whose handshake is done.
 struct Admitted<W: Wire> {
+    start: Start,
     reader: FrameReader<W::Reader>,
     writer: W::Writer,
 }
@@ -134,8 +135,8 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
         let mut reader = FrameReader::new(reader, HANDSHAKE_BYTES_MAX);
         let admitted = self.introduce(attempt, &mut reader, &mut writer).await;
         match admitted {
-            Ok(()) if !deadline.is_missed() => Ok(Admitted { reader, writer }),
-            Ok(()) => Err(DialError::Late),
+            Ok(start) if !deadline.is_missed() => Ok(Admitted { start, reader, writer }),
+            Ok(_) => Err(DialError::Late),
             Err(error) => {
                 writer.shutdown();
                 let is_late = deadline.is_missed() && matches!(error, DialError::Broken(_) | DialError::Write(_));
@@ -149,8 +150,11 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
         attempt: u64,
         reader: &mut FrameReader<<R::Wire as Wire>::Reader>,
         writer: &mut <R::Wire as Wire>::Writer,
-    ) -> Result<(), DialError> {
-        let hello = Hello { identity: self.identity, to: self.peer, shard: self.shard, attempt };
+    ) -> Result<Start, DialError> {
+        // Before anything is sent: what the peer says from then on must not fall behind it.
+        let before = self.gate.witnessed(self.peer, self.shard);
+        let standing = self.gate.standing(self.shard);
+        let hello = Hello { identity: self.identity, to: self.peer, shard: self.shard, attempt, standing };
         writer.write(hello.encode().chunks).await.map_err(DialError::Write)?;
         let answer = reader.next().await.map_err(DialError::Broken)?;
         match answer.kind {
@@ -162,8 +166,15 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
                     HelloError::Decode(error) => DialError::Decode(error),
                 })?;
                 welcome.check(&self.identity, self.peer).map_err(DialError::RefusedByUs)?;
-                let incarnation = welcome.identity.incarnation;
-                self.gate.admit(self.peer, incarnation).await.map_err(DialError::RefusedByUs)
+                let peer = welcome.introduction(self.shard);
+                if let Err(refusal) = self.gate.admit(&peer, Some(&before)).await {
+                    if refusal.code == RefusalCode::WentBack {
+                        let incarnation = peer.incarnation;
+                        self.sink.handle(PeerEvent::WentBack { node: self.peer, incarnation });
+                    }
+                    return Err(DialError::RefusedByUs(refusal));
+                }
+                Ok(peer.start)
             }
             FrameKind::Refused => Err(DialError::RefusedByPeer(Refusal::decode(answer.payload)?)),
             other => Err(DialError::Unexpected(other)),
@@ -172,10 +183,10 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
 
     /// Writes what is pushed until the connection is lost, or the outbox is closed and empty.
     async fn carry(&self, admitted: Admitted<R::Wire>, outbox: &Outbox) {
-        let Admitted { reader, mut writer } = admitted;
+        let Admitted { start, reader, mut writer } = admitted;
         let connection = outbox.begin_connection();
         tracing::info!(peer = %self.peer, shard = %self.shard, address = self.address, "connected to a peer");
-        self.sink.handle(PeerEvent::Connected { node: self.peer });
+        self.sink.handle(PeerEvent::Connected { node: self.peer, start });
         self.runtime.spawn(self.watch(reader, outbox.clone(), connection, writer.closer()));
         while let Some(batch) = outbox.next_batch().await {
             let (frames, bytes) = (batch.frames, batch.bytes as u64);

@@ -1,6 +1,6 @@
 //! Who is at the other end of a connection. Nothing else passes before both sides have told each other cluster, node,
-//! shard, members, format and incarnation and found that they belong together; until then a peer gets four KiB and five
-//! seconds.
+//! shard, members, format, incarnation, start and durable standing, and found that they belong together; until then a peer
+//! gets four KiB and five seconds.
 //!
 //! ```text
 //!   the node that dials                     the node that was dialled
@@ -23,8 +23,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::{DecodeError, Fields};
 use super::frame::{EncodedFrame, FrameBuilder, FrameKind};
-pub use super::refusal::{Refusal, RefusalCode, lost_its_disk};
-use crate::types::{BootEpoch, ClusterId, Incarnation, Nanos, NodeId, ShardId};
+pub use super::refusal::{Refusal, RefusalCode, lost_its_disk, outdated, went_back};
+use super::standing::{Introduction, Standing, Witnessed};
+use crate::types::{BootEpoch, ClusterId, Incarnation, Nanos, NodeId, ShardId, Start, StartId};
 
 /// Version of everything said after the frame header.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -65,6 +66,19 @@ pub struct Identity {
     pub node: NodeId,
     pub incarnation: Incarnation,
     pub boot: BootEpoch,
+    pub start_id: StartId,
+}
+
+impl Identity {
+    /// The present start of the node.
+    #[must_use]
+    pub fn start(&self) -> Start {
+        Start { boot: self.boot, id: self.start_id }
+    }
+
+    fn introduce(&self, shard: ShardId, standing: Standing) -> Introduction {
+        Introduction { node: self.node, incarnation: self.incarnation, start: self.start(), shard, standing }
+    }
 }
 
 /// Which of two connections between the same two nodes, for the same shard, is the newer one. Ascends with every
@@ -90,25 +104,46 @@ pub struct Hello {
     pub shard: ShardId,
     /// Ascends with each attempt within this boot.
     pub attempt: u64,
+    /// Where the node stands in the shard, durably.
+    pub standing: Standing,
 }
 
 /// The answer of a node that takes the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome {
     pub identity: Identity,
+    /// Where the node stands in the shard of the connection, durably, when it answers.
+    pub standing: Standing,
 }
 
-/// What the node knows beyond its own identity: who may be a peer, and with which incarnation.
+/// What the node knows beyond its own identity: who may be a peer, with which incarnation, and what peers have told.
 pub trait Gate: 'static {
-    /// Admits this incarnation of this node, or says why not. Where none of this node was ever met, the gate binds this
-    /// one durably before it returns `Ok`. Called for both directions: an impostor gets neither votes nor entries.
-    fn admit(&self, node: NodeId, incarnation: Incarnation) -> impl Future<Output = Result<(), Refusal>>;
+    /// Where this node itself stands in the shard, durably. Never less than what any message that left says.
+    fn standing(&self, shard: ShardId) -> Standing;
+
+    /// What the peer has told up to now; to be taken before it is asked.
+    fn witnessed(&self, node: NodeId, shard: ShardId) -> Witnessed;
+
+    /// Admits this start of this node, or says why not. A start that is newer than any before is durably known before
+    /// this returns `Ok`, and so is, before it returns a refusal for it, that the node went back. Called for both
+    /// directions: an impostor gets neither votes nor entries.
+    ///
+    /// `before`: what had been witnessed when the peer was asked, whose answer this is; none where it speaks unasked.
+    fn admit(&self, peer: &Introduction, before: Option<&Witnessed>) -> impl Future<Output = Result<(), Refusal>>;
+
+    /// Whether the node was found to have gone back since it was admitted.
+    fn is_shut_out(&self, node: NodeId) -> bool;
 }
 
 impl Hello {
     #[must_use]
     pub fn connection(&self) -> ConnectionId {
         ConnectionId { boot: self.identity.boot, attempt: self.attempt }
+    }
+
+    #[must_use]
+    pub fn introduction(&self) -> Introduction {
+        self.identity.introduce(self.shard, self.standing)
     }
 
     /// What `own` has against this peer, but for what only the gate knows.
@@ -137,19 +172,26 @@ impl Hello {
         fields.put_u8(self.to.0);
         fields.put_u16_le(self.shard.0);
         fields.put_u64_le(self.attempt);
+        put_standing(self.standing, fields);
         short(frame, FrameKind::Hello)
     }
 
     pub fn decode(payload: Bytes) -> Result<Hello, HelloError> {
         let mut fields = Fields::new(payload);
         let identity = take_identity(&mut fields)?;
-        let hello = Hello { identity, to: fields.node()?, shard: ShardId(fields.u16()?), attempt: fields.u64()? };
+        let (to, shard, attempt) = (fields.node()?, ShardId(fields.u16()?), fields.u64()?);
+        let hello = Hello { identity, to, shard, attempt, standing: take_standing(&mut fields)? };
         fields.end()?;
         Ok(hello)
     }
 }
 
 impl Welcome {
+    #[must_use]
+    pub fn introduction(&self, shard: ShardId) -> Introduction {
+        self.identity.introduce(shard, self.standing)
+    }
+
     /// What `own`, that dialled `to`, has against the node that answered, but for what only the gate knows.
     pub fn check(&self, own: &Identity, to: NodeId) -> Result<(), Refusal> {
         check_same(own, &self.identity)?;
@@ -165,12 +207,14 @@ impl Welcome {
     pub fn encode(&self) -> EncodedFrame {
         let mut frame = FrameBuilder::new();
         put_identity(&self.identity, frame.fields());
+        put_standing(self.standing, frame.fields());
         short(frame, FrameKind::Welcome)
     }
 
     pub fn decode(payload: Bytes) -> Result<Welcome, HelloError> {
         let mut fields = Fields::new(payload);
-        let welcome = Welcome { identity: take_identity(&mut fields)? };
+        let identity = take_identity(&mut fields)?;
+        let welcome = Welcome { identity, standing: take_standing(&mut fields)? };
         fields.end()?;
         Ok(welcome)
     }
@@ -212,6 +256,16 @@ fn put_identity(identity: &Identity, fields: &mut Vec<u8>) {
     fields.put_u8(identity.node.0);
     fields.put_u128_le(identity.incarnation.0);
     fields.put_u64_le(identity.boot.0);
+    fields.put_u64_le(identity.start_id.0);
+}
+
+fn put_standing(standing: Standing, fields: &mut Vec<u8>) {
+    fields.put_u64_le(standing.term.0);
+    fields.put_u64_le(standing.index.0);
+}
+
+fn take_standing(fields: &mut Fields) -> Result<Standing, DecodeError> {
+    Ok(Standing { term: fields.term()?, index: fields.index()? })
 }
 
 fn take_identity(fields: &mut Fields) -> Result<Identity, HelloError> {
@@ -227,6 +281,7 @@ fn take_identity(fields: &mut Fields) -> Result<Identity, HelloError> {
         node: fields.node()?,
         incarnation: Incarnation(fields.u128()?),
         boot: BootEpoch(fields.u64()?),
+        start_id: StartId(fields.u64()?),
     })
 }
 
@@ -247,11 +302,16 @@ mod tests {
             node: NodeId(node),
             incarnation: Incarnation(u128::from(node) << 100),
             boot: BootEpoch(5),
+            start_id: StartId(55),
         }
     }
 
+    fn standing() -> Standing {
+        Standing { term: crate::types::Term(6), index: crate::types::Index(66) }
+    }
+
     fn hello() -> Hello {
-        Hello { identity: identity(1), to: NodeId(2), shard: ShardId(1), attempt: 9 }
+        Hello { identity: identity(1), to: NodeId(2), shard: ShardId(1), attempt: 9, standing: standing() }
     }
 
     fn payload(frame: &EncodedFrame) -> Bytes {
@@ -262,7 +322,7 @@ mod tests {
     #[test]
     fn what_is_said_is_understood() {
         assert_eq!(Hello::decode(payload(&hello().encode())).expect("whole"), hello());
-        let welcome = Welcome { identity: identity(2) };
+        let welcome = Welcome { identity: identity(2), standing: standing() };
         assert_eq!(Welcome::decode(payload(&welcome.encode())).expect("whole"), welcome);
     }
 
@@ -312,7 +372,7 @@ mod tests {
 
     #[test]
     fn an_answer_of_another_node_than_the_one_dialled_is_refused() {
-        let welcome = Welcome { identity: identity(3) };
+        let welcome = Welcome { identity: identity(3), standing: standing() };
         assert_eq!(welcome.check(&identity(1), NodeId(3)), Ok(()));
         assert_eq!(welcome.check(&identity(1), NodeId(2)).expect_err("node 3").code, RefusalCode::WrongNode);
     }

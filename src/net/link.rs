@@ -4,7 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::handshake::{ConnectionId, HANDSHAKE_DEADLINE, Refusal};
 use super::message::PeerMessage;
-use crate::types::{Nanos, NodeId};
+use crate::types::{Incarnation, Nanos, NodeId, Start};
 use crate::wal::entry::ENTRY_BYTES_MAX;
 
 /// What happens on the links of one shard to its peers, in the order in which it happens.
@@ -13,6 +13,7 @@ pub enum PeerEvent {
     /// The connection that this node dialled is up: what is pushed from now on is sent. Everything queued before is gone.
     Connected {
         node: NodeId,
+        start: Start,
     },
     /// The connection that this node dialled was lost, or (`refused` changed) what came of dialling anew.
     /// `refused`: nothing listens there any more, the peer's host said so; else only silence or trouble on the way.
@@ -28,6 +29,7 @@ pub enum PeerEvent {
     /// The peer's connection to this node is up; an older one was reported lost before.
     IncomingUp {
         node: NodeId,
+        start: Start,
         connection: ConnectionId,
     },
     IncomingLost {
@@ -40,6 +42,15 @@ pub enum PeerEvent {
         node: Option<NodeId>,
         reason: Refusal,
         by_peer: bool,
+    },
+    /// The peer is not admitted any more: this directory of it is older than what it has told.
+    WentBack {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
+    /// The peer said less than it had told before, on a connection that may be an old one. Dial it: its answer will tell.
+    Doubtful {
+        node: NodeId,
     },
 }
 

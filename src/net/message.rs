@@ -173,6 +173,8 @@ pub struct RaftMessage {
     pub times: Times,
     /// In answers: the sender's disk has room for more enqueues. From the leader: a majority has.
     pub room: bool,
+    /// From the leader of the message's term: its own log is durable up to here. Nothing from others.
+    pub durable: Index,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

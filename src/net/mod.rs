@@ -8,6 +8,7 @@
 //! `acceptor` (the two ends), `greeting` (how an accepted connection gets to the thread of its shard).
 
 pub mod message;
+pub mod standing;
 
 pub mod assembler;
 pub mod codec;

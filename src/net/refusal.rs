@@ -43,10 +43,12 @@ pub enum RefusalCode {
     Superseded = 10,
     /// Not now: the node starts or stops.
     Unready = 11,
+    /// A known node whose directory is older than what it has told.
+    WentBack = 12,
 }
 
 impl RefusalCode {
-    const ALL: [RefusalCode; 12] = [
+    const ALL: [RefusalCode; 13] = [
         RefusalCode::Other,
         RefusalCode::Protocol,
         RefusalCode::Cluster,
@@ -59,6 +61,7 @@ impl RefusalCode {
         RefusalCode::Shard,
         RefusalCode::Superseded,
         RefusalCode::Unready,
+        RefusalCode::WentBack,
     ];
 
     /// One lower-case word, for logs and metrics.
@@ -77,6 +80,7 @@ impl RefusalCode {
             RefusalCode::Shard => "shard",
             RefusalCode::Superseded => "superseded",
             RefusalCode::Unready => "unready",
+            RefusalCode::WentBack => "went-back",
         }
     }
 }
@@ -114,6 +118,24 @@ impl Refusal {
         let is_clean = |c: &char| !c.is_control() && *c != char::REPLACEMENT_CHARACTER;
         Ok(Refusal { code, text: text.chars().filter(is_clean).collect() })
     }
+}
+
+/// The refusal of a node that forgot what it promised, for its directory was put back from an older image.
+#[must_use]
+pub fn went_back(node: NodeId) -> Refusal {
+    Refusal::new(
+        RefusalCode::WentBack,
+        format!(
+            "node {node} came back with an older copy of its data directory, as from a backup or an image of its host, and has \
+             forgotten what it acknowledged and voted; it may not take part again: replace this member under a new number"
+        ),
+    )
+}
+
+/// The refusal of what was said before a later start of the same node was admitted, or is not proven yet.
+#[must_use]
+pub fn outdated(node: NodeId) -> Refusal {
+    Refusal::new(RefusalCode::Superseded, format!("node {node} has told this node more than that before"))
 }
 
 /// The usual refusal of a gate.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use super::acquaintance::{Ledger, NodeGate};
 use super::fate::Fate;
 use super::front::{Front, Mailboxes, ShardAnswers};
 use super::host::{BODY_READS_MAX, Event, Host, Life, StallLimits, TurnWatch};
@@ -14,7 +15,7 @@ use super::listeners::Listeners;
 use super::living::Lives;
 use super::observer::StatusObserver;
 use super::opening::{Readers, open_node, open_shard, readers};
-use super::peering::{EventSink, IncarnationGate, Links, PeerAcceptor, accept_peers, dial_peers, serve_peers};
+use super::peering::{EventSink, Links, PeerAcceptor, accept_peers, dial_peers, serve_peers};
 use super::place::{Crossing, Home, Place};
 use super::queue::Queue;
 pub use super::stopping::StopRequest;
@@ -121,20 +122,29 @@ async fn start_shards<R: Runtime>(
     };
     let identity = &opened.directory.identity;
     setup.board.identify(identity.cluster_id.0, identity.incarnation.0);
-    let gate = Rc::new(IncarnationGate::new(rt.disk().clone(), &setup.config, Arc::clone(&opened.bindings)));
+    let (incarnation, acquaintances) = (identity.incarnation, Arc::clone(&opened.acquaintances));
+    let gate = Rc::new(NodeGate::new(rt.disk().clone(), &setup.config, incarnation, acquaintances));
     let mailboxes = Rc::new(Mailboxes::default());
     let mut hosts = Vec::new();
     let mut sinks: Vec<Rc<dyn PeerSink>> = Vec::new();
     for shard in place.own_shards(setup.config.shards) {
         let opening = open_shard(rt, setup, &opened.directory, shard, None).await?;
         let events = Rc::new(Queue::default());
-        let sink = EventSink { events: Rc::clone(&events), fate: Rc::clone(fate), board: Arc::clone(&setup.board) };
+        let ledger = gate.ledger(shard);
+        ledger.set_own(opening.standing());
+        let sink = EventSink {
+            events: Rc::clone(&events),
+            ledger: Rc::clone(&ledger),
+            fate: Rc::clone(fate),
+            board: Arc::clone(&setup.board),
+        };
         let sink: Rc<dyn PeerSink> = Rc::new(sink);
         let links = dial_peers(rt, setup, &opened, shard, &gate, &sink);
         sinks.push(sink);
         let answers = ShardAnswers { shard, mailboxes: Rc::clone(&mailboxes), place: Rc::clone(place) };
         let readers = readers(rt, &setup.config, &opened.directory, shard);
-        let host = make_host(rt, setup, readers, events, links, answers, fate);
+        let ways = Ways { events, links, gate: Rc::clone(&gate), ledger };
+        let host = make_host(rt, setup, readers, ways, answers, fate);
         let (directory, setup) = (opened.directory.clone(), setup.clone());
         let lives = Lives { host: Rc::clone(&host), setup, directory, shard, begun };
         rt.spawn(lives.live(opening));
@@ -180,15 +190,23 @@ async fn share_fate<W: Wire>(place: Rc<Place<W>>, fate: Rc<Fate>) {
     fate.finish();
 }
 
+/// How a shard and its peers reach each other.
+struct Ways<D: Disk> {
+    events: Rc<Queue<Event>>,
+    links: Links,
+    gate: Rc<NodeGate<D>>,
+    ledger: Rc<Ledger>,
+}
+
 fn make_host<R: Runtime>(
     rt: &R,
     setup: &Setup,
     readers: Readers<R::Disk>,
-    events: Rc<Queue<Event>>,
-    links: Links,
+    ways: Ways<R::Disk>,
     answers: ShardAnswers<R::Wire>,
     fate: &Rc<Fate>,
 ) -> Rc<Host<R>> {
+    let Ways { events, links, gate, ledger } = ways;
     let shard = answers.shard;
     let tunables = &setup.config.tunables;
     let metrics = setup.metrics.shard(shard);
@@ -217,6 +235,8 @@ fn make_host<R: Runtime>(
         snapshots: snapshots_dir(&setup.config.data, shard),
         life: Life::default(),
         links,
+        gate,
+        ledger,
         reader: readers.log,
         stores: readers.stores,
         answers: Rc::new(answers),

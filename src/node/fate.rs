@@ -118,6 +118,7 @@ impl From<DirectoryError> for Fatal {
             DirectoryError::Another { path, .. }
             | DirectoryError::UnknownFormat { path, .. }
             | DirectoryError::Damaged { path, .. } => Fatal::WrongIdentity { path, why },
+            DirectoryError::PartialRestore { path, .. } => Fatal::PartialRestore { path, why },
             DirectoryError::Io { path, source } => Fatal::DirectoryNotWritable { path, why: source.to_string() },
             DirectoryError::Vote(error) => error.into(),
         }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 
+use super::acquaintance::{Ledger, NodeGate};
 use super::fate::Fate;
 use super::giving::{give_jobs, give_piece};
 use super::installing::Staged;
@@ -27,7 +28,7 @@ use crate::shard::effect::{Append, ConnectionId, Effect, JobPlace, Keep, Snapsho
 use crate::shard::giving::Kept;
 use crate::shard::{Moment, Shard};
 use crate::status::InstallStatus;
-use crate::types::{Index, JobId, Nanos, NodeId, SnapshotName};
+use crate::types::{Incarnation, Index, JobId, Nanos, NodeId, SnapshotName, Start};
 use crate::wal::catalog::{EnqueueAt, PieceName};
 use crate::wal::entry::Entry;
 use crate::wal::footer::Footer;
@@ -56,13 +57,26 @@ pub enum Event {
         operation: Operation,
     },
     Closed(ConnectionId),
-    PeerUp(NodeId),
+    PeerUp {
+        peer: NodeId,
+        start: Start,
+    },
     PeerLost {
         peer: NodeId,
         refused: bool,
     },
-    IncomingUp(NodeId),
+    IncomingUp {
+        peer: NodeId,
+        start: Start,
+    },
     IncomingLost(NodeId),
+    /// The peer's directory was seen to be older than what the peer has told: this node admits it no more.
+    WentBack {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
+    /// The peer has to be dialled, to learn whether it went back.
+    Doubtful(NodeId),
     Message {
         from: NodeId,
         message: PeerMessage,
@@ -135,10 +149,12 @@ impl Event {
         match self {
             Event::Operation { .. }
             | Event::Closed(_)
-            | Event::PeerUp(_)
+            | Event::PeerUp { .. }
             | Event::PeerLost { .. }
-            | Event::IncomingUp(_)
+            | Event::IncomingUp { .. }
             | Event::IncomingLost(_)
+            | Event::WentBack { .. }
+            | Event::Doubtful(_)
             | Event::Message { .. }
             | Event::Room(_)
             | Event::Stopping
@@ -207,6 +223,8 @@ pub struct Host<R: Runtime> {
     pub snapshots: PathBuf,
     pub life: Life,
     pub links: BTreeMap<NodeId, Outbox>,
+    pub gate: Rc<NodeGate<R::Disk>>,
+    pub ledger: Rc<Ledger>,
     pub reader: LogReader<R::Disk>,
     pub stores: StoreReader<R::Disk>,
     pub answers: Rc<dyn Answers>,
@@ -322,6 +340,7 @@ impl<R: Runtime> Host<R> {
                 shard.handle_time(moment);
             }
             shard.flush(moment);
+            self.ledger.set_own(shard.standing());
             while let Some(effect) = shard.poll_effect() {
                 if let Some(watch) = &self.watch {
                     watch.decided(&shard, &effect);
@@ -395,13 +414,19 @@ impl<R: Runtime> Host<R> {
                 shard.handle_operation(moment, connection, ticket, operation);
             }
             Event::Closed(connection) => shard.handle_closed(moment, connection),
-            Event::PeerUp(peer) => shard.handle_peer_up(moment, peer),
+            Event::PeerUp { peer, start } => {
+                shard.handle_start(moment, peer, start);
+                shard.handle_peer_up(moment, peer);
+            }
             Event::PeerLost { peer, refused } => shard.handle_peer_lost(moment, peer, refused),
             // It dials, so it is there: dial it at once.
-            Event::IncomingUp(peer) => {
+            Event::IncomingUp { peer, start } => {
+                shard.handle_incoming_start(moment, peer, start);
                 shard.handle_incoming_up(peer);
                 self.nudge(peer);
             }
+            Event::WentBack { node, incarnation } => shard.handle_went_back(moment, node, incarnation),
+            Event::Doubtful(peer) => self.nudge(peer),
             Event::IncomingLost(peer) => shard.handle_incoming_lost(peer),
             Event::Message { from, message: PeerMessage::Pulled(pulled) } => {
                 if !shard.handle_copy(moment, &pulled) {
@@ -560,6 +585,15 @@ impl<R: Runtime> Host<R> {
             }
             Effect::GiveJobs { to, snapshot, jobs } => self.give(to, give_jobs(Rc::clone(self), to, snapshot, jobs)),
             Effect::Install(wanted) => self.want(wanted),
+            Effect::ShutOut { node, incarnation } => {
+                let host = Rc::clone(self);
+                self.rt.spawn(async move {
+                    host.gate.shut_out(node, incarnation, &host.fate).await;
+                    if let Some(link) = host.links.get(&node) {
+                        link.break_off();
+                    }
+                });
+            }
             Effect::Stop(why) => self.fate.seal(self.fatal(&why)),
         }
     }

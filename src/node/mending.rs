@@ -3,7 +3,7 @@
 //!
 //! Clients that ask meanwhile wait as they do where no leader is known, and no longer.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::core::Setup;
@@ -19,7 +19,7 @@ use crate::net::message::{Fetch, Held, PeerMessage};
 use crate::shard::effect::{ConnectionId, Wanted};
 use crate::shard::repair::{Effect, Outcome, Repair};
 use crate::status::{RoleName, ShardStatus};
-use crate::types::{Index, JobId, Nanos, NodeId, ShardId};
+use crate::types::{Index, JobId, Nanos, NodeId, ShardId, Start};
 use crate::wal::directory::Opened;
 use crate::wal::index::Placement;
 use crate::wal::rewrite::{Plan, RewriteError, rewrite};
@@ -41,8 +41,8 @@ pub struct Mending<R: Runtime> {
     shard: ShardId,
     metrics: ShardMetrics,
     /// Peers that this node has dialled, and that have dialled it.
-    connected: BTreeSet<NodeId>,
-    incoming: BTreeSet<NodeId>,
+    connected: BTreeMap<NodeId, Start>,
+    incoming: BTreeMap<NodeId, Start>,
     has_room: Option<bool>,
     /// Operations of clients, and since when they wait.
     waiting: VecDeque<(Nanos, ConnectionId, u64, Operation)>,
@@ -69,8 +69,8 @@ impl<R: Runtime> Mending<R> {
             directory: directory.clone(),
             shard,
             metrics: setup.metrics.shard(shard),
-            connected: BTreeSet::new(),
-            incoming: BTreeSet::new(),
+            connected: BTreeMap::new(),
+            incoming: BTreeMap::new(),
             has_room: None,
             waiting: VecDeque::new(),
             repaired: 0,
@@ -125,7 +125,7 @@ impl<R: Runtime> Mending<R> {
         let others = config.members.keys().copied().filter(|node| *node != config.node).collect();
         let begin = if faulty.needs_snapshot { Repair::by_snapshot } else { Repair::new };
         let mut repair = begin(others, faulty.term, faulty.inventory, self.host.rt.now());
-        for &peer in &self.connected {
+        for &peer in self.connected.keys() {
             repair.handle_peer_up(self.host.rt.now(), peer);
         }
         let before = self.repaired;
@@ -203,21 +203,24 @@ impl<R: Runtime> Mending<R> {
 
     fn handle(&mut self, repair: &mut Repair, now: Nanos, event: Event) {
         match event {
-            Event::PeerUp(peer) => {
-                self.connected.insert(peer);
+            Event::PeerUp { peer, start } => {
+                self.connected.insert(peer, start);
                 repair.handle_peer_up(now, peer);
             }
             Event::PeerLost { peer, .. } => {
                 self.connected.remove(&peer);
                 repair.handle_peer_lost(peer);
             }
-            Event::IncomingUp(peer) => {
-                self.incoming.insert(peer);
+            Event::IncomingUp { peer, start } => {
+                self.incoming.insert(peer, start);
                 self.host.nudge(peer);
             }
             Event::IncomingLost(peer) => {
                 self.incoming.remove(&peer);
             }
+            Event::Doubtful(peer) => self.host.nudge(peer),
+            // It is refused already; it is dialled again, and told of again to a shard that can tell a leader.
+            Event::WentBack { .. } => {}
             Event::Message { from, message: PeerMessage::Pulled(pulled) } => self.host.note_pulled(from, pulled),
             Event::Message { from, message } => repair.handle_message(now, from, message),
             Event::Operation { connection, ticket, operation } => {
@@ -308,8 +311,8 @@ impl<R: Runtime> Mending<R> {
         self.metrics.repaired_entries.inc_by(self.repaired.saturating_sub(self.metrics.repaired_entries.get()));
         let events = &self.host.events;
         let since = events.take();
-        self.incoming.iter().for_each(|&peer| events.push(Event::IncomingUp(peer)));
-        self.connected.iter().for_each(|&peer| events.push(Event::PeerUp(peer)));
+        self.incoming.iter().for_each(|(&peer, &start)| events.push(Event::IncomingUp { peer, start }));
+        self.connected.iter().for_each(|(&peer, &start)| events.push(Event::PeerUp { peer, start }));
         if let Some(has_room) = self.has_room {
             events.push(Event::Room(has_room));
         }

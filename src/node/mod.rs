@@ -7,6 +7,7 @@
 //! it begins and ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
 //! speak), `together` (what they share), `cores` (their start and end).
 
+pub mod acquaintance;
 pub mod admin;
 mod admin_door;
 pub mod core;

@@ -165,6 +165,7 @@ impl StatusObserver {
             marker_fingerprint: picture.marker.map_or_else(String::new, |(_, digest)| format!("{digest:032x}")),
             install: disk.install,
             peers: peers.collect(),
+            shut_out: picture.shut_out.iter().map(|node| node.0).collect(),
             ..ShardStatus::default()
         }
     }

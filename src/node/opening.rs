@@ -14,13 +14,15 @@ use crate::fatal::Fatal;
 use crate::io::lock::LockError;
 use crate::io::uring::create_directory;
 use crate::io::{Disk, Runtime, is_full};
+use crate::net::standing::Standing;
+use crate::raft::message::Vote;
 use crate::raft::{self, Log, Membership};
 use crate::shard::giving::Kept;
 use crate::shard::{Moment, Recovered, Shard, ShardConfig};
 use crate::snapshot::Snapshot;
 use crate::snapshot::completion::complete;
 use crate::snapshot::install::InstallError;
-use crate::types::{Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
+use crate::types::{Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, StartId, Term, Times};
 use crate::wal::catalog::lowest_uncovered;
 use crate::wal::compaction::Bounds;
 use crate::wal::directory::{
@@ -44,6 +46,17 @@ pub enum Opening<D: Disk> {
     Ready(Box<OpenedShard<D>>),
     /// Entries of its log were durable and are damaged; peers may have copies.
     Faulty(Box<FaultyShard>),
+}
+
+impl<D: Disk> Opening<D> {
+    /// How far the shard's promises reach, durably.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self {
+            Opening::Ready(opened) => opened.shard.standing(),
+            Opening::Faulty(faulty) => Standing { term: faulty.term, index: faulty.inventory.last() },
+        }
+    }
 }
 
 /// A shard that cannot run yet.
@@ -146,8 +159,9 @@ pub async fn prepare<R: Runtime>(rt: &R, config: &Config) -> Result<(), Fatal> {
 /// The directory is not prepared, or not this node's.
 pub async fn open_node<R: Runtime>(rt: &R, config: &Config) -> Result<Opened, Fatal> {
     directory::give_up_room(rt.disk(), &config.data).await?;
+    let start_id = StartId(rt.random());
     loop {
-        match directory::open(rt.disk(), &config.data, &expected(config)).await {
+        match directory::open(rt.disk(), &config.data, &expected(config), start_id).await {
             Err(DirectoryError::NotPrepared { .. }) if config.embedded => prepare(rt, config).await?,
             Err(DirectoryError::Io { source, .. }) if is_full(&source) && remove_a_spare(rt, config).await? => {}
             opened => return Ok(opened?),
@@ -205,7 +219,7 @@ pub async fn open_shard<R: Runtime>(
         tracing::info!(%shard, "a snapshot of another node is in its place");
     }
     let vote_path = vote_path(&config.data, shard);
-    let (vote_file, vote) = VoteFile::open(rt.disk(), &vote_path, opened.identity.vote(shard)).await?;
+    let (mut vote_file, mut vote) = VoteFile::open(rt.disk(), &vote_path, opened.identity.vote(shard)).await?;
     let identity = opened.identity.log(shard);
     let tunables = &config.tunables;
     let sizes = SegmentSizes { first_bytes: tunables.segment_bytes_min, max_bytes: tunables.segment_bytes_max };
@@ -241,7 +255,12 @@ pub async fn open_shard<R: Runtime>(
     }
     match recovered.faulty.first() {
         None => {}
-        Some(first) if Some(first.index) == given_up => recovered = recovered.give_up_faulty(),
+        Some(first) if Some(first.index) == given_up => {
+            // They may have been acknowledged in this term. That they are no part of any leader's log is true in a later one.
+            vote = Vote { term: vote.term.next(), voted_for: None };
+            vote_file.save(vote).await?;
+            recovered = recovered.give_up_faulty();
+        }
         Some(_) => {
             let (inventory, term) = (recovered.inventory(), vote.term);
             let why = recovered.require_whole().err().map(|error| error.to_string()).unwrap_or_default();

@@ -4,28 +4,30 @@
 //! handed over as soon as its Hello says so, and everything else happens there.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::acquaintance::{Ledger, NodeGate};
 use super::core::Setup;
 use super::fate::Fate;
 use super::host::Event;
 use super::place::{Crossing, Home, Place};
 use super::queue::Queue;
-use super::together::{Bindings, OpenedNode};
+use super::together::OpenedNode;
 use crate::config::Config;
 use crate::fatal::Fatal;
-use crate::io::{Disk, Listener, Runtime, Wire};
+use crate::io::{Listener, Runtime, Wire};
 use crate::net::acceptor::{Acceptor, AcceptorCounters, Route};
 use crate::net::dialer::Dialer;
-use crate::net::handshake::{Gate, Identity, MembersDigest, Refusal, RefusalCode, lost_its_disk};
+use crate::net::handshake::{Identity, MembersDigest, RefusalCode};
 use crate::net::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
+use crate::net::message::PeerMessage;
 use crate::net::outbox::Outbox;
+use crate::net::standing::promise;
 use crate::status::Board;
-use crate::types::{Incarnation, Nanos, NodeId, ShardId};
-use crate::wal::directory::{self, Opened};
+use crate::types::{Nanos, NodeId, ShardId};
+use crate::wal::directory::Opened;
 use crate::wal::format::FORMAT;
 
 /// After an `accept` that failed (no file descriptors left, say) the next one waits this long.
@@ -34,6 +36,7 @@ const ACCEPT_RETRY: Nanos = Nanos::from_millis(50);
 /// Events of one shard's links go into its queue.
 pub struct EventSink {
     pub events: Rc<Queue<Event>>,
+    pub ledger: Rc<Ledger>,
     pub fate: Rc<Fate>,
     pub board: Arc<Board>,
 }
@@ -57,7 +60,8 @@ fn is_lasting(code: RefusalCode) -> bool {
         | RefusalCode::Shards
         | RefusalCode::Format
         | RefusalCode::Stranger
-        | RefusalCode::Incarnation => true,
+        | RefusalCode::Incarnation
+        | RefusalCode::WentBack => true,
         RefusalCode::Other
         | RefusalCode::WrongNode
         | RefusalCode::Shard
@@ -69,17 +73,28 @@ fn is_lasting(code: RefusalCode) -> bool {
 impl PeerSink for EventSink {
     fn handle(&self, event: PeerEvent) {
         self.events.push(match event {
-            PeerEvent::Connected { node } => {
+            PeerEvent::Connected { node, start } => {
                 self.board.note_admitted(node.0);
-                Event::PeerUp(node)
+                Event::PeerUp { peer: node, start }
             }
             PeerEvent::Lost { node, refused } => Event::PeerLost { peer: node, refused },
-            PeerEvent::Message { node, message } => Event::Message { from: node, message },
+            PeerEvent::Message { node, message } => {
+                if let PeerMessage::Raft(raft) = &message
+                    && let Some(standing) = promise(raft)
+                {
+                    self.ledger.remember(node, standing);
+                }
+                Event::Message { from: node, message }
+            }
             PeerEvent::IncomingLost { node, .. } => Event::IncomingLost(node),
-            PeerEvent::IncomingUp { node, .. } => Event::IncomingUp(node),
+            PeerEvent::IncomingUp { node, start, .. } => Event::IncomingUp { peer: node, start },
+            PeerEvent::WentBack { node, incarnation } => Event::WentBack { node, incarnation },
+            PeerEvent::Doubtful { node } => Event::Doubtful(node),
             // This node forgot what it promised under this name. One peer that knows is enough: others may not have met the
             // former node, and would count a vote that it gave twice.
-            PeerEvent::Refused { reason, by_peer: true, .. } if reason.code == RefusalCode::Incarnation => {
+            PeerEvent::Refused { reason, by_peer: true, .. }
+                if matches!(reason.code, RefusalCode::Incarnation | RefusalCode::WentBack) =>
+            {
                 self.end_refused(reason.text);
                 return;
             }
@@ -95,45 +110,6 @@ impl PeerSink for EventSink {
     }
 }
 
-/// Binds each node, durably, to the incarnation that was met first. A node whose directory was prepared anew is another
-/// incarnation: it promised things that it no longer remembers, so it gets neither vote nor acknowledgement.
-pub struct IncarnationGate<D: Disk> {
-    disk: D,
-    data: PathBuf,
-    members: BTreeSet<NodeId>,
-    /// What is durable; of all threads of the node.
-    bound: Arc<Bindings>,
-}
-
-impl<D: Disk> IncarnationGate<D> {
-    #[must_use]
-    pub fn new(disk: D, config: &Config, bound: Arc<Bindings>) -> IncarnationGate<D> {
-        let members = config.members.keys().copied().collect();
-        IncarnationGate { disk, data: config.data.clone(), members, bound }
-    }
-}
-
-impl<D: Disk> Gate for IncarnationGate<D> {
-    async fn admit(&self, node: NodeId, incarnation: Incarnation) -> Result<(), Refusal> {
-        if !self.members.contains(&node) {
-            return Err(Refusal::new(RefusalCode::Stranger, format!("node {node} is no member of this cluster")));
-        }
-        let mut bound = self.bound.lock().await;
-        match bound.get(&node) {
-            Some(known) if *known == incarnation => return Ok(()),
-            Some(_) => return Err(lost_its_disk(node)),
-            None => {}
-        }
-        let mut peers = bound.clone();
-        peers.insert(node, incarnation);
-        directory::save_peers(&self.disk, &self.data, &peers).await.map_err(|error| {
-            Refusal::new(RefusalCode::Unready, format!("node {node} could not be bound to its incarnation: {error}"))
-        })?;
-        *bound = peers;
-        Ok(())
-    }
-}
-
 fn identity(config: &Config, opened: &Opened) -> Identity {
     let members: Vec<NodeId> = config.members.keys().copied().collect();
     Identity {
@@ -144,6 +120,7 @@ fn identity(config: &Config, opened: &Opened) -> Identity {
         node: config.node,
         incarnation: opened.identity.incarnation,
         boot: opened.boot,
+        start_id: opened.start_id,
     }
 }
 
@@ -169,7 +146,7 @@ pub fn dial_peers<R: Runtime>(
     setup: &Setup,
     opened: &OpenedNode,
     shard: ShardId,
-    gate: &Rc<IncarnationGate<R::Disk>>,
+    gate: &Rc<NodeGate<R::Disk>>,
     sink: &Rc<dyn PeerSink>,
 ) -> Links {
     let peers = setup.config.members.iter().filter(|(node, _)| **node != setup.config.node);
@@ -197,7 +174,7 @@ pub fn accept_peers<R: Runtime>(
     setup: &Setup,
     opened: &OpenedNode,
     place: &Rc<Place<R::Wire>>,
-    gate: &Rc<IncarnationGate<R::Disk>>,
+    gate: &Rc<NodeGate<R::Disk>>,
     sinks: Vec<Rc<dyn PeerSink>>,
 ) -> Rc<PeerAcceptor<R>> {
     let counters = AcceptorCounters {
@@ -213,7 +190,7 @@ pub fn accept_peers<R: Runtime>(
     Acceptor::new(rt.clone(), identity, LinkLimits::default(), Rc::clone(gate), route, counters)
 }
 
-pub type PeerAcceptor<R> = Acceptor<R, IncarnationGate<<R as Runtime>::Disk>>;
+pub type PeerAcceptor<R> = Acceptor<R, NodeGate<<R as Runtime>::Disk>>;
 
 /// Accepts peers for the shards of all threads until the listener is closed.
 pub async fn serve_peers<R: Runtime>(

@@ -1,25 +1,62 @@
 //! What the core threads of one node share beside their rings: what the directory held when it was opened, how far each
 //! has come with stopping, and whether one of them has ended the node. Nothing here is touched while a node just serves.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
 use crate::fatal::Fatal;
-use crate::types::{Incarnation, NodeId};
-use crate::wal::directory::Opened;
+use crate::types::NodeId;
+use crate::wal::directory::{KnownPeer, KnownPeers, Opened};
 
-/// The incarnation that each peer is durably bound to. The lock is held while a binding is being written: two nodes may
-/// be met at one time, also by two threads.
-pub type Bindings = tokio::sync::Mutex<BTreeMap<NodeId, Incarnation>>;
+/// What is durably known of each peer, on all threads.
+#[derive(Debug, Default)]
+pub struct Acquaintances {
+    /// Never ahead of the disk. Held for moments only.
+    known: RwLock<KnownPeers>,
+    /// Whether any of them went back: asked for each message, and hardly ever true.
+    has_shut_out: AtomicBool,
+    /// Held while something is being written: two nodes may be met at one time, also by two threads.
+    pub writing: tokio::sync::Mutex<()>,
+}
+
+impl Acquaintances {
+    #[must_use]
+    pub fn new(known: KnownPeers) -> Acquaintances {
+        let has_shut_out = AtomicBool::new(known.values().any(|peer| peer.went_back));
+        Acquaintances { known: RwLock::new(known), has_shut_out, writing: tokio::sync::Mutex::default() }
+    }
+
+    #[must_use]
+    pub fn is_shut_out(&self, node: NodeId) -> bool {
+        self.has_shut_out.load(Ordering::Acquire) && self.get(node).is_some_and(|known| known.went_back)
+    }
+
+    #[must_use]
+    pub fn get(&self, node: NodeId) -> Option<KnownPeer> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
+    }
+
+    #[must_use]
+    pub fn all(&self) -> KnownPeers {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This was made durable.
+    pub fn handle_saved(&self, node: NodeId, peer: KnownPeer) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(node, peer);
+        if peer.went_back {
+            self.has_shut_out.store(true, Ordering::Release);
+        }
+    }
+}
 
 /// The directory, opened once per process.
 #[derive(Debug)]
 pub struct OpenedNode {
     pub directory: Opened,
-    pub bindings: Arc<Bindings>,
+    pub acquaintances: Arc<Acquaintances>,
 }
 
 /// Steps of a graceful stop at which the threads wait for each other.
@@ -62,8 +99,8 @@ impl Together {
 
     /// One thread has opened the directory; the others begin.
     pub fn share_opened(&self, directory: Opened) -> Arc<OpenedNode> {
-        let bindings = Arc::new(Bindings::new(directory.peers.clone()));
-        let opened = Arc::new(OpenedNode { directory, bindings });
+        let acquaintances = Arc::new(Acquaintances::new(directory.peers.clone()));
+        let opened = Arc::new(OpenedNode { directory, acquaintances });
         self.opened.send_replace(Some(Arc::clone(&opened)));
         opened
     }

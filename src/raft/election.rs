@@ -56,6 +56,9 @@ impl Raft {
 
     pub(super) fn retry_pre_votes(&mut self, now: Nanos) {
         let Role::PreCandidate(candidate) = &mut self.role else { return };
+        if candidate.answers.tally(&self.state) == Tally::Won && self.state.is_admitted() {
+            return self.become_candidate(now, false);
+        }
         candidate.retry_deadline = now.saturating_add(self.state.draw_retry());
         self.ask_for_pre_votes();
     }
@@ -116,6 +119,9 @@ impl Raft {
 
     /// `asked` is the term that the candidate would have. Nothing is changed by answering (faults E9).
     pub(super) fn handle_pre_vote_request(&mut self, now: Nanos, from: NodeId, asked: Term, last: LogPosition) {
+        if !self.state.is_admitted() {
+            return;
+        }
         let hears_leader = self.hears_leader(now) && !mutation::is_on(Mutation::PreVoteWithoutRecency);
         let granted = asked > self.state.term() && last >= self.state.log.last() && !hears_leader;
         if granted {
@@ -131,13 +137,17 @@ impl Raft {
             return;
         }
         candidate.answers.0.insert(from, true);
-        if candidate.answers.tally(&self.state) == Tally::Won {
+        if candidate.answers.tally(&self.state) == Tally::Won && self.state.is_admitted() {
             self.become_candidate(now, false);
         }
     }
 
     /// A request in the current term.
     pub(super) fn handle_vote_request(&mut self, now: Nanos, from: NodeId, last: LogPosition) {
+        if !self.state.is_admitted() {
+            // A refusal would stand for the whole term. Who is not answered asks again, in this term or the next.
+            return;
+        }
         let free = match self.state.vote.voted_for {
             Some(candidate) => candidate == from,
             None => self.leader().is_none(),
@@ -170,7 +180,7 @@ impl Raft {
     /// The leader handed over: no pre-vote, since everybody hears a leader (thesis 3.10, 4.2.3).
     pub(super) fn handle_timeout_now(&mut self, now: Nanos) {
         let seeks_none = matches!(self.role, Role::Follower(_) | Role::PreCandidate(_));
-        if seeks_none && self.may_campaign() {
+        if seeks_none && self.may_campaign() && self.state.is_admitted() {
             self.become_candidate(now, true);
         }
     }

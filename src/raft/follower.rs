@@ -58,9 +58,10 @@ pub(super) fn handle_append(state: &mut State, leader: NodeId, append: Append) {
         }
     }
     let matched = entries.last().map_or(prev.index, |meta| meta.position.index);
-    if let Err(reason) = take_over(state, entries) {
-        state.stop(reason);
-        return;
+    match take_over(state, entries) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(reason) => return state.stop(reason),
     }
     // Only what was compared with the leader's log is known to be what the leader calls committed (R12).
     state.commit(commit.min(matched));
@@ -86,8 +87,9 @@ fn agreement(state: &State, prev: LogPosition) -> Agreement {
 }
 
 /// Takes what is new in `entries`, which follow on a position that agrees. Old entries go only from the first that
-/// differs on: a late or repeated append must not take back what a newer one brought (R6).
-fn take_over(state: &mut State, mut entries: Vec<EntryMeta>) -> Result<(), StopReason> {
+/// differs on: a late or repeated append must not take back what a newer one brought (R6). False where they cannot be
+/// taken yet.
+fn take_over(state: &mut State, mut entries: Vec<EntryMeta>) -> Result<bool, StopReason> {
     let mut known = 0;
     for theirs in &entries {
         if theirs.position.index <= state.log.floor().index {
@@ -107,7 +109,7 @@ fn take_over(state: &mut State, mut entries: Vec<EntryMeta>) -> Result<(), StopR
     if mutation::is_on(Mutation::StaleAppendCuts) {
         known = 0;
     }
-    let Some(first_new) = entries.get(known) else { return Ok(()) };
+    let Some(first_new) = entries.get(known) else { return Ok(true) };
     let kept = first_new.position.index.prev().expect("entries have indexes above zero");
     let replaces = kept < state.log.last().index;
     if replaces && kept < state.committed {
@@ -120,7 +122,12 @@ fn take_over(state: &mut State, mut entries: Vec<EntryMeta>) -> Result<(), StopR
         let (position, ours) = (ours.position, ours.chain);
         return Err(StopReason::ChainConflict { position, ours, theirs: first_new.chain });
     }
+    if replaces && !state.term_is_saved() {
+        // What was acknowledged in an earlier term may go only when this node can prove that a later one has begun: else,
+        // after a crash, it would seem to have forgotten it. The leader sends this again.
+        return Ok(false);
+    }
     entries.drain(..known);
     state.append(replaces.then_some(kept), entries);
-    Ok(())
+    Ok(true)
 }

@@ -198,6 +198,14 @@ impl Leader {
         }
     }
 
+    /// What the peer acknowledged before does not count any more.
+    pub(super) fn handle_peer_restarted(&mut self, state: &State, node: NodeId) {
+        let (next, after) = (state.log.last().index.next(), self.rounds.newest() + 1);
+        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == node) {
+            peer.restarted(next, after);
+        }
+    }
+
     pub(super) fn handle_peer_up(&mut self, state: &mut State, now: Nanos, node: NodeId) {
         self.handle_peer_lost(node);
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == node) {

@@ -102,9 +102,22 @@ impl Raft {
         raft
     }
 
+    /// A start of a process, whose peers have to admit it first: until a majority has (this node counts), it gives no
+    /// vote, stands for no election and acknowledges nothing. Each connection that is made to a peer says that it has.
+    pub fn await_admission(&mut self) {
+        self.state.await_admission();
+    }
+
+    /// Whether this start may promise anything.
+    #[must_use]
+    pub fn is_admitted(&self) -> bool {
+        self.state.is_admitted()
+    }
+
     /// Takes over whom this node heard, and when, from its Raft before another log took the place of its own. Without it the node
     /// would help anybody who asks in that moment to replace a leader that is there.
     pub fn succeed(&mut self, before: &Raft) {
+        self.state.take_admission(&before.state);
         if self.state.term() != before.state.term() {
             return;
         }
@@ -233,9 +246,20 @@ impl Raft {
         if !self.begin_event(now) || peer == self.state.id() {
             return;
         }
+        self.state.note_admitted_by(peer);
         match &mut self.role {
             Role::Leader(leader) => leader.handle_peer_up(&mut self.state, now, peer),
             _ => self.ask_again(peer),
+        }
+    }
+
+    /// The peer was started anew, or is never to be counted on again: what it acknowledged before it may have forgotten.
+    pub fn handle_peer_restarted(&mut self, now: Nanos, peer: NodeId) {
+        if !self.begin_event(now) {
+            return;
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.handle_peer_restarted(&self.state, peer);
         }
     }
 
@@ -370,6 +394,12 @@ impl Raft {
     #[must_use]
     pub fn durable(&self) -> Index {
         self.state.durability.durable()
+    }
+
+    /// The term that is durable here.
+    #[must_use]
+    pub fn saved_term(&self) -> Term {
+        self.state.saved.term
     }
 
     #[must_use]

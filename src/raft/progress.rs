@@ -32,7 +32,8 @@ pub enum ProgressState {
 pub(super) struct Progress {
     pub(super) node: NodeId,
     state: ProgressState,
-    /// The follower's log is durable and equal to ours up to here. Never falls while this leader leads.
+    /// The follower's log is durable and equal to ours up to here. Falls only to nothing, when the follower was started
+    /// anew: what it had may not be there any more.
     matched: Index,
     /// The next entry to send.
     next: Index,
@@ -229,6 +230,13 @@ impl Progress {
     pub(super) fn become_probe(&mut self, next: Index, round: u64) {
         self.enter(ProgressState::Probe { paused: false }, round);
         self.next = self.matched.next().max(next);
+    }
+
+    /// Another start of the follower, of which nothing is known. `next`: behind the end of the leader's log.
+    pub(super) fn restarted(&mut self, next: Index, round: u64) {
+        self.matched = Index::ZERO;
+        self.enter(ProgressState::Probe { paused: false }, round);
+        self.next = next;
     }
 
     pub(super) fn become_behind(&mut self, round: u64) {

@@ -1,7 +1,7 @@
 //! What a node has in every role (Raft figure 2: term, vote, log, commit index), and the effects it asks for. Here
 //! stands which message waits for what: nothing that promises something may leave before the promise is durable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::mutation::{self, Mutation};
 use crate::raft::config::Config;
@@ -9,6 +9,7 @@ use crate::raft::durability::Durability;
 use crate::raft::log::Log;
 use crate::raft::membership::Membership;
 use crate::raft::message::{Body, Effect, EntryMeta, Message, StopReason, Token, Vote, When};
+use crate::raft::quorum::Tally;
 use crate::raft::random::Random;
 use crate::types::{Index, Nanos, NodeId, Term};
 
@@ -29,6 +30,8 @@ pub(super) struct State {
     pub(super) effects: VecDeque<Effect>,
     /// Acknowledgements of appends that wait for their term to be durable; see [`State::acknowledge`].
     held: Vec<Acknowledgement>,
+    /// Who has admitted this start of the node, while it waits for that; none once they are enough.
+    admission: Option<BTreeSet<NodeId>>,
     /// A fault outside of Raft was found: nothing is decided any more.
     pub(super) stopped: bool,
 }
@@ -63,6 +66,7 @@ impl State {
             random: Random::new(seed),
             effects: VecDeque::new(),
             held: Vec::new(),
+            admission: None,
             stopped: false,
         };
         // Entries may be durable before the term that brought them is: no promise was made in between.
@@ -71,6 +75,30 @@ impl State {
             state.enter_term(log_term);
         }
         state
+    }
+
+    /// From now on nothing is promised before a majority knows of this start, the node itself included: whoever starts on
+    /// an older image of the disk would promise what contradicts what it has forgotten.
+    pub(super) fn await_admission(&mut self) {
+        self.admission = Some(BTreeSet::new());
+        self.note_admitted_by(self.id());
+    }
+
+    pub(super) fn note_admitted_by(&mut self, node: NodeId) {
+        let Some(admitted_by) = &mut self.admission else { return };
+        admitted_by.insert(node);
+        let admits = |node| (node == self.config.id || admitted_by.contains(&node)).then_some(true);
+        if self.membership.tally(admits) == Tally::Won {
+            self.admission = None;
+        }
+    }
+
+    pub(super) fn is_admitted(&self) -> bool {
+        self.admission.is_none()
+    }
+
+    pub(super) fn take_admission(&mut self, before: &State) {
+        self.admission.clone_from(&before.admission);
     }
 
     pub(super) fn id(&self) -> NodeId {
@@ -147,6 +175,10 @@ impl State {
     /// The term must be durable too: a node that forgot it could follow a leader of an earlier term again and
     /// overwrite what it acknowledged here. An effect has one condition, so this one is awaited first.
     pub(super) fn acknowledge(&mut self, to: NodeId, matched: Index, round: u64) {
+        if !self.is_admitted() {
+            // The leader asks again with its next heartbeat.
+            return;
+        }
         if !self.term_is_saved() {
             self.held.push(Acknowledgement { to, matched, round });
             return;

@@ -68,6 +68,7 @@ impl Shard {
         if let Err(error) = self.machine.apply(batch, &mut outcomes) {
             return self.stop(Stop::UnreadableCommand { position, why: error.to_string() });
         }
+        self.shut_out();
         let is_new_term = position.term > self.applied.term;
         self.applied = position;
         self.last_progress = moment.now;

@@ -140,7 +140,7 @@ impl Shard {
             })
             .collect();
         let Some(snapshot) = self.giving.newest_name().filter(|_| !jobs.is_empty()) else { return };
-        let connected: Vec<NodeId> = self.connected_peers().collect();
+        let connected: Vec<NodeId> = self.connected_peers().map(|(node, _)| node).collect();
         if connected.is_empty() {
             return;
         }

@@ -11,7 +11,7 @@ use crate::job::Capture;
 use crate::net::message::{GivenJob, PeerMessage};
 use crate::raft::message::{StopReason, Token, Vote};
 use crate::snapshot::Frame;
-use crate::types::{Index, JobId, LogPosition, Nanos, NodeId, SnapshotName};
+use crate::types::{Incarnation, Index, JobId, LogPosition, Nanos, NodeId, SnapshotName};
 use crate::wal::catalog::{EnqueueAt, PieceName};
 use crate::wal::entry::Entry;
 use crate::wal::footer::{FooterDraft, Subject};
@@ -51,6 +51,11 @@ pub enum Effect {
         connection: ConnectionId,
         ticket: u64,
         answer: Answer,
+    },
+    /// Admit this incarnation of a node no more, durably; where it is this node's own, stop.
+    ShutOut {
+        node: NodeId,
+        incarnation: Incarnation,
     },
     /// Read these entries back from the log, then `handle_entries_read`.
     ReadEntries {

@@ -7,7 +7,7 @@
 use super::effect::{Effect, Wanted};
 use super::{Moment, Shard};
 use crate::api::Answer;
-use crate::types::{Index, NodeId, SnapshotName, Term};
+use crate::types::{Index, NodeId, SnapshotName, Start, Term};
 use crate::wal::index::SegmentNumber;
 
 impl Shard {
@@ -52,8 +52,9 @@ impl Shard {
     }
 
     /// The peers that messages get through to.
-    pub fn connected_peers(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.iter().filter(|(_, peer)| peer.connected).map(|(&node, _)| node)
+    pub fn connected_peers(&self) -> impl Iterator<Item = (NodeId, Start)> {
+        let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
+        connected.map(|(&node, peer)| (node, peer.start.unwrap_or_default()))
     }
 
     /// Takes over from the shard that ran before the snapshot was put in place: what clients of this node are owed. Those whose
@@ -62,12 +63,18 @@ impl Shard {
     /// connected is still to be told.
     pub fn succeed(&mut self, moment: Moment, before: Shard) {
         self.raft.succeed(&before.raft);
+        for (node, peer) in &before.peers {
+            if let Some(state) = self.peers.get_mut(node) {
+                (state.start, state.incoming_start) = (peer.start, peer.incoming_start);
+            }
+        }
         self.clock.succeed(&before.clock);
         self.sessions = before.sessions;
         self.references = before.references;
         self.reads = before.reads;
         self.counters = before.counters;
         self.registrations = before.registrations;
+        self.went_back = before.went_back;
         self.next_read = before.next_read;
         (self.own_room, self.cluster_room) = (before.own_room, before.cluster_room);
         self.deadlines_soon = before.deadlines_soon;

@@ -379,6 +379,8 @@ pub fn is_forwardable(encoded: &[u8], from: NodeId) -> bool {
     let is_its_own = match (located.numbered.origin, located.numbered.command) {
         (Origin::Session { session, .. }, _) => session.node == from,
         (Origin::System, Command::NodeBoot { node, .. }) => node == from,
+        // Told by those who saw it.
+        (Origin::System, Command::NodeWentBack { node, .. }) => node != from,
         (Origin::System, _) => false,
     };
     is_its_own && commands.next().is_none()

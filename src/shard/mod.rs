@@ -56,11 +56,12 @@ use crate::api::Answer;
 use crate::job::Machine;
 use crate::mutation::{self, Mutation};
 use crate::net::message::PeerMessage;
+use crate::net::standing::Standing;
 use crate::raft::membership::Membership;
 use crate::raft::message::{self, EntryMeta, Token, Vote};
 use crate::raft::quorum::Tally;
 use crate::raft::{Log, Raft};
-use crate::types::{BootEpoch, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
+use crate::types::{BootEpoch, Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::catalog::{Catalog, Piece};
 use crate::wal::entry::{Draft, Entry, EntryKind, LogIdentity};
 use crate::wal::index::{LogIndex, Placement, SegmentNumber};
@@ -141,6 +142,8 @@ pub struct Shard {
     /// What this node's connections reference, not yet told to the leader.
     reference_changes: Vec<crate::net::message::ReferenceDelta>,
     peers: BTreeMap<NodeId, Peer>,
+    /// Nodes that were found here to have gone back, with which directory, until that is committed.
+    went_back: BTreeMap<NodeId, Incarnation>,
     leading: Option<Leading>,
     /// The leader that this node's sessions hand their commands to, if it can be reached.
     upstream: Option<(NodeId, Term)>,
@@ -199,7 +202,7 @@ impl Shard {
     pub fn new(config: ShardConfig, recovered: Recovered, moment: Moment) -> Shard {
         let last = recovered.log.last();
         let durable = Token { term: last.term, index: last.index };
-        let raft = Raft::new(
+        let mut raft = Raft::new(
             config.raft.clone(),
             config.membership.clone(),
             recovered.vote,
@@ -217,6 +220,7 @@ impl Shard {
             .collect();
         // Above a snapshot that was just put in its place the log is empty.
         let last_times = recovered.machine.last_times().latest(recovered.last_times);
+        raft.await_admission();
         let mut shard = Shard {
             raft,
             markers: Markers::new(recovered.machine.applied(), recovered.machine.digest(), moment.now),
@@ -235,6 +239,7 @@ impl Shard {
             references: NodeReferences::new(),
             reference_changes: Vec::new(),
             peers,
+            went_back: BTreeMap::new(),
             leading: None,
             upstream: None,
             upstream_lost: Some(moment.now),
@@ -258,6 +263,7 @@ impl Shard {
             config,
         };
         assert!(shard.applied.index <= shard.committed, "a snapshot holds only what was committed");
+        shard.shut_out();
         shard.follow_raft(moment);
         shard.apply_committed(moment);
         shard
@@ -395,6 +401,12 @@ impl Shard {
         let begun = self.leads() && self.raft.transfer(moment.now, None).is_ok();
         self.follow_raft(moment);
         begun
+    }
+
+    /// How far the promises reach that this node may have made: said to peers, who compare it with what they were told.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing { term: self.raft.saved_term(), index: self.raft.durable() }
     }
 
     #[must_use]

@@ -134,6 +134,9 @@ impl Shard {
         }
         let encoded = Bytes::from(codec::encode_tubes(tubes.iter().map(|tube| &tube[..])));
         self.sessions.begin_wait(connection, ticket, encoded, poll);
+        if poll {
+            self.sessions.note_ending(connection, moment.now);
+        }
         self.warn_of_deadline(connection);
         self.register_wait(moment, connection);
     }
@@ -197,6 +200,10 @@ impl Shard {
             wait.withdrawn = Some(why);
         }
         let registration = wait.registration;
+        if !is_asked_already {
+            self.sessions.note_ending(connection, moment.now);
+        }
+        let Some(wait) = self.sessions.wait_mut(connection) else { return };
         let Some(registered) = wait.registered else { return self.end_wait(moment, connection) };
         if !is_asked_already {
             self.ask_to_withdraw(moment, key, registration, registered);
@@ -311,29 +318,39 @@ impl Shard {
         }
     }
 
+    /// Since when the first waits whom a leader could answer at once, whether or not anything else goes on: a read, a poll,
+    /// a wait that is to end.
+    fn owed_at_once_since(&self) -> Option<Nanos> {
+        self.reads.oldest().into_iter().chain(self.sessions.oldest_ending()).min()
+    }
+
     /// When somebody may have waited in vain for too long.
     pub(super) fn next_giving_up(&self) -> Option<Nanos> {
-        let since = self.waits_in_vain_since()?;
+        let since = self.waits_in_vain_since().into_iter().chain(self.owed_at_once_since()).min()?;
         Some(since.saturating_add(self.config.no_quorum_timeout).max(self.given_up_until))
     }
 
-    /// Who has waited for too long while there is no quorum cannot be told anything honest: a put that was never handed to a
-    /// leader is sent elsewhere, everyone else is hung up on.
+    /// Who has waited for too long cannot be told anything honest: a put that was never handed to a leader is sent elsewhere,
+    /// everyone else is hung up on. Whoever is owed an answer at once is, also where a leader can be reached: what it says may
+    /// be of a state that never comes here.
     pub(super) fn give_up_waiting(&mut self, moment: Moment) {
         if self.next_giving_up().is_none_or(|at| moment.now < at) {
             return;
         }
         let timeout = self.config.no_quorum_timeout;
         let latest = moment.now.saturating_sub(timeout);
-        let mut owed: BTreeSet<ConnectionId> = self.sessions.owed_since(latest).into_iter().collect();
-        for Unsent { connection, ticket, operation, .. } in self.sessions.take_unsent_since(latest) {
-            if matches!(operation, Operation::Put { .. }) {
-                self.answer(connection, ticket, Answer::TryElsewhere);
-            } else {
-                owed.insert(connection);
+        let mut owed: BTreeSet<ConnectionId> = self.reads.take_since(latest).into_iter().collect();
+        owed.extend(self.sessions.take_ending_since(latest));
+        if self.waits_in_vain_since().is_some_and(|since| since <= latest) {
+            owed.extend(self.sessions.owed_since(latest));
+            for Unsent { connection, ticket, operation, .. } in self.sessions.take_unsent_since(latest) {
+                if matches!(operation, Operation::Put { .. }) {
+                    self.answer(connection, ticket, Answer::TryElsewhere);
+                } else {
+                    owed.insert(connection);
+                }
             }
         }
-        owed.extend(self.reads.take_since(latest));
         for connection in owed {
             self.answer(connection, 0, Answer::Hangup);
         }

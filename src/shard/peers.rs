@@ -13,9 +13,11 @@ use super::repair::FETCHED_BYTES_MAX;
 use super::sessions::{LocalWait, Unsent};
 use super::waits::Ended;
 use super::{EndedWait, Moment, Shard};
+use crate::job::codec;
+use crate::job::command::{Command, Numbered, Origin};
 use crate::net::message::{Fetch, Fetched, Held, PeerMessage, RaftMessage, ReferenceDelta};
 use crate::raft::message::{Body, Message};
-use crate::types::{Index, NodeId, Term};
+use crate::types::{Incarnation, Index, NodeId, Start, Term};
 use crate::wal::entry::Entry;
 
 /// Commands of more bytes than this, and more references, go in several messages: after a leader change everything that
@@ -27,6 +29,9 @@ const REFERENCES_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Peer {
     pub connected: bool,
+    /// Its newest start, and the one whose connection to this node is up.
+    pub(super) start: Option<Start>,
+    pub(super) incoming_start: Option<Start>,
     /// Its connection to this node is a new one: what it answered on the one before may be lost.
     is_new_incoming: bool,
     /// Appends whose entries are being read back, and those behind them: they leave in order.
@@ -38,11 +43,65 @@ impl Shard {
     pub fn handle_peer_up(&mut self, moment: Moment, peer: NodeId) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         state.connected = true;
+        let was_admitted = self.raft.is_admitted();
         self.raft.handle_peer_up(moment.now, peer);
         self.follow_raft(moment);
-        if self.raft.leader() == Some(peer) {
+        if self.raft.leader() == Some(peer) || was_admitted != self.raft.is_admitted() {
             self.upstream = None;
             self.find_upstream(moment);
+        }
+    }
+
+    /// This node was admitted by a start of the peer, and admits it. To be called before the event that says so.
+    pub fn handle_start(&mut self, moment: Moment, peer: NodeId, start: Start) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if state.start.is_some_and(|known| known >= start) {
+            return;
+        }
+        state.start = Some(start);
+        self.raft.handle_peer_restarted(moment.now, peer);
+        self.follow_raft(moment);
+    }
+
+    /// What comes from the peer from now on comes from this start of it.
+    pub fn handle_incoming_start(&mut self, moment: Moment, peer: NodeId, start: Start) {
+        self.handle_start(moment, peer, start);
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.incoming_start = Some(start);
+        }
+    }
+
+    /// This node found that the peer has forgotten what it had promised, and admits it no more. All others are to do the
+    /// same, so that is committed: they may not have been told what it forgot.
+    pub fn handle_went_back(&mut self, moment: Moment, peer: NodeId, incarnation: Incarnation) {
+        self.raft.handle_peer_restarted(moment.now, peer);
+        self.follow_raft(moment);
+        if self.machine.shut_out(peer) != Some(incarnation) {
+            self.went_back.insert(peer, incarnation);
+            self.report_went_back();
+        }
+    }
+
+    /// To a leader, if there is one; a new one is told again. It happens once by its content.
+    fn report_went_back(&mut self) {
+        for (node, incarnation) in self.went_back.clone() {
+            let mut encoded = Vec::new();
+            let command = Command::NodeWentBack { node, incarnation };
+            codec::encode(&Numbered { origin: Origin::System, command }, &mut encoded);
+            self.deliver(Bytes::from(encoded));
+        }
+    }
+
+    /// Whether the peer is known to have gone back, here or by all.
+    pub(super) fn is_shut_out(&self, peer: NodeId) -> bool {
+        self.went_back.contains_key(&peer) || self.machine.shut_out(peer).is_some()
+    }
+
+    /// What was committed about nodes that went back takes effect here.
+    pub(super) fn shut_out(&mut self) {
+        for (node, incarnation) in self.machine.take_shut_out() {
+            self.went_back.remove(&node);
+            self.effects.push_back(Effect::ShutOut { node, incarnation });
         }
     }
 
@@ -85,6 +144,10 @@ impl Shard {
     }
 
     pub fn handle_message(&mut self, moment: Moment, from: NodeId, message: PeerMessage) {
+        if self.peers.get(&from).is_some_and(|peer| peer.incoming_start.is_some() && peer.incoming_start < peer.start) {
+            // The process that said it is gone, and what it promised may have gone with it.
+            return;
+        }
         let is_new_incoming = self.peers.get_mut(&from).is_some_and(|peer| std::mem::take(&mut peer.is_new_incoming));
         self.handle_said(moment, from, message);
         // Only now: a leader that sends can also answer.
@@ -245,7 +308,9 @@ impl Shard {
     fn send_with(&mut self, moment: Moment, to: NodeId, message: Message, entries: Vec<Entry>) {
         let times = self.clock.estimate(moment.now);
         let room = if self.leads() { self.cluster_room } else { self.own_room };
-        self.send(to, PeerMessage::Raft(RaftMessage { message, entries, times, room }));
+        let leads_in_it = self.raft.is_leader() && self.raft.term() == message.term;
+        let durable = if leads_in_it { self.raft.durable() } else { Index::ZERO };
+        self.send(to, PeerMessage::Raft(RaftMessage { message, entries, times, room, durable }));
     }
 
     fn read_entries_for(&mut self, to: NodeId, message: Message) {
@@ -290,7 +355,7 @@ impl Shard {
     /// everything that is not yet seen applied.
     pub(super) fn find_upstream(&mut self, moment: Moment) {
         let term = self.raft.term();
-        let found = match self.raft.leader() {
+        let found = match self.raft.leader().filter(|_| self.raft.is_admitted()) {
             Some(leader) if leader == self.config.node => self.leading.is_some().then_some((leader, term)),
             Some(leader) => self.peers.get(&leader).filter(|peer| peer.connected).map(|_| (leader, term)),
             None => None,
@@ -313,6 +378,7 @@ impl Shard {
         if let Some(boot) = self.sessions.boot_command() {
             self.deliver(boot);
         }
+        self.report_went_back();
         let outstanding: Vec<_> = self.sessions.resend().collect();
         for encoded in outstanding {
             self.deliver(encoded);

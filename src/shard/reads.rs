@@ -84,18 +84,25 @@ impl Reads {
         self.pending.retain(|_, pending| pending.connection != connection);
     }
 
-    /// Gives up on every read that is not confirmed and has waited since this moment, or longer; whose they were.
+    /// Gives up on every read that has waited since this moment, or longer, be it for a leader to confirm it or for what
+    /// it must see to be applied here; whose they were.
     pub fn take_since(&mut self, latest: Nanos) -> Vec<ConnectionId> {
-        let unconfirmed = self.unconfirmed().into_iter();
-        let due: Vec<u64> = unconfirmed.filter(|read| self.pending[read].since <= latest).collect();
-        due.iter().filter_map(|read| self.pending.remove(read)).map(|pending| pending.connection).collect()
+        let mut owed = Vec::new();
+        // They are numbered as they come.
+        while let Some(first) = self.pending.first_entry().filter(|first| first.get().since <= latest) {
+            let (read, pending) = first.remove_entry();
+            if let Some((index, _)) = pending.confirmed {
+                self.waiting.remove(&(index, read));
+            }
+            owed.push(pending.connection);
+        }
+        owed
     }
 
-    /// Since when the first that is not confirmed has waited.
+    /// Since when the first has waited.
     #[must_use]
     pub fn oldest(&self) -> Option<Nanos> {
-        // They are numbered as they come.
-        self.pending.values().find(|pending| pending.confirmed.is_none()).map(|pending| pending.since)
+        self.pending.first_key_value().map(|(_, pending)| pending.since)
     }
 
     #[must_use]

@@ -103,6 +103,9 @@ pub struct Sessions {
     outstanding: VecDeque<Outstanding>,
     outstanding_bytes: usize,
     unsent: VecDeque<Unsent>,
+    /// Waits that are to end, by their tickets, and since when; in the order of time. Those that are over are dropped as they
+    /// come to the front.
+    ending: VecDeque<(Nanos, ConnectionId, u64)>,
     boot_applied: bool,
 }
 
@@ -126,6 +129,7 @@ impl Sessions {
             outstanding: VecDeque::new(),
             outstanding_bytes: 0,
             unsent: VecDeque::new(),
+            ending: VecDeque::new(),
             boot_applied: false,
         }
     }
@@ -327,6 +331,43 @@ impl Sessions {
         assert!(session.wait.is_none(), "a session waits for one job at a time");
         let wait = LocalWait { ticket, tubes, poll, registered: None, registration: 0, withdrawn: None, warn_at: None };
         session.wait = Some(wait);
+    }
+
+    /// The connection's wait is to end as soon as a leader says so.
+    pub fn note_ending(&mut self, connection: ConnectionId, now: Nanos) {
+        self.drop_ended();
+        if let Some(wait) = self.wait_of(connection) {
+            self.ending.push_back((now, connection, wait.ticket));
+        }
+    }
+
+    fn wait_of(&self, connection: ConnectionId) -> Option<&LocalWait> {
+        self.sessions.get(&connection)?.wait.as_ref()
+    }
+
+    fn drop_ended(&mut self) {
+        let is_over = |&(_, connection, ticket): &(Nanos, ConnectionId, u64)| {
+            self.wait_of(connection).is_none_or(|wait| wait.ticket != ticket)
+        };
+        let over = self.ending.iter().take_while(|ending| is_over(ending)).count();
+        self.ending.drain(..over);
+    }
+
+    /// Since when the first of the waits that are to end has been; perhaps of one that has ended meanwhile.
+    #[must_use]
+    pub fn oldest_ending(&self) -> Option<Nanos> {
+        self.ending.front().map(|(since, ..)| *since)
+    }
+
+    /// Connections whose waits have been about to end since this moment, or longer, and still owe them an answer.
+    pub fn take_ending_since(&mut self, latest: Nanos) -> Vec<ConnectionId> {
+        let due = self.ending.partition_point(|(since, ..)| *since <= latest);
+        let due: Vec<_> = self.ending.drain(..due).collect();
+        let is_owed = |&(_, connection, ticket): &(Nanos, ConnectionId, u64)| {
+            let is_open = self.sessions.get(&connection).is_some_and(|session| !session.closing);
+            is_open && self.wait_of(connection).is_some_and(|wait| wait.ticket == ticket)
+        };
+        due.into_iter().filter(is_owed).map(|(_, connection, _)| connection).collect()
     }
 
     #[must_use]

@@ -113,6 +113,8 @@ pub struct Picture {
     pub own_room: bool,
     /// The last marker that was applied here, or the snapshot that this node started from, and the digest of the state there.
     pub marker: Option<(Index, u128)>,
+    /// Members that came back with an older copy of their directory; ascending.
+    pub shut_out: Vec<NodeId>,
 }
 
 impl Shard {
@@ -169,6 +171,7 @@ impl Shard {
             durable: self.raft.durable(),
             own_room: self.own_room,
             marker: self.last_marker(),
+            shut_out: self.peers.keys().copied().filter(|&node| self.is_shut_out(node)).collect(),
         }
     }
 }

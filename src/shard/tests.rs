@@ -288,6 +288,7 @@ impl World {
                     self.shards.get_mut(&node).expect("it asked").handle_snapshot_written();
                 }
             }
+            Effect::ShutOut { .. } => {}
             Effect::Stop(why) => {
                 assert!(self.expects_stops, "node {node} stops: {why}");
                 self.stops.insert(node, why);

@@ -25,21 +25,22 @@ use crate::config::{Address, Config, Tunables};
 use crate::fatal::Fatal;
 use crate::io::{BLOCK_BYTES, Disk, Runtime};
 use crate::metrics::{Metrics, ShardMetrics};
+use crate::net::standing::Standing;
 use crate::node::core::{Setup, StopRequest, run_node};
 use crate::node::host::TurnWatch;
 use crate::node::opening;
 use crate::raft::message::Vote;
 use crate::snapshot::shelf;
 use crate::status::{Board, StatusReport};
-use crate::types::{Index, Nanos, NodeId, ShardId};
+use crate::types::{Index, Nanos, NodeId, ShardId, Term};
 use crate::wal::decision::TABLE;
-use crate::wal::directory::{cluster_id, segments_dir, snapshots_dir, stores_dir, vote_path};
+use crate::wal::directory::{self, cluster_id, segments_dir, shard_dir, snapshots_dir, stores_dir, vote_path};
 use crate::wal::entry::LogIdentity;
 use crate::wal::format::{BLOCK, record_bytes};
 use crate::wal::index::SegmentNumber;
 use crate::wal::segment::{SegmentSizes, file_name, parse_file_name};
 use crate::wal::store::parse_store_file_name;
-use crate::wal::vote::newest_readable;
+use crate::wal::vote::{VoteFile, newest_readable};
 
 const DATA: &str = "/data";
 const CLUSTER: &str = "simulated";
@@ -74,6 +75,41 @@ pub struct Member {
     is_wiped: Cell<bool>,
     /// Its disk told lies: what is on it is no witness of anything.
     is_deceived: Cell<bool>,
+    /// Its disk, or a part of it, was put back in an earlier state.
+    is_put_back: Cell<Option<PutBack>>,
+}
+
+/// What of a disk is put back in the state of an older image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutBack {
+    All,
+    /// The number of starts and what is known of peers, but no shard.
+    Directory,
+    Shard,
+    Vote,
+}
+
+impl PutBack {
+    pub const PARTS: [PutBack; 3] = [PutBack::Directory, PutBack::Shard, PutBack::Vote];
+
+    fn has(self, path: &Path) -> bool {
+        let shard = shard_dir(Path::new(DATA), SHARD);
+        match self {
+            PutBack::All => true,
+            PutBack::Directory => !path.starts_with(shard),
+            PutBack::Shard => path.starts_with(shard),
+            PutBack::Vote => path == vote_path(Path::new(DATA), SHARD),
+        }
+    }
+}
+
+/// How it shows on all other nodes that an image is older than what its node has told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tell {
+    LowerBoot,
+    OtherStart,
+    LowerTerm,
+    LowerIndex,
 }
 
 /// What the nodes found on their disks when they started.
@@ -147,6 +183,7 @@ impl Cluster {
                 durable: DurableLog::new(Path::new(DATA), identity, SHARD),
                 is_wiped: Cell::new(false),
                 is_deceived: Cell::new(false),
+                is_put_back: Cell::default(),
             }
         });
         let members = members.collect();
@@ -364,6 +401,64 @@ impl Cluster {
         self.prepare(member);
     }
 
+    /// Kills the node and puts its disk, or a part of it, back in the state of an earlier image.
+    pub fn put_back(&self, member: &Member, image: &SimDisk, what: PutBack) {
+        self.executor.tell(format_args!("{what:?} of the disk of node {} is put back", member.node));
+        self.kill(member);
+        let disk = if what == PutBack::All { image.fork() } else { member.disk().durable_image() };
+        disk.put_back(image, |path| what.has(path));
+        *member.disk.borrow_mut() = disk.with_latency(Rc::new(member.latency.clone()));
+        member.is_put_back.set(Some(what));
+    }
+
+    /// Whether this node durably knows that the other went back.
+    #[must_use]
+    pub fn shuts_out(&self, member: &Member, other: NodeId) -> bool {
+        let known = block_on(directory::look(&member.disk().durable_image(), Path::new(DATA)));
+        known.is_ok_and(|known| known.peers.get(&other).is_some_and(|peer| peer.went_back))
+    }
+
+    /// By what all others, and they all run, must see that this image is older than what the node has told them. None
+    /// where one of them can't know. Asked of the disks and of what was seen on its way, not of the nodes.
+    #[must_use]
+    pub fn tell_of(&self, member: &Member, image: &SimDisk) -> Option<Tell> {
+        let data = Path::new(DATA);
+        let (start, log) = (block_on(directory::look(image, data)).ok()?.boot.0 + 1, self.read(image).ok()?);
+        let vote =
+            image.peek_medium(&vote_path(data, SHARD), 0, 4 * BLOCK_BYTES).and_then(|file| newest_readable(&file))?;
+        let last_term = log.entries.last().map_or(Term::ZERO, |entry| entry.meta.position.term);
+        let said = Standing { term: vote.term.max(last_term), index: log.last() };
+        let mut tells = Vec::new();
+        for other in self.members.iter().filter(|other| other.node != member.node) {
+            let known = block_on(directory::look(&other.disk().durable_image(), data)).ok()?;
+            let boot = known.peers.get(&member.node)?.start.boot.0;
+            let told = self.oracle.told(other.node, member.node).filter(|_| self.is_running(other));
+            tells.push(match told {
+                _ if start < boot => Tell::LowerBoot,
+                _ if start == boot => Tell::OtherStart,
+                Some(told) if said.term < told.term => Tell::LowerTerm,
+                Some(told) if said < told => Tell::LowerIndex,
+                _ => return None,
+            });
+        }
+        let first = tells.first().copied()?;
+        tells.iter().all(|tell| *tell == first).then_some(first)
+    }
+
+    /// Whether a directory of which this part is put back holds parts of different times.
+    #[must_use]
+    pub fn disagrees(&self, member: &Member, image: &SimDisk, part: PutBack) -> bool {
+        let now = member.disk().durable_image();
+        let data = Path::new(DATA);
+        let node = block_on(directory::identify(image, data)).expect("it was prepared");
+        let vote = |disk: &SimDisk| block_on(VoteFile::look(disk, &vote_path(data, SHARD), node.vote(SHARD)));
+        let (counts, votes) = if part == PutBack::Directory { (image, &now) } else { (&now, image) };
+        match (block_on(directory::look(counts, data)), vote(votes)) {
+            (Ok(counts), Ok((_, vote))) => !(counts.votes_from..=counts.boot).contains(&vote),
+            _ => false,
+        }
+    }
+
     /// Whether all others durably know this node's identity, so that they will not take another for it.
     #[must_use]
     pub fn all_know(&self, member: &Member) -> bool {
@@ -533,7 +628,7 @@ impl Cluster {
             match member.durable.holding(&member.disk(), index, chain, || self.medium_log(member)) {
                 // What was damaged or taken away since was durable when it was acknowledged.
                 Ok(Holding::Holds | Holding::Damaged) => holders += 1,
-                Ok(Holding::Lacks) => holders += usize::from(member.is_wiped.get()),
+                Ok(Holding::Lacks) => holders += usize::from(member.has_lost_its_past()),
                 Err(error) => return self.oracle.break_with(format!("node {} could not start: {error}", member.node)),
             }
         }
@@ -579,7 +674,7 @@ impl Cluster {
                         return self.oracle.break_with(what);
                     }
                     let holds = index <= log.floor || log.holds(index, chain);
-                    holders += usize::from(holds || member.is_wiped.get());
+                    holders += usize::from(holds || member.has_lost_its_past());
                     let _ = write!(told, "; node {} holds {} entries", member.node, log.entries.len());
                 }
                 // Unless something damaged what was durable, each disk must be one that a node starts on.
@@ -609,7 +704,18 @@ impl Member {
 
     /// Whether it may not know what it promised.
     fn has_forgotten(&self) -> bool {
-        self.is_wiped.get() || self.is_deceived.get()
+        self.has_lost_its_past() || self.is_deceived.get()
+    }
+
+    /// What it had acknowledged was taken from it.
+    fn has_lost_its_past(&self) -> bool {
+        self.is_wiped.get() || self.is_put_back.get().is_some()
+    }
+
+    /// What of its disk was put back in an earlier state.
+    #[must_use]
+    pub fn put_back(&self) -> Option<PutBack> {
+        self.is_put_back.get()
     }
 
     /// Whether it may have been lied to.

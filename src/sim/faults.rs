@@ -10,7 +10,7 @@ use std::str::FromStr;
 use super::cluster::{Cluster, ClusterConfig, Member};
 use super::disk::{Crash, Faults, SectorOdds};
 use super::executor::Executor;
-use super::lasting::Lasting;
+use super::lasting::{Images, Lasting};
 use super::latency::DiskSpeed;
 use super::network::{Link, Network};
 use super::random::Random;
@@ -160,7 +160,7 @@ impl Swarm {
             },
             chaos,
             pause_max: Nanos::from_millis(random.between(100, chaos.0 / 4_000_000)),
-            lasting: random.chance(250_000).then(|| *random.pick(Lasting::ALL).expect("some")),
+            lasting: random.chance(250_000).then(|| *random.pick(Lasting::DRAWN).expect("some")),
         };
         // Drawn last, so that what a seed draws before stays what it was.
         if only.is_none() && random.chance(200_000) {
@@ -209,6 +209,9 @@ fn draw_tunables(random: &Random) -> Tunables {
     }
 }
 
+/// Each holds a whole disk.
+const IMAGES_MAX: usize = 24;
+
 /// Does harm to a cluster while it is let, and can undo all of it.
 #[derive(Clone)]
 pub struct Injector(Rc<State>);
@@ -224,6 +227,8 @@ struct State {
     suspended: RefCell<BTreeMap<NodeId, Nanos>>,
     /// Nodes that never recover.
     broken: RefCell<BTreeSet<NodeId>>,
+    /// Of disks, to be put back later.
+    images: RefCell<Images>,
     /// The one whose disk lies, in a run with such faults.
     deceived: Option<NodeId>,
 }
@@ -245,6 +250,7 @@ impl Injector {
             done: RefCell::default(),
             suspended: RefCell::default(),
             broken: RefCell::default(),
+            images: RefCell::default(),
         }))
     }
 
@@ -268,6 +274,29 @@ impl Injector {
     pub fn start(&self) {
         self.next_fault();
         self.revive();
+        if self.0.swarm.lasting.is_some_and(Lasting::puts_back) {
+            self.take_image();
+        }
+    }
+
+    /// Takes an image of a disk every now and then, in the place of another where there are many.
+    fn take_image(&self) {
+        let injector = self.clone();
+        let pause = self.0.random.nanos(Nanos::from_millis(50), Nanos::from_millis(500));
+        self.0.executor.call_in(pause, move || {
+            let State { cluster, random, stopped, images, .. } = &*injector.0;
+            if stopped.get() {
+                return;
+            }
+            if let Some(member) = random.pick(cluster.members()) {
+                let mut images = images.borrow_mut();
+                if images.len() >= IMAGES_MAX {
+                    images.swap_remove(random.below_len(IMAGES_MAX));
+                }
+                images.push((member.node, member.disk().durable_image()));
+            }
+            injector.take_image();
+        });
     }
 
     fn next_fault(&self) {
@@ -331,9 +360,9 @@ impl Injector {
             self.wake(member);
             self.0.cluster.set_paused(member, false);
         }
-        let State { cluster, network, executor, random, swarm, broken, .. } = &*self.0;
+        let State { cluster, network, executor, random, swarm, broken, images, .. } = &*self.0;
         if let Some(lasting) = swarm.lasting {
-            *broken.borrow_mut() = lasting.break_some(executor, network, cluster, random);
+            *broken.borrow_mut() = lasting.break_some(executor, network, cluster, random, &images.borrow());
         }
         broken.borrow_mut().extend(self.0.deceived);
         let broken = broken.borrow().clone();

@@ -1,16 +1,19 @@
 //! What does not heal: a minority that stays broken behind the chaos, while the majority must serve all the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 use std::str::FromStr;
 
-use super::cluster::{Cluster, Member};
-use super::disk::{Crash, SectorOdds};
+use super::cluster::{Cluster, Member, PutBack, Tell};
+use super::disk::{Crash, SectorOdds, SimDisk};
 use super::executor::Executor;
 use super::network::Network;
 use super::random::Random;
 use crate::types::{Nanos, NodeId};
+
+/// What disks durably held at some times.
+pub type Images = Vec<(NodeId, SimDisk)>;
 
 /// How the nodes of a minority are broken for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +32,10 @@ pub enum Lasting {
     Flapping,
     /// Its disk was replaced by an empty one and prepared anew. Nobody may count on it: it forgot what it promised.
     Wiped,
+    /// Its disk was put back from an image, as all others can see by what its node has told them since.
+    PutBack,
+    /// A part of its disk was.
+    PutBackInPart,
 }
 
 impl Lasting {
@@ -40,7 +47,25 @@ impl Lasting {
         Lasting::Stalled,
         Lasting::Flapping,
         Lasting::Wiped,
+        Lasting::PutBack,
+        Lasting::PutBackInPart,
     ];
+
+    /// What a seed draws from by itself. Images of disks are taken only in runs that are to put one back.
+    pub const DRAWN: &'static [Lasting] = &[
+        Lasting::Off,
+        Lasting::Isolated,
+        Lasting::Deaf,
+        Lasting::Mute,
+        Lasting::Stalled,
+        Lasting::Flapping,
+        Lasting::Wiped,
+    ];
+
+    #[must_use]
+    pub fn puts_back(self) -> bool {
+        matches!(self, Lasting::PutBack | Lasting::PutBackInPart)
+    }
 
     /// As it is written on the command line.
     #[must_use]
@@ -53,6 +78,8 @@ impl Lasting {
             Lasting::Stalled => "stalled",
             Lasting::Flapping => "flapping",
             Lasting::Wiped => "wiped",
+            Lasting::PutBack => "put-back",
+            Lasting::PutBackInPart => "put-back-in-part",
         }
     }
 
@@ -63,7 +90,11 @@ impl Lasting {
         network: &Network,
         cluster: &Rc<Cluster>,
         random: &Random,
+        images: &Images,
     ) -> BTreeSet<NodeId> {
+        if self.puts_back() {
+            return self.put_one_back(cluster, random, images);
+        }
         let nodes = cluster.members().len();
         let count = random.between(1, (nodes - cluster.majority()) as u64);
         let first = random.below_len(nodes);
@@ -100,8 +131,34 @@ impl Lasting {
             // A node whom not all others have met has an identity that it can still lose: not a case to be survived.
             Lasting::Wiped if cluster.all_know(member) => cluster.wipe(member),
             Lasting::Wiped => {}
+            Lasting::PutBack | Lasting::PutBackInPart => unreachable!("one that can be seen is looked for first"),
         }
         cluster.start(member);
+    }
+
+    /// Puts the disk of one node back, if there is an image by which all others can tell; each kind of evidence as often as
+    /// any other, and not that most often which is there most often.
+    fn put_one_back(self, cluster: &Rc<Cluster>, random: &Random, images: &Images) -> BTreeSet<NodeId> {
+        let mut choices: BTreeMap<Option<Tell>, Vec<(NodeId, &SimDisk, PutBack)>> = BTreeMap::new();
+        for (node, image) in images {
+            let member = cluster.member(*node);
+            if self == Lasting::PutBack {
+                if let Some(tell) = cluster.tell_of(member, image) {
+                    choices.entry(Some(tell)).or_default().push((*node, image, PutBack::All));
+                }
+            } else {
+                for part in PutBack::PARTS.into_iter().filter(|part| cluster.disagrees(member, image, *part)) {
+                    choices.entry(None).or_default().push((*node, image, part));
+                }
+            }
+        }
+        let kinds: Vec<_> = choices.values().collect();
+        let Some((node, image, what)) = random.pick(&kinds).and_then(|kind| random.pick(kind)) else {
+            return BTreeSet::new();
+        };
+        cluster.put_back(cluster.member(*node), image, *what);
+        cluster.start(cluster.member(*node));
+        BTreeSet::from([*node])
     }
 }
 

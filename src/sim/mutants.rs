@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::faults::{FaultKind, Swarm};
+use super::lasting::Lasting;
 use super::random::Random;
 use super::run::{Profile, RunOptions, run_seed};
 use crate::mutation::Mutation;
@@ -50,6 +51,9 @@ pub fn mutants() -> Vec<Mutant> {
             Mutation::ForgottenHole | Mutation::DroppedRecord => (nodes_that_start_again, 20),
             Mutation::LiveFileDropped => (nodes_that_start_again, 40),
             Mutation::FloorAboveSnapshots => (nodes_that_start_again, 200),
+            Mutation::LowerBootAccepted | Mutation::OtherStartAccepted => (disks_put_back, 40),
+            Mutation::LowerTermAccepted | Mutation::LowerIndexAccepted => (disks_put_back, 40),
+            Mutation::PartialRestoreAccepted => (disks_put_back_in_part, 20),
         };
         Mutant { mutation, profile, seeds_max }
     };
@@ -129,6 +133,19 @@ fn changes_of_leader(swarm: &mut Swarm, random: &Random) {
 /// What a snapshot holds is seen by who starts from it.
 fn nodes_that_start_again(swarm: &mut Swarm, random: &Random) {
     only(swarm, random, &[FaultKind::Kill, FaultKind::Restart, FaultKind::PowerCut]);
+}
+
+/// Of one node, once everything else has healed.
+fn disks_put_back(swarm: &mut Swarm, random: &Random) {
+    nodes_that_start_again(swarm, random);
+    swarm.chaos = Nanos::from_secs(random.between(4, 8));
+    swarm.pause_max = Nanos::from_millis(random.between(500, 3_000));
+    swarm.lasting = Some(Lasting::PutBack);
+}
+
+fn disks_put_back_in_part(swarm: &mut Swarm, random: &Random) {
+    disks_put_back(swarm, random);
+    swarm.lasting = Some(Lasting::PutBackInPart);
 }
 
 fn broken_streams(swarm: &mut Swarm, random: &Random) {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use super::cluster::{Cluster, Member};
+use super::cluster::{Cluster, Member, PutBack};
 use super::coverage::Coverage;
 use super::executor::Executor;
 use super::faults::{FaultKind, Injector, Swarm};
@@ -122,6 +122,11 @@ fn run(seed: u64, options: &RunOptions) -> Result<RunReport, Box<Failure>> {
     if may_rot && !swarm.faults.iter().any(|kind| kind.is_deceit()) && Random::new(seed ^ 0xc01d).chance(200_000) {
         swarm.faults.push(FaultKind::RotCold);
     }
+    if options.lasting.is_none() && options.profile.is_none() && Random::new(seed ^ 0xbac4).chance(80_000) {
+        let harms_one = swarm.faults.iter().any(|kind| kind.is_deceit());
+        let puts_back = [Lasting::PutBack, Lasting::PutBackInPart][(seed / 7 % 2) as usize];
+        swarm.lasting = Some(puts_back).filter(|_| !harms_one);
+    }
     if swarm.faults.iter().any(|kind| kind.is_rot()) {
         // The node that breaks for good could take the last intact copy of something with it.
         swarm.lasting = None;
@@ -194,6 +199,8 @@ impl World {
         *self.broken.borrow_mut() = self.injector.heal();
         self.workload.stop();
         self.run_while(DRAIN_MAX, "the clients do not end", || self.workload.is_running())?;
+        let refused = || self.cluster.members().iter().all(|member| self.is_refused_if_put_back(member));
+        self.run_while(Nanos::from_secs(60), "a node whose disk was put back takes part", || !refused())?;
         let healthy = self.healthy().map(|member| self.cluster.client_address(member));
         self.workload.start_drain(healthy.collect());
         self.run_while(DRAIN_MAX, "the cluster is not drained", || self.workload.is_running())?;
@@ -258,11 +265,20 @@ impl World {
         Ok(())
     }
 
+    /// Whoever forgot what it had told must not only be harmless: it must be told so, and end.
+    fn is_refused_if_put_back(&self, member: &Member) -> bool {
+        let Some(what) = member.put_back() else { return true };
+        let status = if what == PutBack::All { 16 } else { 17 };
+        member.ended().is_some_and(|(ended, _)| ended == status)
+    }
+
     fn may_end_with(&self, status: u8, member: &Member) -> bool {
         let suffered = |kinds: &[FaultKind]| kinds.iter().any(|kind| self.injector.was_done_to(member.node, *kind));
         match status {
             0 => suffered(&[FaultKind::Restart]),
-            16 => member.is_wiped(),
+            // A disk that lies loses a start that was told, or a vote.
+            16 => member.is_wiped() || member.put_back().is_some() || member.is_deceived(),
+            17 => member.put_back().is_some() || member.is_deceived(),
             // What its disk lost while it said otherwise is told as damage, of the log or of the vote.
             30 | 31 => member.is_deceived(),
             // What was damaged while it ran is repaired by the next start.

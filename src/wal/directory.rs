@@ -7,10 +7,10 @@
 //!  DATA/identity           cluster, node, incarnation, shards, members; written last, never changed
 //!  DATA/preparing          while the directory is being prepared
 //!  DATA/boot               how often the node was started
-//!  DATA/peers              the incarnation that each peer had when it was first met
+//!  DATA/peers              of each peer: the incarnation it had when it was first met, and its newest start
 //!  DATA/admin.sock         while the node runs: status and health (`node::admin`)
 //!  DATA/room               nothing: room that a start has on a full disk, see [`give_up_room`]
-//!  DATA/shard-0/vote       term and vote
+//!  DATA/shard-0/vote       term and vote, and the boot in which they were written
 //!  DATA/shard-0/wal/       segments
 //!  DATA/shard-0/manifest   what stands below the log's floor (`manifest.rs`)
 //!  DATA/shard-0/store/     jobs moved out of segments below the floor (`store.rs`)
@@ -32,7 +32,8 @@ use super::entry::LogIdentity;
 use super::format::FORMAT;
 use super::vote::{VoteError, VoteFile, VoteIdentity};
 use crate::io::Disk;
-use crate::types::{BootEpoch, ClusterId, Incarnation, NodeId, ShardId};
+use crate::mutation::{self, Mutation};
+use crate::types::{BootEpoch, ClusterId, Incarnation, NodeId, ShardId, Start, StartId};
 
 const IDENTITY: &str = "identity";
 const PREPARING: &str = "preparing";
@@ -83,8 +84,31 @@ pub struct Opened {
     pub identity: NodeIdentity,
     /// Of this start: greater than that of every earlier one.
     pub boot: BootEpoch,
-    /// The incarnation that each peer had when it was first met.
-    pub peers: BTreeMap<NodeId, Incarnation>,
+    /// Drawn by this start.
+    pub start_id: StartId,
+    pub peers: KnownPeers,
+}
+
+impl Opened {
+    /// This start of the node.
+    #[must_use]
+    pub fn start(&self) -> Start {
+        Start { boot: self.boot, id: self.start_id }
+    }
+}
+
+/// What a node durably knows of its peers.
+pub type KnownPeers = BTreeMap<NodeId, KnownPeer>;
+
+/// What a node durably knows of one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownPeer {
+    /// The incarnation that the peer had when it was first met.
+    pub incarnation: Incarnation,
+    /// The newest start of it that was admitted.
+    pub start: Start,
+    /// Its directory was seen to be older than what it had told: it is never admitted again.
+    pub went_back: bool,
 }
 
 #[derive(Debug, Error)]
@@ -99,6 +123,12 @@ pub enum DirectoryError {
     UnknownFormat { path: PathBuf, format: u16 },
     #[error("{path} is damaged: {why}; replace this node's data directory", path = path.display())]
     Damaged { path: PathBuf, why: String },
+    #[error(
+        "the files in {path} are of different times: the votes of shard {shard} were written in start {vote}, and the \
+         directory counts {boot} starts; a part of it was restored from a backup: restore all of it, or replace this member",
+        path = path.display()
+    )]
+    PartialRestore { path: PathBuf, shard: ShardId, vote: BootEpoch, boot: BootEpoch },
     #[error("{path}: {source}", path = path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{0}")]
@@ -221,7 +251,7 @@ pub async fn create<D: Disk>(disk: &D, data: &Path, identity: &NodeIdentity) -> 
         disk.unlink_if_there(&path).await.map_err(failed(&path))?;
         VoteFile::create(disk, &path, identity.vote(shard)).await?;
     }
-    write(disk, &data.join(BOOT), &Boot { epoch: 0 }).await?;
+    write(disk, &data.join(BOOT), &Boot { epoch: 0, votes_from: 0 }).await?;
     save_peers(disk, data, &BTreeMap::new()).await?;
     write(disk, &data.join(IDENTITY), &StoredIdentity::from(identity)).await?;
     let path = data.join(PREPARING);
@@ -270,6 +300,33 @@ pub async fn identify<D: Disk>(disk: &D, data: &Path) -> Result<NodeIdentity, Di
     stored.identity(&path)
 }
 
+/// What a directory counts and knows, looked at from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// How often its node was started.
+    pub boot: BootEpoch,
+    /// The votes of all shards are of this start or a later one.
+    pub votes_from: BootEpoch,
+    pub peers: KnownPeers,
+}
+
+/// Nothing is counted or changed.
+///
+/// # Errors
+/// If the directory is not prepared, is damaged, or cannot be read.
+pub async fn look<D: Disk>(disk: &D, data: &Path) -> Result<Looked, DirectoryError> {
+    let path = data.join(BOOT);
+    let Boot { epoch, votes_from } = read(disk, &path).await?.ok_or_else(|| missing(&path))?;
+    let peers = load_peers(disk, data).await?;
+    Ok(Looked { boot: BootEpoch(epoch), votes_from: BootEpoch(votes_from), peers })
+}
+
+async fn load_peers<D: Disk>(disk: &D, data: &Path) -> Result<KnownPeers, DirectoryError> {
+    let path = data.join(PEERS);
+    let stored: BTreeMap<u8, StoredPeer> = read(disk, &path).await?.ok_or_else(|| missing(&path))?;
+    Ok(stored.into_iter().map(|(node, peer)| (NodeId(node), peer.into())).collect())
+}
+
 /// Gives up the room that is held for a start. A node that does not start on a full disk keeps its clients, and those of the
 /// other nodes, from the deletes that would make room.
 ///
@@ -292,35 +349,60 @@ pub async fn hold_room<D: Disk>(disk: &D, data: &Path) -> Result<(), DirectoryEr
     }
 }
 
-/// Opens a directory and counts one more start, durably.
+/// Opens a directory and counts one more start, durably, in all its parts. `start_id` is this start's, drawn at random.
 ///
 /// # Errors
-/// If it was not prepared, is another node's, is damaged, or cannot be read or written.
-pub async fn open<D: Disk>(disk: &D, data: &Path, expected: &Expected) -> Result<Opened, DirectoryError> {
+/// If it was not prepared, is another node's, is damaged, holds parts of different times, or cannot be read or written.
+pub async fn open<D: Disk>(
+    disk: &D,
+    data: &Path,
+    expected: &Expected,
+    start_id: StartId,
+) -> Result<Opened, DirectoryError> {
     let identity = identify(disk, data).await?;
     expected.check(&identity, data)?;
 
     let path = data.join(BOOT);
     let boot: Boot = read(disk, &path).await?.ok_or_else(|| missing(&path))?;
+    check_votes(disk, data, &identity, &boot).await?;
     let epoch = boot.epoch.checked_add(1).ok_or_else(|| damaged(&path, "the count is at its end"))?;
-    write(disk, &path, &Boot { epoch }).await?;
+    write(disk, &path, &Boot { epoch, ..boot }).await?;
+    for shard in (0..identity.shards).map(ShardId) {
+        let vote = vote_path(data, shard);
+        VoteFile::open_for_boot(disk, &vote, identity.vote(shard), BootEpoch(epoch)).await?;
+    }
+    // From now on a vote of an earlier start is one that was put back.
+    write(disk, &path, &Boot { epoch, votes_from: epoch }).await?;
 
-    let path = data.join(PEERS);
-    let stored: BTreeMap<u8, Hex> = read(disk, &path).await?.ok_or_else(|| missing(&path))?;
-    let peers = stored.into_iter().map(|(node, Hex(number))| (NodeId(node), Incarnation(number))).collect();
-    Ok(Opened { identity, boot: BootEpoch(epoch), peers })
+    let peers = load_peers(disk, data).await?;
+    Ok(Opened { identity, boot: BootEpoch(epoch), start_id, peers })
 }
 
-/// Makes durable which incarnation each peer is bound to.
+/// Whether the votes were written by the last start that the directory counts, or, where starts were cut off before they
+/// came to that, by one since the last that did.
+async fn check_votes<D: Disk>(
+    disk: &D,
+    data: &Path,
+    identity: &NodeIdentity,
+    boot: &Boot,
+) -> Result<(), DirectoryError> {
+    for shard in (0..identity.shards).map(ShardId) {
+        let (_, vote) = VoteFile::look(disk, &vote_path(data, shard), identity.vote(shard)).await?;
+        let is_of_its_time = (boot.votes_from..=boot.epoch).contains(&vote.0);
+        if !is_of_its_time && !mutation::is_on(Mutation::PartialRestoreAccepted) {
+            let boot = BootEpoch(boot.epoch);
+            return Err(DirectoryError::PartialRestore { path: data.to_owned(), shard, vote, boot });
+        }
+    }
+    Ok(())
+}
+
+/// Makes durable what is known of each peer.
 ///
 /// # Errors
 /// If the directory cannot be written.
-pub async fn save_peers<D: Disk>(
-    disk: &D,
-    data: &Path,
-    peers: &BTreeMap<NodeId, Incarnation>,
-) -> Result<(), DirectoryError> {
-    let stored: BTreeMap<u8, Hex> = peers.iter().map(|(node, incarnation)| (node.0, Hex(incarnation.0))).collect();
+pub async fn save_peers<D: Disk>(disk: &D, data: &Path, peers: &KnownPeers) -> Result<(), DirectoryError> {
+    let stored: BTreeMap<u8, StoredPeer> = peers.iter().map(|(node, peer)| (node.0, peer.into())).collect();
     write(disk, &data.join(PEERS), &stored).await
 }
 
@@ -357,6 +439,30 @@ struct StoredIdentity {
 #[derive(Serialize, Deserialize)]
 struct Boot {
     epoch: u64,
+    /// The last start that came to write its number into the votes of all shards: none of them is of an earlier one.
+    votes_from: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredPeer {
+    incarnation: Hex,
+    boot: u64,
+    start: u64,
+    went_back: bool,
+}
+
+impl From<&KnownPeer> for StoredPeer {
+    fn from(peer: &KnownPeer) -> StoredPeer {
+        let KnownPeer { incarnation, start, went_back } = *peer;
+        StoredPeer { incarnation: Hex(incarnation.0), boot: start.boot.0, start: start.id.0, went_back }
+    }
+}
+
+impl From<StoredPeer> for KnownPeer {
+    fn from(stored: StoredPeer) -> KnownPeer {
+        let start = Start { boot: BootEpoch(stored.boot), id: StartId(stored.start) };
+        KnownPeer { incarnation: Incarnation(stored.incarnation.0), start, went_back: stored.went_back }
+    }
 }
 
 impl From<&NodeIdentity> for StoredIdentity {

@@ -149,7 +149,7 @@ pub async fn inspect<D: Disk>(
         Look { disk, dir: &dir, stores: &stores, identity, living, verify, held: Vec::new(), faults: Vec::new() };
     let path = vote_path(data, shard);
     let vote = match VoteFile::look(disk, &path, node.vote(shard)).await {
-        Ok(vote) => Some(vote),
+        Ok((vote, _)) => Some(vote),
         Err(error) => {
             look.fault(&path, None, error);
             None

@@ -15,6 +15,9 @@
 //! What can be read after a process died may sit in a device's cache only, so opening the file syncs it before it believes
 //! anything. Then it writes the vote anew in both pairs, which heals a torn copy; in each pair the copy goes first that may be
 //! lost, so that there is always a readable one.
+//!
+//! Each slot also names the boot of the node that wrote it, so that a vote file which was put back alone is told from the
+//! directory it lies in (`directory::open`).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,7 +31,7 @@ use super::entry::LogIdentity;
 use super::format::{BLOCK, FORMAT, is_zero};
 use crate::io::{AlignedBuf, Disk, File, OpenMode};
 use crate::raft::message::Vote;
-use crate::types::{ClusterId, Incarnation, NodeId, ShardId, Term};
+use crate::types::{BootEpoch, ClusterId, Incarnation, NodeId, ShardId, Term};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"BvrVote1");
 const SLOTS: usize = 4;
@@ -90,6 +93,7 @@ struct SlotBytes {
     incarnation: U128,
     sequence: U64,
     term: U64,
+    boot: U64,
     checksum: U128,
 }
 
@@ -115,6 +119,7 @@ impl SlotBytes {
 struct Stored {
     sequence: u64,
     vote: Vote,
+    boot: BootEpoch,
 }
 
 /// The vote file of one shard.
@@ -124,6 +129,8 @@ pub struct VoteFile<D: Disk> {
     file: D::File,
     /// Of the newest vote.
     sequence: u64,
+    /// The boot that every further vote is written under.
+    boot: BootEpoch,
     failed: bool,
 }
 
@@ -136,9 +143,10 @@ impl<D: Disk> VoteFile<D> {
     pub async fn create(disk: &D, path: &Path, identity: VoteIdentity) -> Result<(), VoteError> {
         let failed = |source| VoteError::Open { path: path.to_owned(), source };
         let file = disk.open(path, OpenMode::Create).await.map_err(failed)?;
-        let mut made = VoteFile::<D> { path: path.to_owned(), identity, file, sequence: 0, failed: false };
+        let (path_of_file, boot) = (path.to_owned(), BootEpoch(0));
+        let mut made = VoteFile::<D> { path: path_of_file, identity, file, sequence: 0, boot, failed: false };
         for sequence in 0..2 {
-            made.write_pair(Stored { sequence, vote: Vote::default() }, 0).await?;
+            made.write_pair(Stored { sequence, vote: Vote::default(), boot }, 0).await?;
         }
         disk.sync_dir(path.parent().unwrap_or(Path::new("/"))).await.map_err(failed)
     }
@@ -148,29 +156,51 @@ impl<D: Disk> VoteFile<D> {
     /// # Errors
     /// If the newest vote may be lost, the file is another's, or the disk fails.
     pub async fn open(disk: &D, path: &Path, identity: VoteIdentity) -> Result<(VoteFile<D>, Vote), VoteError> {
+        VoteFile::open_in(disk, path, identity, None).await
+    }
+
+    /// Opens the file for a boot of the node: it is durably of this boot when this returns.
+    ///
+    /// # Errors
+    /// As for [`VoteFile::open`].
+    pub async fn open_for_boot(
+        disk: &D,
+        path: &Path,
+        identity: VoteIdentity,
+        boot: BootEpoch,
+    ) -> Result<(VoteFile<D>, Vote), VoteError> {
+        VoteFile::open_in(disk, path, identity, Some(boot)).await
+    }
+
+    async fn open_in(
+        disk: &D,
+        path: &Path,
+        identity: VoteIdentity,
+        boot: Option<BootEpoch>,
+    ) -> Result<(VoteFile<D>, Vote), VoteError> {
         let opened = disk.open(path, OpenMode::Write).await;
         let file = opened.map_err(|source| VoteError::Open { path: path.to_owned(), source })?;
         file.sync().await.map_err(|source| VoteError::Write { path: path.to_owned(), offset: 0, source })?;
         let (slots, newest) = read_slots(&file, path, identity).await?;
-        let sequence = newest.sequence;
-        let mut opened = VoteFile { path: path.to_owned(), identity, file, sequence, failed: false };
+        let (sequence, boot) = (newest.sequence, boot.unwrap_or(newest.boot));
+        let mut opened = VoteFile { path: path.to_owned(), identity, file, sequence, boot, failed: false };
         for _ in 0..2 {
             let sequence = opened.sequence + 1;
             let stale = stale_copy(&slots, sequence);
-            opened.write_pair(Stored { sequence, vote: newest.vote }, stale).await?;
+            opened.write_pair(Stored { sequence, vote: newest.vote, boot }, stale).await?;
         }
         Ok((opened, newest.vote))
     }
 
-    /// What this node last promised, looked at from outside: nothing is written.
+    /// What this node last promised, and in which boot that was written, looked at from outside: nothing is written.
     ///
     /// # Errors
     /// As for [`VoteFile::open`].
-    pub async fn look(disk: &D, path: &Path, identity: VoteIdentity) -> Result<Vote, VoteError> {
+    pub async fn look(disk: &D, path: &Path, identity: VoteIdentity) -> Result<(Vote, BootEpoch), VoteError> {
         let opened = disk.open(path, OpenMode::Read).await;
         let file = opened.map_err(|source| VoteError::Open { path: path.to_owned(), source })?;
         let (_, newest) = read_slots(&file, path, identity).await?;
-        Ok(newest.vote)
+        Ok((newest.vote, newest.boot))
     }
 
     /// Makes a vote durable. When this returns, it survives anything but damage to both of its copies.
@@ -178,7 +208,7 @@ impl<D: Disk> VoteFile<D> {
     /// # Errors
     /// Nothing is known then of what is durable, and the node must stop.
     pub async fn save(&mut self, vote: Vote) -> Result<(), VoteError> {
-        self.write_pair(Stored { sequence: self.sequence + 1, vote }, 0).await
+        self.write_pair(Stored { sequence: self.sequence + 1, vote, boot: self.boot }, 0).await
     }
 
     /// Writes both copies, one after the other.
@@ -210,6 +240,7 @@ impl<D: Disk> VoteFile<D> {
             incarnation: U128::new(self.identity.incarnation.0),
             sequence: U64::new(stored.sequence),
             term: U64::new(stored.vote.term.0),
+            boot: U64::new(stored.boot.0),
             checksum: U128::ZERO,
         };
         bytes.checksum = U128::new(bytes.checksum(slot));
@@ -271,7 +302,7 @@ fn decode(block: &[u8], slot: usize, identity: VoteIdentity, path: &Path) -> Res
     if slot / 2 != slot_of(sequence, 0) / 2 || sequence > u64::MAX - 2 {
         return Ok(None);
     }
-    Ok(Some(Stored { sequence, vote: bytes.vote() }))
+    Ok(Some(Stored { sequence, vote: bytes.vote(), boot: BootEpoch(bytes.boot.get()) }))
 }
 
 /// The newest vote, if it is certain that none was newer.

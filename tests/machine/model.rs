@@ -107,6 +107,7 @@ impl Model {
         let Origin::Session { session, seq } = numbered.origin else {
             match numbered.command {
                 Command::NodeBoot { node, boot } => self.boot(node, boot),
+                Command::NodeWentBack { .. } => {}
                 Command::TubeDrop { tube } if tube != b"default" && self.jobs.iter().all(|job| job.tube != tube) => {
                     self.tubes.retain(|other| other.name != tube);
                 }

@@ -12,4 +12,5 @@ mod model;
 mod reads;
 mod replication;
 mod schedules;
+mod starts;
 mod transfers;

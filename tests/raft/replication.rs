@@ -85,14 +85,21 @@ fn an_acknowledgement_waits_for_the_term_as_well() {
 fn an_acknowledgement_that_waited_for_its_term_goes_with_it() {
     let mut cluster = Cluster::new(3);
     cluster.disk(2).holds_votes = true;
-    cluster.inject(1, 2, append(1, LogPosition::ORIGIN, &entries(&[1, 1], 0), 0));
-    cluster.inject(3, 2, append(2, LogPosition::ORIGIN, &entries(&[2], 0), 0));
+    let log = entries(&[1, 1, 2], 0);
+    cluster.inject(1, 2, append(1, LogPosition::ORIGIN, &log[..2], 0));
+    cluster.inject(3, 2, append(2, at(1, 2), &log[2..], 0));
     cluster.hold(2, 1);
     cluster.hold(2, 3);
     cluster.disk(2).holds_votes = false;
     cluster.settle();
-    assert_eq!(newest(&cluster, 2, 3), Body::AppendAccepted { matched: Index(1), round: 1 });
+    assert_eq!(newest(&cluster, 2, 3), Body::AppendAccepted { matched: Index(3), round: 1 });
     assert!(!cluster.links.contains_key(&(2, 1)), "the leader of the passed term is told nothing");
+}
+
+/// The node hears a leader of this term, and the term is durable there: only then does it replace entries.
+fn enter_term(cluster: &mut Cluster, node: u8, leader: u8, term: u64) {
+    cluster.inject(leader, node, append(term, LogPosition::ORIGIN, &[], 0));
+    while cluster.complete_vote(node) {}
 }
 
 #[test]
@@ -103,6 +110,7 @@ fn r1_after_a_cut_nothing_above_it_counts_as_durable() {
     assert_eq!(cluster.raft(2).durable(), Index(3));
     cluster.disk(2).holds_appends = true;
     let other = entries(&[1, 2], 0);
+    enter_term(&mut cluster, 2, 3, 2);
     cluster.inject(3, 2, append(2, at(1, 1), &other[1..], 0));
     assert_eq!(cluster.raft(2).durable(), Index(1));
     cluster.disk(2).holds_appends = false;
@@ -118,7 +126,9 @@ fn r2_the_late_completion_of_an_overwritten_append_counts_for_nothing_and_blocks
     // term 3 held: the same position as the first, and another entry.
     let first = entries(&[1, 1], 0);
     cluster.inject(1, 2, append(1, LogPosition::ORIGIN, &first, 0));
+    enter_term(&mut cluster, 2, 3, 2);
     cluster.inject(3, 2, append(2, at(1, 1), &[entry(at(2, 2), first[0].chain, 5)], 0));
+    enter_term(&mut cluster, 2, 1, 3);
     cluster.inject(1, 2, append(3, at(1, 1), &first[1..], 0));
     cluster.settle();
     let accepted = |cluster: &Cluster| cluster.sent.get("accepted").copied().unwrap_or(0);

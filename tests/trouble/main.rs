@@ -8,6 +8,7 @@ mod bad_input;
 mod full_disk;
 mod left_behind;
 mod no_quorum;
+mod put_back;
 mod refusals;
 mod service_manager;
 mod small_disk;

@@ -3,11 +3,13 @@
 use zerocopy::little_endian::{U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{ClassFields, Fault, HEADER_BYTES, Header, JobPriorityDelay, Kind, NodeBootFields, PauseFields};
+use super::{
+    ClassFields, Fault, HEADER_BYTES, Header, JobPriorityDelay, Kind, NodeBootFields, NodeWentBackFields, PauseFields,
+};
 use super::{SESSION, VERSION};
 use crate::job::command::{Class, Command, Numbered, Origin, TubeList};
 use crate::job::tube_name::decode_tube;
-use crate::types::{BodyHash, BootEpoch, JobId, NodeId, SessionId};
+use crate::types::{BodyHash, BootEpoch, Incarnation, JobId, NodeId, SessionId};
 
 /// Decodes the command at the start of `bytes`; with it comes its length.
 pub(super) fn decode(bytes: &[u8]) -> Result<(Numbered<'_>, usize), Fault> {
@@ -90,6 +92,12 @@ fn decode_fields(kind: Kind, fields: &[u8]) -> Result<Command<'_>, Fault> {
             let fields = exactly::<NodeBootFields>(fields)?;
             must_be_zero(&fields.zero)?;
             Command::NodeBoot { node: NodeId(fields.node), boot: BootEpoch(fields.boot.get()) }
+        }
+        Kind::NodeWentBack => {
+            let fields = exactly::<NodeWentBackFields>(fields)?;
+            must_be_zero(&fields.zero)?;
+            let incarnation = Incarnation(fields.incarnation.get());
+            Command::NodeWentBack { node: NodeId(fields.node), incarnation }
         }
         Kind::TubeDrop => Command::TubeDrop { tube: decode_tube(fields)? },
         Kind::SessionOpen => exactly::<[u8; 0]>(fields).map(|_| Command::SessionOpen)?,

@@ -3,7 +3,9 @@
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
-use super::{ClassFields, HEADER_BYTES, Header, JobPriorityDelay, Kind, NodeBootFields, PauseFields};
+use super::{
+    ClassFields, HEADER_BYTES, Header, JobPriorityDelay, Kind, NodeBootFields, NodeWentBackFields, PauseFields,
+};
 use super::{SESSION, SYSTEM, VERSION};
 use crate::job::command::{Class, Command, Numbered, Origin};
 use crate::job::tube_name::checked_tube;
@@ -81,6 +83,10 @@ fn encode_fields(command: &Command<'_>, out: &mut Vec<u8>) {
         }
         Command::NodeBoot { node, boot } => {
             let fields = NodeBootFields { boot: boot.0.into(), node: node.0, zero: [0; 7] };
+            out.extend_from_slice(fields.as_bytes());
+        }
+        Command::NodeWentBack { node, incarnation } => {
+            let fields = NodeWentBackFields { incarnation: incarnation.0.into(), node: node.0, zero: [0; 7] };
             out.extend_from_slice(fields.as_bytes());
         }
         Command::TubeDrop { tube } => out.extend_from_slice(checked_tube(tube)),

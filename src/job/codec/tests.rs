@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::job::command::{Class, Origin, TubeList};
-use crate::types::{BodyHash, BootEpoch, JobId, NodeId, SessionId};
+use crate::types::{BodyHash, BootEpoch, Incarnation, JobId, NodeId, SessionId};
 
 /// A command that owns its bytes, for generators.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ struct Recipe {
     hinted: bool,
 }
 
-const KINDS: usize = 16;
+const KINDS: usize = 17;
 
 impl Recipe {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -46,6 +46,10 @@ impl Recipe {
             12 => (client, Command::SessionClosed),
             13 => (Origin::System, Command::NodeBoot { node: self.session.node, boot: self.session.boot }),
             14 => (Origin::System, Command::Tick),
+            15 => {
+                let incarnation = Incarnation(u128::from(self.seq) << 40 | u128::from(self.job));
+                (Origin::System, Command::NodeWentBack { node: self.session.node, incarnation })
+            }
             _ => (Origin::System, Command::TubeDrop { tube }),
         };
         let numbered = Numbered { origin, command };

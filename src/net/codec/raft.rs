@@ -28,6 +28,7 @@ pub fn encode(raft: &RaftMessage, frame: &mut FrameBuilder) {
     fields.put_u64_le(raft.times.lease.0);
     fields.put_u64_le(raft.times.wall.0);
     fields.put_bool(raft.room);
+    fields.put_u64_le(raft.durable.0);
     match &raft.message.body {
         Body::PreVoteRequest { last } => fields.put_position(*last),
         Body::PreVoteReply { granted } | Body::VoteReply { granted } => fields.put_bool(*granted),
@@ -62,7 +63,7 @@ pub fn decode(fields: &mut Fields, log: &LogIdentity) -> Result<RaftMessage, Dec
     let kind = fields.u8()?;
     let term = fields.term()?;
     let times = Times { lease: Nanos(fields.u64()?), wall: Nanos(fields.u64()?) };
-    let room = fields.bool()?;
+    let (room, durable) = (fields.bool()?, fields.index()?);
     let mut entries = Vec::new();
     let body = match kind {
         PRE_VOTE_REQUEST => Body::PreVoteRequest { last: fields.position()? },
@@ -83,7 +84,7 @@ pub fn decode(fields: &mut Fields, log: &LogIdentity) -> Result<RaftMessage, Dec
         TIMEOUT_NOW => Body::TimeoutNow,
         other => return Err(DecodeError::Unknown { what: "kind of Raft message", value: other.into() }),
     };
-    Ok(RaftMessage { message: Message { term, body }, entries, times, room })
+    Ok(RaftMessage { message: Message { term, body }, entries, times, room, durable })
 }
 
 fn kind(body: &Body) -> u8 {

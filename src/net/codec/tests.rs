@@ -85,7 +85,7 @@ fn append(term: Term, prev: LogPosition, entries: Vec<Entry>) -> PeerMessage {
     let metas = entries.iter().map(|entry| entry.meta).collect();
     let body = Body::Append { prev, entries: metas, commit: Index(5), round: 6 };
     let times = Times { lease: Nanos(1), wall: Nanos(2) };
-    PeerMessage::Raft(RaftMessage { message: Message { term, body }, entries, times, room: true })
+    PeerMessage::Raft(RaftMessage { message: Message { term, body }, entries, times, room: true, durable: Index(3) })
 }
 
 fn appends() -> impl Strategy<Value = PeerMessage> {
@@ -115,8 +115,9 @@ fn bodies() -> impl Strategy<Value = Body> {
 }
 
 fn others() -> impl Strategy<Value = PeerMessage> {
-    (number(), bodies(), times(), any::<bool>()).prop_map(|(term, body, times, room)| {
-        PeerMessage::Raft(RaftMessage { message: Message { term: Term(term), body }, entries: vec![], times, room })
+    (number(), bodies(), times(), any::<bool>(), number()).prop_map(|(term, body, times, room, durable)| {
+        let (message, durable) = (Message { term: Term(term), body }, Index(durable));
+        PeerMessage::Raft(RaftMessage { message, entries: vec![], times, room, durable })
     })
 }
 
@@ -400,7 +401,8 @@ fn a_term_or_index_that_no_shard_reaches_is_no_message() {
         let vote = Body::VoteRequest { last: LogPosition::new(Term(1), Index(value)), transfer: false };
         for (term, body) in [(value, Body::TimeoutNow), (1, vote)] {
             let message = Message { term: Term(term), body };
-            let message = RaftMessage { message, entries: vec![], times: Times::default(), room: true };
+            let (times, durable) = (Times::default(), Index::ZERO);
+            let message = RaftMessage { message, entries: vec![], times, room: true, durable };
             let error = decode(payload(&PeerMessage::Raft(message)), &LOG).expect_err("too large");
             assert!(matches!(error, DecodeError::Unknown { .. }), "{error}");
         }

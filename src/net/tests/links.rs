@@ -13,9 +13,11 @@ use crate::net::handshake::{ConnectionId, Gate, Identity, MembersDigest, Refusal
 use crate::net::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
 use crate::net::message::{PeerMessage, RaftMessage, ReadAbout};
 use crate::net::outbox::{Outbox, PushError};
+use crate::net::standing::{Introduction, Standing, Witnessed};
 use crate::raft::message::{Body, Message};
 use crate::types::{
-    BootEpoch, ChainHash, ClusterId, Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times,
+    BootEpoch, ChainHash, ClusterId, Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, StartId, Term,
+    Times,
 };
 use crate::wal::entry::{Draft, Entry, EntryKind, LogIdentity};
 
@@ -34,7 +36,7 @@ impl Journal {
 impl PeerSink for Journal {
     fn handle(&self, event: PeerEvent) {
         let line = match event {
-            PeerEvent::Connected { node } => format!("connected {node}"),
+            PeerEvent::Connected { node, .. } => format!("connected {node}"),
             PeerEvent::Lost { node, refused } => format!("lost {node} refused={refused}"),
             PeerEvent::Message { node, message: PeerMessage::Read { read, .. } } => format!("read {read} of {node}"),
             PeerEvent::Message { node, message: PeerMessage::Commands { commands, .. } } => {
@@ -45,8 +47,10 @@ impl PeerSink for Journal {
                 body => format!("{body:?} of {node}"),
             },
             PeerEvent::Message { node, message } => format!("{message:?} of {node}"),
-            PeerEvent::IncomingUp { node, connection } => format!("incoming {node} {connection}"),
+            PeerEvent::IncomingUp { node, connection, .. } => format!("incoming {node} {connection}"),
             PeerEvent::IncomingLost { node, connection } => format!("incoming lost {node} {connection}"),
+            PeerEvent::WentBack { node, .. } => format!("went back {node}"),
+            PeerEvent::Doubtful { node } => format!("doubtful {node}"),
             PeerEvent::Refused { node, reason, by_peer } => {
                 format!(
                     "refused {}{} {}",
@@ -64,8 +68,20 @@ impl PeerSink for Journal {
 pub struct Numbers;
 
 impl Gate for Numbers {
-    async fn admit(&self, node: NodeId, incarnation: Incarnation) -> Result<(), Refusal> {
-        if incarnation == Incarnation(node.0.into()) { Ok(()) } else { Err(lost_its_disk(node)) }
+    fn standing(&self, _: ShardId) -> Standing {
+        Standing::default()
+    }
+
+    fn witnessed(&self, _: NodeId, _: ShardId) -> Witnessed {
+        Witnessed::default()
+    }
+
+    async fn admit(&self, peer: &Introduction, _: Option<&Witnessed>) -> Result<(), Refusal> {
+        if peer.incarnation == Incarnation(peer.node.0.into()) { Ok(()) } else { Err(lost_its_disk(peer.node)) }
+    }
+
+    fn is_shut_out(&self, _: NodeId) -> bool {
+        false
     }
 }
 
@@ -78,6 +94,7 @@ pub fn identity(node: u8) -> Identity {
         node: NodeId(node),
         incarnation: Incarnation(node.into()),
         boot: BootEpoch(1),
+        start_id: StartId(node.into()),
     }
 }
 
@@ -198,7 +215,7 @@ pub fn commands(bytes: usize) -> PeerMessage {
 
 fn raft(body: Body, entries: Vec<Entry>) -> PeerMessage {
     let message = Message { term: Term(1), body };
-    PeerMessage::Raft(RaftMessage { message, entries, times: Times::default(), room: true })
+    PeerMessage::Raft(RaftMessage { message, entries, times: Times::default(), room: true, durable: Index::ZERO })
 }
 
 /// An append of one entry of this length, or of none, behind this index.

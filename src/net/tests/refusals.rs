@@ -9,6 +9,7 @@ use crate::io::{Listener, Reader, Runtime, Wire, WireOptions, Writer};
 use crate::net::frame::{EncodedFrame, FrameBuilder, FrameKind};
 use crate::net::handshake::{HANDSHAKE_DEADLINE, Hello, Identity, MembersDigest, Welcome};
 use crate::net::link::LinkLimits;
+use crate::net::standing::Standing;
 use crate::types::{BootEpoch, ClusterId, Incarnation, Nanos, NodeId, ShardId};
 
 /// What each side says when node 1 dials node 2 as these identities.
@@ -65,7 +66,7 @@ fn a_node_that_welcomes_whom_it_should_not_is_refused_by_the_dialler() {
     ];
     for (welcoming, reason) in cases {
         let pair = Pair::new();
-        answer_dialler(&pair, Welcome { identity: welcoming }.encode());
+        answer_dialler(&pair, Welcome { identity: welcoming, standing: Standing::default() }.encode());
         let outbox = pair.dial();
         pair.run_ms(10);
         assert!(!outbox.is_up());
@@ -92,7 +93,7 @@ fn an_answer_to_the_handshake_that_makes_no_sense_is_counted_and_dialled_again()
 #[test]
 fn a_peer_that_speaks_on_a_connection_it_may_only_listen_to_loses_it() {
     let pair = Pair::new();
-    let welcome = Welcome { identity: identity(2) }.encode();
+    let welcome = Welcome { identity: identity(2), standing: Standing::default() }.encode();
     let message = FrameBuilder::new().finish(FrameKind::Message, 5000).expect("fits");
     let bytes = [welcome.chunks, message.chunks].concat().concat();
     answer_dialler(&pair, EncodedFrame { bytes: bytes.len(), chunks: vec![Bytes::from(bytes)] });
@@ -116,7 +117,8 @@ fn answer_dialler(pair: &Pair, answer: EncodedFrame) {
 fn a_shard_that_is_not_ready_is_tried_again_soon() {
     let pair = Pair::new();
     pair.listen_as(Identity { shards: 2, ..identity(2) });
-    let hello = Hello { identity: Identity { shards: 2, ..identity(1) }, to: NodeId(2), shard: ShardId(1), attempt: 1 };
+    let (identity, standing) = (Identity { shards: 2, ..identity(1) }, Standing::default());
+    let hello = Hello { identity, to: NodeId(2), shard: ShardId(1), attempt: 1, standing };
     assert!(answer(&pair, hello.encode().chunks.concat()).is_some_and(|answer| answer.contains("not ready")));
 }
 
@@ -148,7 +150,10 @@ fn bytes_that_are_no_frame_drop_the_connection_with_a_count_and_no_answer() {
     // Shorter than a header.
     assert_eq!(answer(&pair, b"GET / HTTP/1.1\r\n".to_vec()), Some(String::new()));
     let mut damaged =
-        Hello { identity: identity(1), to: NodeId(2), shard: ShardId(0), attempt: 1 }.encode().chunks.concat();
+        Hello { identity: identity(1), to: NodeId(2), shard: ShardId(0), attempt: 1, standing: Standing::default() }
+            .encode()
+            .chunks
+            .concat();
     *damaged.last_mut().expect("not empty") ^= 1;
     assert_eq!(answer(&pair, damaged), Some(String::new()));
     let mut long = FrameBuilder::new();
@@ -166,7 +171,10 @@ fn a_message_that_makes_no_sense_ends_the_connection_of_an_admitted_peer() {
     let pair = Pair::new();
     pair.listen();
     let mut bytes =
-        Hello { identity: identity(1), to: NodeId(2), shard: ShardId(0), attempt: 1 }.encode().chunks.concat();
+        Hello { identity: identity(1), to: NodeId(2), shard: ShardId(0), attempt: 1, standing: Standing::default() }
+            .encode()
+            .chunks
+            .concat();
     let mut nonsense = FrameBuilder::new();
     nonsense.fields().push(99);
     bytes.extend(nonsense.finish(FrameKind::Message, 5000).expect("fits").chunks.concat());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::net::message::{Fetch, Fetched, Held};
+use crate::net::message::{Fetch, Fetched, Held, Soft};
 use crate::shard::giving::Kept;
 use crate::shard::reads::LogRead;
 use crate::types::SnapshotName;
@@ -166,4 +166,51 @@ fn copies_whose_segment_is_given_up_while_they_are_read_end_no_node() {
     world.settle(leader);
     assert!(world.stops.is_empty(), "{:?}", world.stops);
     assert_eq!(world.call(leader, FIRST, put("behind")), Answer::Inserted { job: JobId(2) });
+}
+
+/// A follower that a leader answers, and that never comes to what the answer needs, as where no append gets through.
+#[test]
+fn a_read_whose_index_is_never_applied_here_ends_with_its_connection() {
+    let mut world = with_timeout(Nanos::from_secs(2));
+    let leader = world.leader().expect("it is settled");
+    let follower = others(&world, leader)[0];
+    world.ask(follower, FIRST, Operation::StatsTube { tube: tube() });
+    let (term, moment) = (world.shards[&leader].raft.term(), world.moment());
+    let answer = PeerMessage::ReadAnswer { term, read: 0, index: Index(999), soft: Soft::Nothing };
+    world.with(follower, |shard| shard.handle_message(moment, leader, answer));
+    let nodes = world.nodes.clone();
+    pass_without_appends(&mut world, &nodes, Nanos::from_millis(1_500));
+    assert!(world.asked.contains_key(&(follower, FIRST)), "it may yet be applied");
+    pass_without_appends(&mut world, &nodes, Nanos::from_secs(1));
+    assert!(!world.asked.contains_key(&(follower, FIRST)), "neither answered nor closed");
+    assert_eq!(world.leader(), Some(leader), "there was a leader all the while");
+}
+
+#[test]
+fn a_wait_that_is_to_end_and_a_poll_end_with_their_connections_where_a_leader_does_not_end_them() {
+    for poll in [false, true] {
+        let mut world = with_timeout(Nanos::from_secs(2));
+        let leader = world.leader().expect("it is settled");
+        let follower = others(&world, leader)[0];
+        for connection in [FIRST, SECOND] {
+            world.call(follower, connection, put("opens the session"));
+            world.call(follower, connection, Operation::ReserveJob { job: JobId(connection.0) });
+        }
+        let patient = world.ask(follower, SECOND, reserve(false));
+        world.run_dry();
+        let ticket = world.ask(follower, FIRST, reserve(poll));
+        if poll {
+            world.wires.get_mut(&(follower, leader)).expect("they are connected").clear();
+        } else {
+            world.run_dry();
+            let moment = world.moment();
+            world.with(follower, |shard| shard.handle_operation(moment, FIRST, 0, Operation::Withdraw { ticket }));
+            world.wires.get_mut(&(follower, leader)).expect("they are connected").clear();
+        }
+        let nodes = world.nodes.clone();
+        pass_without_appends(&mut world, &nodes, Nanos::from_secs(3));
+        assert!(!world.asked.contains_key(&(follower, FIRST)), "neither answered nor closed");
+        assert!(world.asked[&(follower, SECOND)].contains_key(&patient), "a worker that waits for a job may wait");
+        assert_eq!(world.leader(), Some(leader), "there was a leader all the while");
+    }
 }

@@ -107,6 +107,25 @@ impl SimDisk {
         SimDisk { latency: None, ..image }
     }
 
+    /// Puts the files that are chosen, of this disk and of another, in the state in which they durably are on the other.
+    /// Both must be at rest.
+    pub fn put_back(&self, from: &SimDisk, chosen: impl Fn(&Path) -> bool) {
+        let (mut world, from) = (self.world.borrow_mut(), from.world.borrow());
+        let gone: Vec<PathBuf> = world.names.keys().filter(|path| chosen(path)).cloned().collect();
+        for path in gone {
+            world.names.remove(&path);
+        }
+        for (path, id) in from.names.iter().filter(|(path, _)| chosen(path)) {
+            let file = FileId(world.next_file);
+            world.next_file += 1;
+            world.files.insert(file, from.files[id].clone());
+            world.names.insert(path.clone(), file);
+        }
+        world.durable_names = world.names.clone();
+        world.unsynced.clear();
+        world.settled.upheave();
+    }
+
     /// Every file as the running process sees it, with its length.
     #[must_use]
     pub fn files(&self) -> Vec<(PathBuf, u64)> {

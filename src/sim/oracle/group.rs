@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::job::Fingerprint;
+use crate::net::message::PeerMessage;
+use crate::net::standing::{Standing, promise};
 use crate::node::host::{Event, TurnWatch};
 use crate::raft::RoleName;
 use crate::raft::invariants::{GroupHistory, Observed, check_bearing, check_step};
@@ -50,6 +52,8 @@ struct State {
     stability: RefCell<Stability>,
     freshness: RefCell<Freshness>,
     outside_only: Cell<bool>,
+    /// What each running node was told by each other in promises.
+    told: RefCell<BTreeMap<(NodeId, NodeId), Standing>>,
     /// Who was elected and was not yet held against the disks.
     elected: RefCell<Vec<(NodeId, Term)>>,
 }
@@ -81,6 +85,7 @@ impl GroupOracle {
             stability: RefCell::default(),
             freshness: RefCell::default(),
             outside_only: Cell::default(),
+            told: RefCell::default(),
             elected: RefCell::default(),
         }))
     }
@@ -130,10 +135,17 @@ impl GroupOracle {
 
     /// The node's memory is gone.
     pub fn forget(&self, node: NodeId) {
+        self.0.told.borrow_mut().retain(|(told, _), _| *told != node);
         self.0.nodes.borrow_mut().remove(&node);
         self.0.history.borrow_mut().forget(node);
         self.0.freshness.borrow_mut().forget(node);
         self.0.stability.borrow_mut().forget(node, self.0.executor.now());
+    }
+
+    /// The most that a running node was promised by another in its present life.
+    #[must_use]
+    pub fn told(&self, node: NodeId, by: NodeId) -> Option<Standing> {
+        self.0.told.borrow().get(&(node, by)).copied()
     }
 
     /// Who leads the latest term, as far as the leaders themselves know.
@@ -293,6 +305,13 @@ impl GroupOracle {
 
 impl TurnWatch for GroupOracle {
     fn handed(&self, shard: &Shard, event: &Event) {
+        if let Event::Message { from, message: PeerMessage::Raft(raft) } = event
+            && let Some(promised) = promise(raft)
+        {
+            let mut told = self.0.told.borrow_mut();
+            let most = told.entry((shard.raft().id(), *from)).or_default();
+            *most = promised.max(*most);
+        }
         if let Event::Operation { connection, ticket, operation } = event {
             let (node, committed) = (shard.raft().id(), self.0.committed.get());
             self.0.freshness.borrow_mut().ask(node, *connection, *ticket, operation, committed);

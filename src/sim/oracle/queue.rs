@@ -323,6 +323,8 @@ impl QueueModel {
     fn decide_for_system(&mut self, command: &Command<'_>) {
         match command {
             Command::NodeBoot { node, boot } => self.boot(*node, *boot),
+            // No job and no session is touched by it.
+            Command::NodeWentBack { .. } => {}
             Command::TubeDrop { tube } => {
                 let is_used = self.jobs.values().any(|job| job.tube == *tube);
                 if *tube != b"default" && !is_used && self.tubes.remove(*tube).is_some() {
@@ -425,7 +427,11 @@ impl QueueModel {
                 self.close(session);
                 Outcome::Closed
             }
-            Command::SessionOpen | Command::NodeBoot { .. } | Command::Tick | Command::TubeDrop { .. } => {
+            Command::SessionOpen
+            | Command::NodeBoot { .. }
+            | Command::NodeWentBack { .. }
+            | Command::Tick
+            | Command::TubeDrop { .. } => {
                 unreachable!("decided before")
             }
         }
@@ -540,7 +546,7 @@ fn what(command: &Command<'_>) -> What {
         Command::Pause { .. } => What::Pause,
         Command::SessionOpen => What::Open,
         Command::SessionClosed => What::Close,
-        Command::NodeBoot { .. } | Command::Tick | Command::TubeDrop { .. } => {
+        Command::NodeBoot { .. } | Command::NodeWentBack { .. } | Command::Tick | Command::TubeDrop { .. } => {
             unreachable!("the system's own commands have no session")
         }
     }

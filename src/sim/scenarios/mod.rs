@@ -13,5 +13,6 @@ mod installs;
 mod linearizable;
 mod offers;
 mod partitions;
+mod put_back;
 mod rot;
 mod stops;

@@ -35,7 +35,7 @@ fn prepared() -> SimDisk {
 fn a_prepared_directory_knows_whose_it_is_and_counts_its_starts() {
     let disk = prepared();
     for boot in 1..4 {
-        let opened = block_on(open(&disk, &data(), &expected())).unwrap();
+        let opened = block_on(open(&disk, &data(), &expected(), StartId(7))).unwrap();
         assert_eq!(opened.identity, identity());
         assert_eq!(opened.boot, BootEpoch(boot));
         assert_eq!(opened.peers, BTreeMap::new());
@@ -49,15 +49,19 @@ fn a_prepared_directory_knows_whose_it_is_and_counts_its_starts() {
 #[test]
 fn peers_stay_bound() {
     let disk = prepared();
-    let peers = BTreeMap::from([(NodeId(1), Incarnation(u128::MAX)), (NodeId(3), Incarnation(7))]);
+    let known = |incarnation, boot, went_back| {
+        let start = Start { boot: BootEpoch(boot), id: StartId(u64::MAX - boot) };
+        KnownPeer { incarnation: Incarnation(incarnation), start, went_back }
+    };
+    let peers = BTreeMap::from([(NodeId(1), known(u128::MAX, 1, false)), (NodeId(3), known(7, 9, true))]);
     block_on(save_peers(&disk, &data(), &peers)).unwrap();
-    assert_eq!(block_on(open(&disk, &data(), &expected())).unwrap().peers, peers);
+    assert_eq!(block_on(open(&disk, &data(), &expected(), StartId(7))).unwrap().peers, peers);
 }
 
 #[test]
 fn another_nodes_directory_is_refused_by_name() {
     let disk = prepared();
-    let refusal = |expected: Expected| block_on(open(&disk, &data(), &expected)).unwrap_err().to_string();
+    let refusal = |expected: Expected| block_on(open(&disk, &data(), &expected, StartId(7))).unwrap_err().to_string();
     let other = refusal(Expected { cluster: "invoices".into(), ..expected() });
     assert!(other.contains("cluster orders") && other.contains("invoices"), "{other}");
     let other = refusal(Expected { node: NodeId(1), ..expected() });
@@ -66,20 +70,24 @@ fn another_nodes_directory_is_refused_by_name() {
     assert!(other.contains("shards is 2"), "{other}");
     let other = refusal(Expected { members: vec![NodeId(1), NodeId(2)], ..expected() });
     assert!(other.contains("[1, 2, 3]"), "{other}");
-    assert_eq!(block_on(open(&disk, &data(), &expected())).unwrap().boot, BootEpoch(1), "a refusal is no start");
+    assert_eq!(
+        block_on(open(&disk, &data(), &expected(), StartId(7))).unwrap().boot,
+        BootEpoch(1),
+        "a refusal is no start"
+    );
 }
 
 #[test]
 fn the_order_of_members_and_their_addresses_do_not_matter() {
     let disk = prepared();
     let expected = Expected { members: [3, 1, 2].map(NodeId).to_vec(), ..expected() };
-    block_on(open(&disk, &data(), &expected)).unwrap();
+    block_on(open(&disk, &data(), &expected, StartId(7))).unwrap();
 }
 
 #[test]
 fn an_empty_directory_is_not_prepared_and_a_used_one_is_not_prepared_again() {
     let disk = empty(1);
-    assert!(matches!(block_on(open(&disk, &data(), &expected())), Err(DirectoryError::NotPrepared { .. })));
+    assert!(matches!(block_on(open(&disk, &data(), &expected(), StartId(7))), Err(DirectoryError::NotPrepared { .. })));
     block_on(disk.replace_small(&data().join("LOCK"), b"")).unwrap();
     block_on(create(&disk, &data(), &identity())).unwrap();
     assert!(matches!(block_on(create(&disk, &data(), &identity())), Err(DirectoryError::NotEmpty { .. })));
@@ -95,7 +103,7 @@ fn a_directory_that_lost_its_identity_gets_no_new_one() {
     for file in [IDENTITY, BOOT, PEERS] {
         disk.lose(&data().join(file));
     }
-    assert!(matches!(block_on(open(&disk, &data(), &expected())), Err(DirectoryError::NotPrepared { .. })));
+    assert!(matches!(block_on(open(&disk, &data(), &expected(), StartId(7))), Err(DirectoryError::NotPrepared { .. })));
     assert!(matches!(block_on(create(&disk, &data(), &identity())), Err(DirectoryError::NotEmpty { .. })));
 }
 
@@ -108,13 +116,13 @@ fn a_damaged_or_missing_file_is_named_and_nothing_is_counted_anew() {
         for byte in 0..bytes {
             let image = disk.fork();
             image.flip_bit(&path, byte * 8 + 1).unwrap();
-            let error = block_on(open(&image, &data(), &expected())).unwrap_err();
+            let error = block_on(open(&image, &data(), &expected(), StartId(7))).unwrap_err();
             assert!(error.to_string().contains(file), "byte {byte}: {error}");
         }
     }
     let disk = prepared();
     disk.lose(&data().join(BOOT));
-    assert!(matches!(block_on(open(&disk, &data(), &expected())), Err(DirectoryError::Damaged { .. })));
+    assert!(matches!(block_on(open(&disk, &data(), &expected(), StartId(7))), Err(DirectoryError::Damaged { .. })));
 }
 
 #[test]
@@ -126,13 +134,13 @@ fn a_crash_while_a_directory_is_prepared_leaves_one_that_can_be_prepared() {
             disk.stop_at(disk.changes() + stop);
             let done = block_on(create(&disk, &data(), &identity())).is_ok();
             let disk = disk.crash(how);
-            match block_on(open(&disk, &data(), &expected())) {
+            match block_on(open(&disk, &data(), &expected(), StartId(7))) {
                 Ok(_) => continue,
                 Err(DirectoryError::NotPrepared { .. }) => assert!(!done),
                 Err(error) => panic!("stopped at {stop}: {error}"),
             }
             block_on(create(&disk, &data(), &identity())).unwrap();
-            block_on(open(&disk, &data(), &expected())).unwrap();
+            block_on(open(&disk, &data(), &expected(), StartId(7))).unwrap();
         }
     }
 }
@@ -142,9 +150,9 @@ fn a_crash_never_takes_a_start_back() {
     let odds = SectorOdds { new: 0.4, torn: 0.2, garbage: 0.2 };
     let mut disk = prepared();
     let mut counted = 0;
-    for round in 0..40 {
-        disk.stop_at(disk.changes() + 1 + round % 5);
-        if let Ok(opened) = block_on(open(&disk, &data(), &expected())) {
+    for round in 0..120 {
+        disk.stop_at(disk.changes() + 1 + round % 25);
+        if let Ok(opened) = block_on(open(&disk, &data(), &expected(), StartId(7))) {
             assert!(opened.boot.0 > counted);
             counted = opened.boot.0;
         }
@@ -175,4 +183,41 @@ fn a_manifest_of_very_many_files_is_read_back() {
     let path = data().join("manifest");
     block_on(manifest.save(&disk, &path, &log)).unwrap();
     assert!(block_on(Manifest::load(&disk, &path, &log)).unwrap() == manifest);
+}
+
+#[test]
+fn a_part_that_was_put_back_is_told_from_the_rest_whichever_it_is_and_nothing_is_counted() {
+    let disk = prepared();
+    block_on(open(&disk, &data(), &expected(), StartId(1))).unwrap();
+    let older = disk.fork();
+    block_on(open(&disk, &data(), &expected(), StartId(2))).unwrap();
+    for put_back in [BOOT, "shard-0/vote", "shard-1/vote"] {
+        let mixed = disk.fork();
+        mixed.put_back(&older, |path| path == data().join(put_back));
+        let before = block_on(look(&mixed, &data())).unwrap();
+        let error = block_on(open(&mixed, &data(), &expected(), StartId(3))).unwrap_err();
+        assert!(matches!(error, DirectoryError::PartialRestore { .. }), "{put_back}: {error}");
+        assert_eq!(block_on(look(&mixed, &data())).unwrap(), before);
+    }
+    // All of it is of one time, and only others can tell.
+    let whole = disk.fork();
+    whole.put_back(&older, |_| true);
+    assert_eq!(block_on(open(&whole, &data(), &expected(), StartId(3))).unwrap().boot, BootEpoch(2));
+}
+
+/// However often, and wherever: what a start that was cut off leaves is no part of another time.
+#[test]
+fn starts_that_are_cut_off_anywhere_one_after_the_other_leave_a_directory_that_opens() {
+    let odds = SectorOdds { new: 0.4, torn: 0.2, garbage: 0.2 };
+    for seed in 0..40 {
+        let mut disk = empty(seed);
+        block_on(create(&disk, &data(), &identity())).unwrap();
+        for round in 0..12 {
+            disk.stop_at(disk.changes() + 1 + (seed + round * 5) % 23);
+            let opened = block_on(open(&disk, &data(), &expected(), StartId(round)));
+            assert!(!matches!(opened, Err(DirectoryError::PartialRestore { .. })), "seed {seed}, round {round}");
+            disk = disk.crash(if round % 2 == 0 { Crash::Process } else { Crash::Power(odds) });
+        }
+        block_on(open(&disk, &data(), &expected(), StartId(99))).unwrap();
+    }
 }

@@ -84,7 +84,7 @@ fn append(input: &mut Input<'_>) -> Bytes {
     let body = Body::Append { prev, entries: metas, commit: Index(input.number()), round: input.number() };
     let message = Message { term: Term(at.term.0 + u64::from(input.below(2))), body };
     let mut builder = FrameBuilder::new();
-    let message = RaftMessage { message, entries, times: Times::default(), room: true };
+    let message = RaftMessage { message, entries, times: Times::default(), room: true, durable: Index::ZERO };
     codec::encode(&PeerMessage::Raft(message), &mut builder);
     let mut bytes = payload(&builder.finish(FrameKind::Message, usize::MAX).expect("short")).to_vec();
     while !input.is_empty() {

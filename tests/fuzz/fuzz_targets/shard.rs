@@ -262,6 +262,7 @@ impl World {
             entries,
             times,
             room: input.below(4) > 0,
+            durable: self.index(input),
         })
     }
 
