@@ -31,11 +31,19 @@ pub fn start_in_simulation() {
 /// To let it read would be worse, since an empty file is read without asking the device.
 const HARMLESS: &str = "glommio::reactor";
 
+/// Where glommio warns, over five lines, that it may not register memory with its rings. It goes on without; a sentence at the start
+/// (`io::startup`) says what the limit is.
+const TOLD_OTHERWISE: &str = "glommio::sys::uring";
+
 /// What the operator asked for, less what would be read as a fault at each healthy start, unless that is asked for by name.
 fn targets(filter: &str) -> Targets {
     let targets: Targets = filter.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
     let is_asked_for = targets.iter().any(|(target, _)| target.starts_with("glommio"));
-    if is_asked_for { targets } else { targets.with_target(HARMLESS, LevelFilter::OFF) }
+    if is_asked_for {
+        targets
+    } else {
+        targets.with_target(HARMLESS, LevelFilter::OFF).with_target(TOLD_OTHERWISE, LevelFilter::ERROR)
+    }
 }
 
 #[cfg(test)]
@@ -48,7 +56,9 @@ mod tests {
     fn what_is_harmless_is_shown_only_to_who_asks_for_it_by_name() {
         for filter in ["info", "trace", "warn,beaver_raft=debug", "not=a=filter"] {
             assert!(!targets(filter).would_enable(HARMLESS, &Level::ERROR), "{filter}");
-            assert!(targets(filter).would_enable("glommio::sys::uring", &Level::WARN), "{filter}");
+            assert!(!targets(filter).would_enable(TOLD_OTHERWISE, &Level::WARN), "{filter}");
+            assert!(targets(filter).would_enable(TOLD_OTHERWISE, &Level::ERROR), "{filter}");
+            assert!(targets(filter).would_enable("glommio::executor", &Level::WARN), "{filter}");
             assert!(targets(filter).would_enable("beaver_raft::node", &Level::WARN), "{filter}");
         }
         assert!(targets("info,glommio=error").would_enable(HARMLESS, &Level::ERROR));

@@ -2,6 +2,7 @@
 //!
 //! It must never let a node start on a medium that forgets, or fail later for a limit that could be seen now.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -15,20 +16,21 @@ use super::{AlignedBuf, BLOCK_BYTES, is_full};
 /// The bulk thread and a few cores run with 1 MiB and not with 512 KiB, where rings count (without CAP_IPC_LOCK).
 const LOCKED_BYTES_MIN: u64 = 2 << 20;
 
+/// With this much, glommio can always register its 512 KiB with its three rings: the kernel counts whole
+/// huge pages, of which 512 KiB may touch two, once for each ring.
+const LOCKED_BYTES_EASY: u64 = 16 << 20;
+
 /// Descriptors without which a node cannot serve, beside those it keeps for itself: a few clients.
 const CLIENT_FILES_MIN: u64 = 64;
 
 #[derive(Debug, Error)]
 pub enum StartupError {
-    #[error("this kernel has no io_uring; Linux 6.1 or later is needed")]
-    NoUring,
+    #[error("Linux {release} answers that it has no io_uring (6.1 or later is needed, with CONFIG_IO_URING); {filter}")]
+    NoUring { release: String, filter: Filter },
     #[error("io_uring is switched off: set the sysctl kernel.io_uring_disabled to 0 (it is {0})")]
     UringDisabled(String),
-    #[error(
-        "io_uring is not permitted here; a container or a service manager filters system calls \
-         (allow io_uring_setup, io_uring_enter and io_uring_register)"
-    )]
-    UringNotPermitted,
+    #[error("io_uring is not permitted here; {0}")]
+    UringNotPermitted(Filter),
     #[error("io_uring does not work: {0}")]
     UringBroken(io::Error),
     #[error(
@@ -48,6 +50,54 @@ pub enum StartupError {
     NoDirectIo(PathBuf),
     #[error("cannot write to {path}: {error}")]
     NotWritable { path: PathBuf, error: io::Error },
+}
+
+/// Whether system calls are filtered before the kernel looks at them, and may be answered with anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    InForce,
+    Absent,
+    Unknown,
+}
+
+impl Filter {
+    /// Of this thread: `Seccomp` is 0 without a filter, 1 where next to nothing is allowed, 2 with one.
+    fn of_this_thread() -> Filter {
+        match own_status("Seccomp").as_deref() {
+            Some("0") => Filter::Absent,
+            Some(_) => Filter::InForce,
+            None => Filter::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ALLOW: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in the container's or the unit's \
+                             filter";
+        match self {
+            Filter::InForce => write!(
+                formatter,
+                "system calls of this process are filtered (Seccomp in /proc/self/status is not 0), so the filter may \
+                 have answered, not the kernel: {ALLOW}"
+            ),
+            Filter::Absent => {
+                write!(formatter, "system calls of this process are not filtered (Seccomp in /proc/self/status is 0)")
+            }
+            Filter::Unknown => write!(
+                formatter,
+                "system calls may be filtered, as containers do (see Seccomp in /proc/self/status: 0 is no filter): \
+                 {ALLOW}"
+            ),
+        }
+    }
+}
+
+/// What the kernel says of this thread under `name`.
+fn own_status(name: &str) -> Option<String> {
+    let text = fs::read_to_string("/proc/thread-self/status").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(found, _)| *found == name).map(|(_, value)| value.trim().to_owned())
 }
 
 /// Tries io_uring by making a ring and sending one operation through it.
@@ -72,10 +122,13 @@ fn round_trip(ring: &mut io_uring::IoUring) -> io::Result<()> {
 
 fn why_no_uring(error: io::Error) -> StartupError {
     match error.raw_os_error() {
-        Some(libc::ENOSYS) => StartupError::NoUring,
+        Some(libc::ENOSYS) => {
+            let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+            StartupError::NoUring { release, filter: Filter::of_this_thread() }
+        }
         Some(libc::EPERM | libc::EACCES) => match fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
             Ok(value) if value.trim() != "0" => StartupError::UringDisabled(value.trim().to_owned()),
-            _ => StartupError::UringNotPermitted,
+            _ => StartupError::UringNotPermitted(Filter::of_this_thread()),
         },
         Some(libc::ENOMEM) => match raise(libc::RLIMIT_MEMLOCK) {
             Ok(have) => StartupError::TooLittleLockedMemory { have },
@@ -99,12 +152,25 @@ pub fn raise_limits(kept: u64) -> Result<u64, StartupError> {
     if have < LOCKED_BYTES_MIN {
         return Err(StartupError::TooLittleLockedMemory { have });
     }
+    if have < LOCKED_BYTES_EASY && !may_lock_all() {
+        tracing::info!(
+            "this process may lock {have} bytes of memory: enough, but with {LOCKED_BYTES_EASY} (LimitMEMLOCK in its unit, \
+             or `ulimit -l`) its bulk thread would write from registered buffers, with a little less processor time"
+        );
+    }
     let have = raise(libc::RLIMIT_NOFILE).map_err(StartupError::Limits)?;
     let needed = kept + CLIENT_FILES_MIN;
     if have < needed {
         return Err(StartupError::TooFewFiles { have, needed });
     }
     Ok(have - kept)
+}
+
+/// Whether the limit of locked memory does not count for this process.
+fn may_lock_all() -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let effective = own_status("CapEff").and_then(|value| u64::from_str_radix(&value, 16).ok());
+    effective.is_some_and(|effective| effective & (1 << CAP_IPC_LOCK) != 0)
 }
 
 /// Raises a soft limit to its hard one and returns it.
@@ -197,8 +263,32 @@ pub fn check_port(address: &str) -> io::Result<()> {
     socket.listen(1)
 }
 
+/// A seccomp filter as containers have them, for tests.
+#[cfg(test)]
+pub(super) mod filtered {
+    /// One call is answered with an error from now on, for this thread and those that it makes.
+    pub(in crate::io) fn filter_call(number: libc::c_long, errno: libc::c_int) {
+        let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+        let number = u32::try_from(number).unwrap();
+        let mut steps = [
+            // The number of the call is the first word of what a filter sees.
+            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let filter = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+        // SAFETY: no pointers.
+        let may_filter = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        // SAFETY: `filter` is a valid program for the length of the call, which copies it.
+        let filters = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+        assert_eq!((may_filter, filters), (0, 0), "{}", std::io::Error::last_os_error());
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::filtered::filter_call;
     use super::*;
 
     #[test]
@@ -235,10 +325,32 @@ mod tests {
     #[test]
     fn each_refusal_of_the_kernel_is_told_apart() {
         let why = |number| why_no_uring(io::Error::from_raw_os_error(number));
-        assert!(matches!(why(libc::ENOSYS), StartupError::NoUring));
-        assert!(matches!(why(libc::EPERM), StartupError::UringNotPermitted | StartupError::UringDisabled(_)));
+        assert!(matches!(why(libc::ENOSYS), StartupError::NoUring { .. }));
+        assert!(matches!(why(libc::EPERM), StartupError::UringNotPermitted(_) | StartupError::UringDisabled(_)));
         assert!(matches!(why(libc::ENOMEM), StartupError::TooLittleLockedMemory { .. }));
         assert!(matches!(why(libc::EIO), StartupError::UringBroken(_)));
+    }
+
+    #[test]
+    fn c6_a_filter_that_hides_io_uring_is_told_from_a_kernel_without_it() {
+        for (errno, says) in [(libc::ENOSYS, "has no io_uring"), (libc::EPERM, "is not permitted here")] {
+            let told = std::thread::spawn(move || {
+                filter_call(libc::SYS_io_uring_setup, errno);
+                check_uring().unwrap_err().to_string()
+            });
+            let told = told.join().unwrap();
+            assert!(told.contains(says), "{told}");
+            assert!(told.contains("Seccomp in /proc/self/status is not 0"), "{told}");
+            assert!(told.contains("allow io_uring_setup"), "{told}");
+        }
+    }
+
+    #[test]
+    fn c6_without_a_filter_nobody_is_sent_to_look_for_one() {
+        let told = Filter::Absent.to_string();
+        assert!(told.contains("are not filtered") && !told.contains("allow"), "{told}");
+        let told = Filter::Unknown.to_string();
+        assert!(told.contains("may be filtered") && told.contains("/proc/self/status"), "{told}");
     }
 
     #[test]

@@ -81,9 +81,9 @@ impl From<StartupError> for Fatal {
     fn from(error: StartupError) -> Fatal {
         let why = error.to_string();
         match error {
-            StartupError::NoUring
+            StartupError::NoUring { .. }
             | StartupError::UringDisabled(_)
-            | StartupError::UringNotPermitted
+            | StartupError::UringNotPermitted(_)
             | StartupError::UringBroken(_) => Fatal::NoIoUring { why },
             StartupError::TooLittleLockedMemory { .. } => Fatal::MemlockTooLow { why },
             StartupError::TooFewFiles { .. } | StartupError::Limits(_) => {

@@ -10,6 +10,7 @@ use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Once;
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 
@@ -57,7 +58,9 @@ where
     F::Output: Send + 'static,
 {
     thread::Builder::new().name(name.to_owned()).spawn(move || {
-        keep_to_share(core, options.threads)?;
+        if let Err(error) = keep_to_share(core, options.threads) {
+            tell_unpinned(&error);
+        }
         block_on_core(&options, main)
     })
 }
@@ -129,6 +132,15 @@ fn share(core: usize, threads: usize, processors: &[usize]) -> Vec<usize> {
         return vec![processors[core % processors.len()]];
     }
     processors.iter().skip(core % threads).step_by(threads).copied().collect()
+}
+
+/// Pinning only spares the caches: a sandbox that refuses it is no reason not to run. The same for every
+/// thread, so it is said once.
+fn tell_unpinned(error: &io::Error) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        tracing::warn!("core threads are not pinned to processors: the system refused sched_setaffinity: {error}");
+    });
 }
 
 fn keep_to_share(core: usize, threads: usize) -> io::Result<()> {
@@ -209,7 +221,9 @@ impl Panics {
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use super::*;
+    use crate::io::bulk::BulkOptions;
+    use crate::io::startup::filtered::filter_call;
 
     #[test]
     fn core_threads_divide_the_processors_and_none_is_without() {
@@ -220,5 +234,17 @@ mod tests {
         for core in 0..6 {
             assert_eq!(share(core, 6, &processors), [processors[core % 4]]);
         }
+    }
+
+    #[test]
+    fn c7_a_core_thread_that_may_not_be_pinned_runs_all_the_same() {
+        let options = CoreOptions::new(Bulk::start(BulkOptions::default()).unwrap());
+        // Its own thread: a filter is for good, and for all threads that are made under it.
+        let ran = thread::spawn(move || {
+            filter_call(libc::SYS_sched_setaffinity, libc::EPERM);
+            assert_eq!(keep_to_share(0, 1).unwrap_err().raw_os_error(), Some(libc::EPERM));
+            start_core_thread(0, "core-0", options, |_| async { 7 }).unwrap().join().unwrap()
+        });
+        assert_eq!(ran.join().unwrap().unwrap(), 7);
     }
 }
