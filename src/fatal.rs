@@ -39,6 +39,9 @@ pub enum Fatal {
     NoDirectIo { path: PathBuf, why: String },
     #[error("the system refused {what}: {why}")]
     System { what: String, why: String },
+    /// One of its own threads was waited for in vain, at start or at stop.
+    #[error("{what}; the host is overloaded, or this is a bug: a restart may help")]
+    ThreadLate { what: String },
 
     /// An entry that was durable can't be read any more.
     #[error("the log is damaged: {0}")]
@@ -49,8 +52,13 @@ pub enum Fatal {
     WriteFailed { path: PathBuf, why: String },
     #[error("reading {path} failed: {why}", path = path.display())]
     ReadFailed { path: PathBuf, why: String },
-    #[error("the disk of {path} has not completed a write for {waited_ms} ms", path = path.display())]
-    Stalled { path: PathBuf, waited_ms: u64 },
+    /// `away_ms` counts against nobody.
+    #[error(
+        "the disk of {path} has not completed a write for {waited_ms} ms in which this node's thread was there to hear \
+         of it (it was busy or stopped for another {away_ms} ms)",
+        path = path.display()
+    )]
+    Stalled { path: PathBuf, waited_ms: u64, away_ms: u64 },
 
     /// The start would not find it: it is below the log's floor.
     #[error("a job is lost: {0}")]
@@ -81,6 +89,7 @@ pub const EXIT_STATUSES: &[(u8, &str)] = &[
     (21, "too little memory may be locked"),
     (22, "no direct I/O on this file system"),
     (23, "another refusal of the operating system"),
+    (24, "a thread of the node did not begin or end in time"),
     (30, "a damaged log"),
     (31, "an unreadable vote"),
     (32, "a failed write"),
@@ -110,6 +119,7 @@ impl Fatal {
             Fatal::MemlockTooLow { .. } => 21,
             Fatal::NoDirectIo { .. } => 22,
             Fatal::System { .. } => 23,
+            Fatal::ThreadLate { .. } => 24,
             Fatal::FaultyLog(_) => 30,
             Fatal::VoteUnreadable(_) => 31,
             Fatal::WriteFailed { .. } => 32,
@@ -135,6 +145,7 @@ mod tests {
         let named = |fatal: Fatal| EXIT_STATUSES.iter().any(|(status, _)| *status == fatal.exit_status());
         assert!(named(Fatal::Internal(String::new())));
         assert!(named(Fatal::Config(ConfigError::Missing { key: "node" })));
-        assert!(named(Fatal::Stalled { path: PathBuf::new(), waited_ms: 1 }));
+        assert!(named(Fatal::ThreadLate { what: String::new() }));
+        assert!(named(Fatal::Stalled { path: PathBuf::new(), waited_ms: 1, away_ms: 0 }));
     }
 }

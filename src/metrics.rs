@@ -125,6 +125,7 @@ metrics! {
         term: Gauge = "term", "Raft term";
         leader: Gauge = "leader", "Id of the leader that this node knows of; 0 while it knows none";
         leading: Gauge = "leading", "1 while this node leads the shard";
+        leaderships_given_up: Counter = "leaderships_given_up", "Leaderships that this node gave up because its own writing or applying stood still";
         elections: Counter = "elections_won", "Elections that this node won";
         leader_changes: Counter = "leader_changes", "Times that this node learnt of a new leader";
         last_index: Gauge = "last_index", "Index of the last entry of the log here";
@@ -178,6 +179,7 @@ metrics! {
         bytes_received: Counter = "peer_bytes_received", "Bytes received from the peer";
         connections_lost: Counter = "peer_connections_lost", "Connections to the peer that broke";
         lag_entries: Gauge = "peer_lag_entries", "Entries of this leader's log that the peer is not known to hold";
+        stuck: Gauge = "peer_stuck", "1 while the peer answers this leader's heartbeats, lacks entries, and takes none";
     }
 }
 

@@ -213,6 +213,8 @@ pub struct PeerStatus {
     /// probe, replicate or snapshot.
     pub progress: String,
     pub room: bool,
+    /// It answers heartbeats, lacks entries, and has taken none for long.
+    pub stuck: bool,
 }
 
 impl StatusReport {

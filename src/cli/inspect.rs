@@ -13,6 +13,7 @@ use crate::io::bulk::{Bulk, BulkOptions};
 use crate::io::lock::holder_of;
 use crate::io::uring::{CoreOptions, block_on_core};
 use crate::io::{Disk, Runtime};
+use crate::node::cores::{no_ring, no_thread};
 use crate::node::opening::locked;
 use crate::shard::markers::Verdict;
 use crate::snapshot::foreseen::{Foreseen, Pending};
@@ -104,8 +105,7 @@ fn look(args: &InspectArgs) -> Result<NodeFound, Fatal> {
     if let Some(holder) = holder_of(&args.data).map_err(|error| locked(&args.data, &error))? {
         return Err(Fatal::Locked { path: args.data.clone(), holder: format!("process {holder}") });
     }
-    let no_ring = |error: std::io::Error| Fatal::NoIoUring { why: error.to_string() };
-    let options = CoreOptions::new(Bulk::start(BulkOptions::default()).map_err(no_ring)?);
+    let options = CoreOptions::new(Bulk::start(BulkOptions::default()).map_err(|error| no_thread(&error))?);
     let (data, verify): (&Path, bool) = (&args.data, args.verify);
     block_on_core(&options, |rt| async move {
         let identity = identify(rt.disk(), data).await?;
@@ -117,7 +117,7 @@ fn look(args: &InspectArgs) -> Result<NodeFound, Fatal> {
         let members = members.into_iter().map(|member| member.0).collect();
         Ok(NodeFound { cluster, node: node.0, members, is_verified: verify, shards })
     })
-    .map_err(no_ring)?
+    .map_err(|error| no_ring(&error))?
 }
 
 pub(crate) async fn look_at<D: Disk>(

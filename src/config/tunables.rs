@@ -109,7 +109,7 @@ tunables! {
     /// OUT_OF_MEMORY; reserve and delete go on.
     disk_reserve_bytes: u64 = 268_435_456 bytes, 0 to 1_099_511_627_776;
     /// A write that has not completed after this long ends the process (a leader has stepped down long before, after
-    /// two election timeouts).
+    /// two election timeouts). Time in which the process was busy or stopped does not count.
     disk_stall_exit_ms: u64 = 20_000 milliseconds, 1_000 to 600_000;
     /// How long a stopping node waits for leadership to move and connections to end.
     stop_timeout_ms: u64 = 5_000 milliseconds, 100 to 300_000;

@@ -11,6 +11,7 @@ pub mod lock;
 pub mod process;
 pub mod signals;
 pub mod startup;
+pub mod threads;
 pub mod unix_socket;
 pub mod uring;
 

@@ -43,6 +43,9 @@ const SOCKET_MODE: u32 = 0o600;
 
 const SOCKET_BACKLOG: i32 = 128;
 
+/// How long it may take to end. What it reads is never waited for, so it has nothing to finish.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
 const INDEX: &str = "\
 beaver-raft admin port
 
@@ -152,8 +155,15 @@ fn listen_in(path: &Path) -> io::Result<UnixListener> {
 impl Drop for Admin {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else { return };
+        let deadline = std::time::Instant::now() + END_PATIENCE;
+        while !thread.is_finished() && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if thread.is_finished() {
             let _ = thread.join();
+        } else {
+            tracing::warn!("the admin thread has not ended after {} ms, and is left behind", END_PATIENCE.as_millis());
         }
         if let Some(path) = &self.socket {
             // Not found: somebody tidied up already.

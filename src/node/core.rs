@@ -5,12 +5,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::acquaintance::{Ledger, NodeGate};
 use super::fate::Fate;
 use super::front::{Front, Mailboxes, ShardAnswers};
-use super::host::{BODY_READS_MAX, Event, Host, Life, StallLimits, TurnWatch};
+use super::host::{BODY_READS_MAX, Event, Host, Life, TurnWatch};
 use super::listeners::Listeners;
 use super::living::Lives;
 use super::observer::StatusObserver;
@@ -23,15 +23,21 @@ use super::stopping::Stopping;
 use crate::api::beanstalkd::front_door::FrontDoor;
 use crate::config::Config;
 use crate::fatal::Fatal;
+use crate::io::threads::THREAD_PATIENCE;
 use crate::io::{Disk, Runtime, Wire};
 use crate::metrics::Metrics;
 use crate::net::link::PeerSink;
+use crate::shard::write_watch::{StallLimits, WriteWatch};
 use crate::status::{Board, needed_bytes};
 use crate::types::Nanos;
 use crate::wal::directory::{self, snapshots_dir};
 
 /// How often the free space is looked at.
 const ROOM_EVERY: Nanos = Nanos::from_secs(1);
+
+/// How much longer than one write the first core thread may take to open the directory, which is a few small
+/// reads and writes: the others wait for it.
+const OPENING_PATIENCE: Nanos = Nanos::from_secs(THREAD_PATIENCE.as_secs());
 
 /// What a node needs beside its world.
 #[derive(Clone)]
@@ -118,7 +124,16 @@ async fn start_shards<R: Runtime>(
     let opened = if place.is_first() {
         place.together.share_opened(open_node(rt, &setup.config).await?)
     } else {
-        place.together.opened().await
+        let tunables = &setup.config.tunables;
+        let limit = Nanos::from_millis(tunables.disk_stall_exit_ms).saturating_add(OPENING_PATIENCE);
+        tokio::select! {
+            biased;
+            opened = place.together.opened() => opened,
+            () = rt.sleep(limit) => {
+                let what = format!("the first core thread has not opened the data directory after {} ms", limit.0 / 1_000_000);
+                return Err(Fatal::ThreadLate { what });
+            }
+        }
     };
     let identity = &opened.directory.identity;
     setup.board.identify(identity.cluster_id.0, identity.incarnation.0);
@@ -243,11 +258,11 @@ fn make_host<R: Runtime>(
         observer: Rc::new(observer),
         watch: setup.watch.clone(),
         fate: Rc::clone(fate),
-        stall: StallLimits {
+        writes: RefCell::new(WriteWatch::new(StallLimits {
             step_down: Nanos::from_millis(2 * tunables.election_timeout_ms),
             exit: Nanos::from_millis(tunables.disk_stall_exit_ms),
-        },
-        writes: Cell::default(),
+        })),
+        writing: Notify::new(),
         log_lacks_room: Cell::default(),
         log_extent: Cell::default(),
         census: Cell::default(),

@@ -2,10 +2,10 @@
 
 use std::io::ErrorKind;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::core::{Setup, StopRequest, run_core};
 use super::listeners::is_shared;
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::bulk::Bulk;
 use crate::io::signals::Request;
+use crate::io::threads::{THREAD_PATIENCE, ThreadError};
 use crate::io::uring::{CoreOptions, CoreThread, UringRuntime, UringWire, start_core_thread};
 use crate::io::{Runtime, process, startup};
 use crate::metrics::Metrics;
@@ -28,6 +29,10 @@ use crate::status::Board;
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 const PORT_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a node that was told to stop may take beyond `stop_timeout_ms`, in which its clients and peers
+/// have their time, for its threads to see that it is over.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the rings of a node that was told to stop may take to complete what is in flight.
 const RING_PATIENCE: Duration = Duration::from_secs(1);
@@ -56,24 +61,101 @@ pub fn run_cores(shared: &Shared, bulk: Bulk) -> Result<(), Fatal> {
     let options = CoreOptions { threads: cores, ..CoreOptions::new(bulk) };
     let together = Arc::new(Together::new(cores));
     let mut threads = Vec::new();
-    let (left, leaves) = mpsc::channel();
+    let (told, words) = mpsc::unbounded_channel();
     for (core, rings) in connect_all(cores).into_iter().enumerate() {
-        let leaving = Leaving { together: Arc::clone(&together), has_ended: false, left: left.clone() };
+        let leaving = Leaving { together: Arc::clone(&together), has_ended: false, told: told.clone() };
         let shared = shared.clone();
         let main = move |rt| run_one(rt, shared, core, rings, leaving);
         match start_core_thread(core, &format!("core-{core}"), options.clone(), main) {
             Ok(thread) => threads.push(thread),
             Err(error) => {
-                together.end(Some(no_ring(&error)));
+                together.end(Some(no_thread(&ThreadError::NotMade(error))));
                 break;
             }
         }
     }
-    drop(left);
-    while let Ok(()) = leaves.recv() {
-        together.take_end()?;
-    }
+    drop(told);
+    let asked = shared.requests.clone();
+    let stop_timeout = Duration::from_millis(shared.config.tunables.stop_timeout_ms);
+    let patience = Patience { begin: THREAD_PATIENCE, end: stop_timeout + STOP_PATIENCE };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|error| Fatal::System { what: "to wait for the core threads".to_owned(), why: error.to_string() })?;
+    runtime.block_on(supervise(words, asked, &together, patience))?;
     join(threads)
+}
+
+/// What a core thread tells the one that started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Begun,
+    Left,
+}
+
+/// How long the core threads may take to begin, all of them, and to end once the first has ended or the
+/// node is told to stop.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    begin: Duration,
+    end: Duration,
+}
+
+/// Returns when the last core thread has left, or when one was waited for in vain.
+async fn supervise(
+    mut words: mpsc::UnboundedReceiver<Word>,
+    mut asked: watch::Receiver<Request>,
+    together: &Together,
+    patience: Patience,
+) -> Result<(), Fatal> {
+    let (mut begun, mut left) = (0, 0);
+    let mut is_ending = false;
+    let mut limit = Some(tokio::time::Instant::now() + patience.begin);
+    loop {
+        let is_told_to_stop = async {
+            // Without whoever hears signals, the threads alone say when the node ends.
+            if asked.wait_for(|request| *request >= Request::Stop).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let late = async {
+            match limit {
+                Some(limit) => tokio::time::sleep_until(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            word = words.recv() => match word {
+                None => return together.take_end(),
+                Some(Word::Begun) => {
+                    begun += 1;
+                    if begun == together.cores() && !is_ending {
+                        limit = None;
+                    }
+                    continue;
+                }
+                Some(Word::Left) => {
+                    left += 1;
+                    together.take_end()?;
+                }
+            },
+            () = is_told_to_stop, if !is_ending => {}
+            () = late => {
+                let cores = together.cores();
+                let (done, count, limit) = match is_ending {
+                    true => ("ended", left, patience.end),
+                    false => ("begun", begun, patience.begin),
+                };
+                let what = format!("{count} of {cores} core threads have {done} after {} ms", limit.as_millis());
+                return Err(Fatal::ThreadLate { what });
+            }
+        }
+        if !is_ending {
+            is_ending = true;
+            limit = Some(tokio::time::Instant::now() + patience.end);
+        }
+    }
 }
 
 /// All threads have left. A ring that ends waits for every operation in flight, which a disk that hangs may never
@@ -93,6 +175,15 @@ fn join(threads: Vec<CoreThread<()>>) -> Result<(), Fatal> {
         }
     }
     Ok(())
+}
+
+#[must_use]
+pub fn no_thread(error: &ThreadError) -> Fatal {
+    match error {
+        ThreadError::NotMade(why) => Fatal::System { what: "a thread".to_owned(), why: why.to_string() },
+        ThreadError::NoRing(error) => no_ring(error),
+        ThreadError::Late { .. } => Fatal::ThreadLate { what: error.to_string() },
+    }
 }
 
 #[must_use]
@@ -132,6 +223,7 @@ async fn run_one(
     rings: RingEnds<Crossing<UringWire>>,
     leaving: Leaving,
 ) {
+    leaving.begin();
     let Shared { config, metrics, board, requests, door } = shared;
     let door = Arc::clone(door.get_or_init(|| Arc::new(front_door(&config, leaving.together.cores(), &rt))));
     let setup = Setup { config, metrics, board, door, watch: None };
@@ -146,10 +238,14 @@ async fn run_one(
 struct Leaving {
     together: Arc<Together>,
     has_ended: bool,
-    left: mpsc::Sender<()>,
+    told: mpsc::UnboundedSender<Word>,
 }
 
 impl Leaving {
+    fn begin(&self) {
+        let _ = self.told.send(Word::Begun);
+    }
+
     fn leave(mut self, ended: Result<(), Fatal>) {
         self.has_ended = true;
         if let Err(why) = ended {
@@ -165,7 +261,7 @@ impl Drop for Leaving {
             self.together.end(std::thread::panicking().then(panicked));
         }
         // Nobody listens any more where another thread's end was the node's.
-        let _ = self.left.send(());
+        let _ = self.told.send(Word::Left);
     }
 }
 
@@ -218,7 +314,7 @@ mod tests {
     use super::*;
 
     fn leaving(together: &Arc<Together>) -> Leaving {
-        Leaving { together: Arc::clone(together), has_ended: false, left: mpsc::channel().0 }
+        Leaving { together: Arc::clone(together), has_ended: false, told: mpsc::unbounded_channel().0 }
     }
 
     #[tokio::test]
@@ -251,5 +347,92 @@ mod tests {
         assert!(ended.as_mut().poll(&mut context).is_pending());
         leaving(&together).leave(Err(Fatal::Internal("first".to_owned())));
         assert!(together.take_end().is_err());
+    }
+
+    const PATIENCE: Patience = Patience { begin: Duration::from_millis(40), end: Duration::from_millis(20) };
+
+    struct Supervised {
+        told: mpsc::UnboundedSender<Word>,
+        asks: watch::Sender<Request>,
+        together: Arc<Together>,
+    }
+
+    /// The end of two core threads that say and are told what `script` does.
+    fn supervised(script: impl AsyncFnOnce(Supervised)) -> Result<(), Fatal> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (told, words) = mpsc::unbounded_channel();
+        let (asks, asked) = watch::channel(Request::default());
+        let together = Arc::new(Together::new(2));
+        let supervised = Supervised { told, asks, together: Arc::clone(&together) };
+        runtime.block_on(async {
+            let ((), ended) = tokio::join!(script(supervised), supervise(words, asked, &together, PATIENCE));
+            ended
+        })
+    }
+
+    async fn long_enough() {
+        tokio::time::sleep(4 * (PATIENCE.begin + PATIENCE.end)).await;
+    }
+
+    fn sentence(ended: Result<(), Fatal>) -> (u8, String) {
+        let fatal = ended.expect_err("a thread is late");
+        (fatal.exit_status(), fatal.to_string())
+    }
+
+    #[test]
+    fn a4_a_core_thread_that_does_not_begin_ends_the_node() {
+        let (status, told) = sentence(supervised(async |held| {
+            held.told.send(Word::Begun).unwrap();
+            long_enough().await;
+        }));
+        assert_eq!(status, 24);
+        assert!(told.starts_with("1 of 2 core threads have begun after 40 ms;"), "{told}");
+    }
+
+    #[test]
+    fn a4_a_core_thread_that_does_not_end_when_the_node_is_told_to_stop_is_left_behind() {
+        let (status, told) = sentence(supervised(async |held| {
+            held.told.send(Word::Begun).unwrap();
+            held.told.send(Word::Begun).unwrap();
+            held.asks.send(Request::Drain).unwrap();
+            long_enough().await;
+            held.asks.send(Request::Stop).unwrap();
+            held.told.send(Word::Left).unwrap();
+            long_enough().await;
+        }));
+        assert_eq!(status, 24);
+        assert!(told.starts_with("1 of 2 core threads have ended after 20 ms;"), "{told}");
+    }
+
+    #[test]
+    fn a4_the_others_have_no_more_time_than_a_stop_once_a_thread_has_left() {
+        let (status, told) = sentence(supervised(async |held| {
+            held.told.send(Word::Begun).unwrap();
+            held.told.send(Word::Left).unwrap();
+            long_enough().await;
+        }));
+        assert_eq!((status, told.starts_with("1 of 2 core threads have ended")), (24, true), "{told}");
+    }
+
+    #[test]
+    fn core_threads_that_run_may_take_for_ever_and_end_together_in_peace_or_with_a_reason() {
+        let run = async |held: &Supervised| {
+            held.told.send(Word::Begun).unwrap();
+            held.told.send(Word::Begun).unwrap();
+            long_enough().await;
+        };
+        let in_peace = supervised(async |held| {
+            run(&held).await;
+            held.asks.send(Request::Stop).unwrap();
+            held.told.send(Word::Left).unwrap();
+            held.told.send(Word::Left).unwrap();
+        });
+        assert!(in_peace.is_ok());
+        let with_a_reason = supervised(async |held| {
+            run(&held).await;
+            held.together.end(Some(Fatal::FaultyLog("as a test wants it".to_owned())));
+            held.told.send(Word::Left).unwrap();
+        });
+        assert_eq!(sentence(with_a_reason).0, 30);
     }
 }

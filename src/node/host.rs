@@ -26,6 +26,7 @@ use crate::net::outbox::{Outbox, PushError};
 use crate::raft::message::Vote;
 use crate::shard::effect::{Append, ConnectionId, Effect, JobPlace, Keep, SnapshotDraft, Stop, Wanted};
 use crate::shard::giving::Kept;
+use crate::shard::write_watch::WriteWatch;
 use crate::shard::{Moment, Shard};
 use crate::status::InstallStatus;
 use crate::types::{Incarnation, Index, JobId, Nanos, NodeId, SnapshotName, Start};
@@ -42,9 +43,6 @@ use crate::wal::store::StoreReader;
 /// goes to it, at most.
 const PUBLISH_EVERY: Nanos = Nanos::from_millis(250);
 const PUBLISH_PART_MAX: u64 = 32;
-
-/// A turn comes no later than this after the time it was due, while the process runs.
-const AWAY_MIN: Nanos = Nanos::from_millis(500);
 
 /// A bound on memory, and many more than a device needs to be busy; not measured beyond that.
 pub const BODY_READS_MAX: usize = 128;
@@ -103,6 +101,8 @@ pub enum Event {
     Room(bool),
     /// An append waits for room for a new segment.
     LogLacksRoom,
+    /// The disk has left a write unanswered for so long that another node should lead.
+    DiskIsSlow,
     SnapshotWritten,
     /// A snapshot is verified; and where the one before it stands, if that is, too.
     SnapshotKept {
@@ -168,6 +168,7 @@ impl Event {
             | Event::FoundDamaged(_)
             | Event::Lacking { .. }
             | Event::LogLacksRoom
+            | Event::DiskIsSlow
             | Event::SnapshotWritten
             | Event::SnapshotKept { .. }
             | Event::NotGiven { .. }
@@ -179,7 +180,7 @@ impl Event {
 /// What the shard itself does not know of its disk.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DiskView {
-    /// How long the oldest write has been under way.
+    /// How long the disk has left writes unanswered.
     pub stalled: Option<Nanos>,
     pub segments: u64,
     pub log_bytes: u64,
@@ -190,15 +191,6 @@ pub struct DiskView {
     /// For how long there has been no newer one.
     pub snapshot_age: Nanos,
     pub install: Option<InstallStatus>,
-}
-
-/// How long the disk may take for one write.
-#[derive(Debug, Clone, Copy)]
-pub struct StallLimits {
-    /// After this, a leader gives up leadership.
-    pub step_down: Nanos,
-    /// After this, the node stops.
-    pub exit: Nanos,
 }
 
 pub struct Host<R: Runtime> {
@@ -231,9 +223,10 @@ pub struct Host<R: Runtime> {
     pub observer: Rc<dyn Observer>,
     pub watch: Option<Rc<dyn TurnWatch>>,
     pub fate: Rc<Fate>,
-    pub stall: StallLimits,
-    /// Writes (of the log and the vote) that are under way, and since when the oldest of them is.
-    pub writes: Cell<(u32, Option<Nanos>)>,
+    /// Writes of the log and the vote that are under way.
+    pub writes: RefCell<WriteWatch>,
+    /// The first of them was begun.
+    pub writing: Notify,
     /// Bytes of the new segment for which an append waits, where there is no room for it. That is no slow write, and no
     /// failed one.
     pub log_lacks_room: Cell<Option<u64>>,
@@ -264,14 +257,12 @@ impl<R: Runtime> Host<R> {
 
     /// A write is under way; whoever watches the disk looks again when it may be late.
     pub fn begin_write(&self, now: Nanos) {
-        let (count, since) = self.writes.get();
-        self.writes.set((count + 1, since.or(Some(now))));
+        self.writes.borrow_mut().begin(now);
+        self.writing.notify_one();
     }
 
     pub fn end_write(&self) {
-        let (count, _) = self.writes.get();
-        // Something completed: whatever else is under way is measured from now on.
-        self.writes.set((count - 1, (count > 1).then(|| self.rt.now())));
+        self.writes.borrow_mut().complete(self.rt.now());
     }
 
     /// Counts the log's segment files anew, after some were made or removed.
@@ -296,7 +287,10 @@ impl<R: Runtime> Host<R> {
     /// Whether something is still to be written or decided.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.writes.get().0 > 0 || !self.log_work.is_empty() || !self.votes.is_empty() || !self.events.is_empty()
+        self.writes.borrow().is_writing()
+            || !self.log_work.is_empty()
+            || !self.votes.is_empty()
+            || !self.events.is_empty()
     }
 
     /// Whether this life of the shard is over, and its tasks are to end.
@@ -326,7 +320,6 @@ impl<R: Runtime> Host<R> {
     /// Runs the shard until the node's fate is sealed; or until it is to be opened anew, from what was staged for it.
     pub async fn run(self: Rc<Self>, mut shard: Shard) -> Option<(Shard, Staged<R::Disk>)> {
         let mut publish_at = Nanos::ZERO;
-        let mut turn_at = self.rt.now();
         while !self.fate.is_sealed() {
             let moment = self.moment();
             for event in self.events.take() {
@@ -335,7 +328,6 @@ impl<R: Runtime> Host<R> {
                 }
                 self.handle(&mut shard, moment, event);
             }
-            self.watch_disk(&mut shard, moment, moment.now.saturating_sub(turn_at));
             if shard.next_deadline(moment) <= moment.now {
                 shard.handle_time(moment);
             }
@@ -356,7 +348,7 @@ impl<R: Runtime> Host<R> {
             }
             if moment.now >= publish_at {
                 let begun = self.rt.now();
-                let stalled = self.writes.get().1.map(|since| moment.now.saturating_sub(since));
+                let stalled = self.writes.borrow().waited();
                 let (segments, log_bytes) = self.log_extent.get();
                 let (snapshot, census) = (self.last_snapshot.get(), self.census.get());
                 let snapshot_age = moment.now.saturating_sub(snapshot.since);
@@ -373,22 +365,14 @@ impl<R: Runtime> Host<R> {
                 return Some((shard, staged));
             }
             if self.events.is_empty() {
-                let mut deadline = shard.next_deadline(moment).min(publish_at);
-                if let Some(since) = self.writes.get().1 {
-                    // A stall that was answered once needs no second look before the node must stop.
-                    let is_new = moment.now.saturating_sub(since) < self.stall.step_down;
-                    let limit = if is_new { self.stall.step_down.min(self.stall.exit) } else { self.stall.exit };
-                    deadline = deadline.min(since.saturating_add(limit));
-                }
+                let deadline = shard.next_deadline(moment).min(publish_at);
                 let now = self.rt.now();
-                turn_at = deadline.max(now);
                 tokio::select! {
                     biased;
                     () = self.events.wait() => {}
                     () = self.rt.sleep(deadline.saturating_sub(now)) => {}
                 }
             } else {
-                turn_at = self.rt.now();
                 yield_now().await;
             }
         }
@@ -403,8 +387,10 @@ impl<R: Runtime> Host<R> {
             *staged = None;
             return None;
         }
-        let is_at_rest =
-            self.writes.get().0 == 0 && self.log_work.is_empty() && self.votes.is_empty() && shard.is_at_rest();
+        let is_at_rest = !self.writes.borrow().is_writing()
+            && self.log_work.is_empty()
+            && self.votes.is_empty()
+            && shard.is_at_rest();
         if is_at_rest { staged.take().map(|staged| *staged) } else { None }
     }
 
@@ -452,6 +438,7 @@ impl<R: Runtime> Host<R> {
             Event::Lacking { jobs, why } => shard.handle_lacking(moment, jobs, &why),
             Event::Room(has_room) => shard.handle_room(has_room),
             Event::LogLacksRoom => shard.handle_log_lacks_room(moment),
+            Event::DiskIsSlow => shard.handle_disk_stalled(moment),
             Event::SnapshotWritten => shard.handle_snapshot_written(),
             Event::SnapshotKept { newest, older } => shard.handle_snapshot_kept(moment, newest, older),
             Event::NotGiven { to, snapshot, place } => shard.handle_not_given(to, snapshot, place),
@@ -461,25 +448,6 @@ impl<R: Runtime> Host<R> {
             Event::TransferLeadership => {
                 shard.transfer_leadership(moment);
             }
-        }
-    }
-
-    /// E12: a leader whose disk does not answer gives up leadership; a node whose disk never answers stops.
-    /// `late`: how long after the time at which it was due this turn came.
-    fn watch_disk(&self, shard: &mut Shard, moment: Moment, late: Nanos) {
-        let (count, Some(mut since)) = self.writes.get() else { return };
-        // This process was stopped, or its host slept. What the disk did meanwhile it has not heard yet.
-        if late >= AWAY_MIN {
-            since = since.saturating_add(late).min(moment.now);
-            self.writes.set((count, Some(since)));
-        }
-        let waited = moment.now.saturating_sub(since);
-        if waited >= self.stall.exit {
-            self.fate
-                .seal(Fatal::Stalled { path: self.reader.directory().to_path_buf(), waited_ms: waited.0 / 1_000_000 });
-        }
-        if waited >= self.stall.step_down && shard.leads() {
-            shard.handle_disk_stalled(moment);
         }
     }
 

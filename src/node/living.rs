@@ -5,6 +5,7 @@
 use std::rc::Rc;
 
 use super::core::Setup;
+use super::disk_watch::watch_disk;
 use super::host::{Event, Host, until};
 use super::installing::{Staged, install_place, pull_wanted};
 use super::keeping::{keep_files, publish};
@@ -71,6 +72,7 @@ impl<R: Runtime> Lives<R> {
         let spares = Rc::new(Spares::default());
         spares.want(opened.writer.spares_wanted());
         host.life.begin();
+        self.spawn(watch_disk(Rc::clone(host)));
         self.spawn(make_spares(Rc::clone(host), Rc::clone(&spares)));
         self.spawn(write_log(Rc::clone(host), opened.writer, spares, metrics.clone()));
         self.spawn(write_votes(Rc::clone(host), opened.vote_file, metrics.clone()));

@@ -231,6 +231,7 @@ impl<R: Runtime> Mending<R> {
             // A shard that does not run yet leads nothing, and asked for nothing.
             Event::TransferLeadership
             | Event::LogLacksRoom
+            | Event::DiskIsSlow
             | Event::SnapshotWritten
             | Event::SnapshotKept { .. }
             | Event::NotGiven { .. }

@@ -1,7 +1,7 @@
 //! Drives the shards of one node: threads, listeners, directories, signals, the end. It decides nothing about the protocol.
 //!
 //! Reading order: `core` (one core thread from its start to its end), `opening` and `progress` (directories and recovery), `host` (one
-//! shard), `log_writer` and `keeping` (its disk), `living` (its lives), `mending` (a shard whose log is damaged), `installing` and `giving` (one
+//! shard), `log_writer`, `keeping` and `disk_watch` (its disk), `living` (its lives), `mending` (a shard whose log is damaged), `installing` and `giving` (one
 //! that is behind the log, and who helps it), `listeners`, `peering` and `front` (its wires), `observer`, `admin` and
 //! `admin_door` (what it shows, and to how many), `start`, `fate` and `stopping` (how
 //! it begins and ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
@@ -13,6 +13,7 @@ mod admin_door;
 pub mod core;
 pub mod cores;
 pub mod descriptors;
+pub mod disk_watch;
 pub mod fate;
 pub mod front;
 pub mod giving;
@@ -43,7 +44,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 use self::admin::Admin;
-use self::cores::{Shared, no_ring, run_cores};
+use self::cores::{Shared, no_ring, no_thread, run_cores};
 use self::descriptors::files_kept;
 use self::start::Start;
 use crate::config::Config;
@@ -109,7 +110,7 @@ fn start_bulk(config: &Config) -> Result<Bulk, Fatal> {
         bytes_per_second: config.tunables.bulk_bytes_per_second,
         cold_bytes_per_second: config.tunables.scrub_bytes_per_second,
     };
-    Bulk::start(options).map_err(|error| no_ring(&error))
+    Bulk::start(options).map_err(|error| no_thread(&error))
 }
 
 /// Tells systemd, where it started this process, what the node waits for, and when it is ready. See [`Start`].

@@ -77,6 +77,14 @@ impl StatusObserver {
         metrics.commands_refused.inc_by(refused);
         metrics.body_reads.inc_by(now.body_reads - before.body_reads);
         metrics.copies_sought.inc_by(now.copies_sought - before.copies_sought);
+        let given_up = now.leaderships_given_up - before.leaderships_given_up;
+        if given_up > 0 {
+            tracing::warn!(
+                shard = %self.shard,
+                "leadership was given up: this node's own writing or applying stood still for two election timeouts"
+            );
+        }
+        metrics.leaderships_given_up.inc_by(given_up);
         metrics.elections.inc_by(now.elections_won - before.elections_won);
         metrics.timed_out.inc_by(picture.counts.timeouts.saturating_sub(shown.timeouts));
         if picture.leader.is_some() && picture.leader != shown.leader {
@@ -92,6 +100,15 @@ impl StatusObserver {
             let Some(metrics) = self.peers.get(&peer.node) else { continue };
             metrics.up.set(i64::from(peer.connected));
             let lag = peer.progress.as_ref().map_or(0, |progress| picture.last.0.saturating_sub(progress.matched.0));
+            if peer.is_stuck && metrics.stuck.get() == 0 {
+                tracing::warn!(
+                    shard = %self.shard,
+                    "node {} answers heartbeats and takes no entries: {lag} are not known to be durable there (its disk \
+                     stands still, or its thread is busy)",
+                    peer.node
+                );
+            }
+            metrics.stuck.set(i64::from(peer.is_stuck));
             metrics.lag_entries.set(crate::metrics::gauge_value(lag));
         }
     }
@@ -112,6 +129,7 @@ impl StatusObserver {
                 }
                 .to_owned(),
                 room: peer.room,
+                stuck: peer.is_stuck,
             })
         });
         if let Some(stalled) = disk.stalled.filter(|stalled| *stalled > Nanos::from_secs(1)) {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::markers::MarkerReports;
+use super::pace::Pace;
 use super::placement::Placement;
 use super::references::References;
 use super::waits::{Ended, WaitKey, Waits};
@@ -113,6 +114,12 @@ pub struct Leading {
     /// Which voters last reported room on their disks.
     pub room: BTreeMap<NodeId, bool>,
     pub placement: Placement,
+    /// This node's own log, its applying, and the others' logs.
+    pub(super) write: Pace,
+    pub(super) apply: Pace,
+    pub(super) peers: BTreeMap<NodeId, Pace>,
+    /// Those that answer heartbeats and have taken no append for long, though they lack entries.
+    pub stuck_peers: BTreeSet<NodeId>,
 }
 
 impl Leading {
@@ -135,6 +142,10 @@ impl Leading {
             markers: MarkerReports::default(),
             room: BTreeMap::new(),
             placement: Placement::default(),
+            write: Pace::default(),
+            apply: Pace::default(),
+            peers: BTreeMap::new(),
+            stuck_peers: BTreeSet::new(),
         }
     }
 

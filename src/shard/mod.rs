@@ -12,7 +12,8 @@
 //! `closing` and `floor` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`,
 //! `references` (the side of the leader), `placement` (which node that should be), `operations` (what clients ask), `peers`
 //! (what other nodes say), `apply` (what is committed), `markers` (what is kept of it), `giving` and `installing` (a node that is behind the log and one
-//! that is not), `copies` (jobs that cannot be read here); `repair` (a shard whose log is damaged, before it takes part).
+//! that is not), `copies` (jobs that cannot be read here), `write_watch` and `pace` (what stands still); `repair` (a shard whose
+//! log is damaged, before it takes part).
 
 pub mod apply;
 pub mod cache;
@@ -27,6 +28,7 @@ pub mod installing;
 pub mod leading;
 pub mod markers;
 pub mod operations;
+mod pace;
 pub mod peers;
 pub mod placement;
 pub mod reads;
@@ -35,6 +37,7 @@ pub mod repair;
 pub mod sessions;
 pub mod status;
 pub mod waits;
+pub mod write_watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -60,7 +63,7 @@ use crate::net::standing::Standing;
 use crate::raft::membership::Membership;
 use crate::raft::message::{self, EntryMeta, Token, Vote};
 use crate::raft::quorum::Tally;
-use crate::raft::{Log, Raft};
+use crate::raft::{Log, PeerProgress, ProgressState, Raft};
 use crate::types::{BootEpoch, Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, Term, Times};
 use crate::wal::catalog::{Catalog, Piece};
 use crate::wal::entry::{Draft, Entry, EntryKind, LogIdentity};
@@ -297,6 +300,7 @@ impl Shard {
     pub fn handle_time(&mut self, moment: Moment) {
         self.raft.handle_time(moment.now);
         self.follow_raft(moment);
+        self.watch_progress(moment);
         self.propose_tick(moment);
         self.give_up_waiting(moment);
         self.watch_deadlines(moment);
@@ -389,11 +393,65 @@ impl Shard {
 
     /// The disk does not answer: lead no longer (E12), where another node could.
     pub fn handle_disk_stalled(&mut self, moment: Moment) {
-        if self.peers.is_empty() {
-            return;
+        self.give_up_leadership(moment);
+    }
+
+    fn give_up_leadership(&mut self, moment: Moment) {
+        if self.leads() && self.another_could_lead(moment) {
+            self.counters.leaderships_given_up += 1;
+            self.raft.step_down(moment.now);
+            self.follow_raft(moment);
         }
-        self.raft.step_down(moment.now);
-        self.follow_raft(moment);
+    }
+
+    /// Whether some voter answers, has everything that is committed, and wrote what is being written here. Without one, nobody
+    /// would lead, or somebody who does no better.
+    fn another_could_lead(&self, moment: Moment) -> bool {
+        let voters = self.config.membership.voters();
+        let written = match self.appending.is_empty() {
+            true => self.raft.durable(),
+            false => self.raft.durable().next(),
+        };
+        let needed = self.raft.committed().max(written);
+        self.raft
+            .progress()
+            .any(|peer| voters.contains(&peer.node) && self.answers(moment, &peer) && peer.matched >= needed)
+    }
+
+    /// Whether a peer of this leader has answered within an election timeout.
+    fn answers(&self, moment: Moment, peer: &PeerProgress) -> bool {
+        let is_connected = self.peers.get(&peer.node).is_some_and(|state| state.connected);
+        is_connected && moment.now < peer.contact.saturating_add(self.config.raft.election_timeout_max)
+    }
+
+    /// Heartbeats overtake all else, so they say nothing of whether this leader gets anything done, and their answers
+    /// nothing of whether a follower does. A leader whose own write or whose applying stands still for two election
+    /// timeouts gives way; a follower that answers and takes nothing for two of the longest is remembered, to be reported.
+    fn watch_progress(&mut self, moment: Moment) {
+        let Some(mut leading) = self.leading.take() else { return };
+        let config = &self.config.raft;
+        let follower_limit = Nanos(2 * config.election_timeout_max.0);
+        let last = self.raft.last_position().index;
+        let mut stuck = BTreeSet::new();
+        for peer in self.raft.progress() {
+            // One that is behind the log pulls a snapshot, which is told elsewhere.
+            let lags = peer.matched < last && peer.state != ProgressState::Behind && self.answers(moment, &peer);
+            let pace = leading.peers.entry(peer.node).or_default();
+            if pace.stands_still(moment.now, peer.matched, lags, follower_limit) {
+                stuck.insert(peer.node);
+            }
+        }
+        leading.stuck_peers = stuck;
+        let limit = Nanos(2 * config.election_timeout_min.0);
+        // Lack of room is answered elsewhere: not every other node has some.
+        let writes = !self.appending.is_empty() && !self.log_lacks_room;
+        let is_write_stuck = leading.write.stands_still(moment.now, self.raft.durable(), writes, limit);
+        let applies = self.applied.index < self.committed;
+        let is_apply_stuck = leading.apply.stands_still(moment.now, self.applied.index, applies, limit);
+        self.leading = Some(leading);
+        if is_write_stuck || is_apply_stuck {
+            self.give_up_leadership(moment);
+        }
     }
 
     /// Hands leadership over where another node can take it. False where there is nothing to hand over.

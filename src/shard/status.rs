@@ -13,6 +13,8 @@ pub struct Counters {
     pub entries_appended: u64,
     pub bytes_appended: u64,
     pub elections_won: u64,
+    /// Because the own disk, write or applying stood still.
+    pub leaderships_given_up: u64,
     pub enqueued: u64,
     pub deleted: u64,
     pub buried: u64,
@@ -85,6 +87,8 @@ pub struct PeerPicture {
     pub progress: Option<PeerProgress>,
     /// As the peer last said to this leader.
     pub room: bool,
+    /// It answers this leader's heartbeats, lacks entries, and has taken none for long.
+    pub is_stuck: bool,
 }
 
 /// The shard at one moment.
@@ -158,6 +162,7 @@ impl Shard {
                     node,
                     connected: peer.connected,
                     room: self.leading.as_ref().is_none_or(|leading| leading.room.get(&node).copied().unwrap_or(true)),
+                    is_stuck: self.leading.as_ref().is_some_and(|leading| leading.stuck_peers.contains(&node)),
                     progress: self.raft.progress().find(|progress| progress.node == node),
                 })
                 .collect(),

@@ -90,6 +90,8 @@ struct World {
     restored: usize,
     /// No snapshot comes to an end by itself.
     writes_for_ever: bool,
+    /// No read of the log ends.
+    reads_hang: bool,
     /// Nodes were made wrong, and may find it out.
     expects_stops: bool,
     stops: BTreeMap<NodeId, Stop>,
@@ -114,6 +116,7 @@ impl World {
             snapshots: BTreeMap::new(),
             restored: 0,
             writes_for_ever: false,
+            reads_hang: false,
             expects_stops: false,
             stops: BTreeMap::new(),
         };
@@ -250,6 +253,7 @@ impl World {
                     self.answers.push((node, connection, ticket, operation, answer));
                 }
             }
+            Effect::ReadEntries { .. } if self.reads_hang => {}
             Effect::ReadEntries { read, placements } => {
                 let entries = placements.iter().map(|place| disk.entries[(place.offset / 4096) as usize].clone());
                 let entries = Ok(entries.collect());

@@ -2,6 +2,7 @@
 //!
 //! It must never hold a core thread, never spin, and never write faster than it is told to.
 
+mod alarm;
 mod device;
 mod filling;
 mod rate;
@@ -13,23 +14,38 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares};
 use tokio::sync::{mpsc, oneshot};
 
+use self::alarm::Alarm;
 use self::rate::Rate;
 use self::reading::Piece;
+use super::threads::{THREAD_PATIENCE, ThreadError};
 use super::{AlignedBuf, Pieces};
 
 /// Memory that glommio registers with its rings: a few chunks. Its default of 10 MiB is more than the 8 MiB that
 /// many systems let a process lock.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
 
-/// Who has waited this long wakes the bulk thread, and does so again. glommio 0.9 can sleep on although what it waits for is done,
-/// until another thread wakes it: a node on a busy machine made neither spare segments nor a snapshot for 46 s, until the
-/// scrubber asked for something. It is rare: 240,000 files made on purpose did not show it again.
-const NUDGE_AFTER: Duration = Duration::from_millis(250);
+/// glommio lets its tasks run until this has passed, and so for as long as they like: each of them waits
+/// for the disk after a few microseconds.
+///
+/// It is as long as this because of a fault of glommio 0.9. Before it runs its tasks it looks whether the
+/// time for them is over. Where the thread was off its processor for longer than that, between setting
+/// the timer and looking, it runs none, takes that for having none, and sleeps although tasks are ready:
+/// for ever, where nothing wakes it. With 10 ms, one start in 70 on a loaded machine never came.
+const PREEMPT_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// A thread that is away for so long ends the process, so no timer fires before the first task runs.
+const _: () = assert!(PREEMPT_AFTER.as_secs() > 100 * THREAD_PATIENCE.as_secs());
+
+/// Whoever has waited this long for an answer wakes the bulk thread, and does so again. No case is known
+/// in which this is needed with [`PREEMPT_AFTER`]; glommio looks at the completion of any timer as it
+/// looks at that one, and this costs nothing where answers come.
+const WAKE_AFTER: Duration = Duration::from_millis(250);
 
 /// How the bulk path treats the machine.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +87,7 @@ pub struct Bulk {
     filled: mpsc::UnboundedSender<Filled>,
     cold: mpsc::UnboundedSender<Cold>,
     work: mpsc::UnboundedSender<Work>,
-    nudges: mpsc::UnboundedSender<()>,
+    alarm: Arc<Alarm>,
 }
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -81,13 +97,18 @@ impl Bulk {
     ///
     /// # Errors
     ///
-    /// The thread or its rings cannot be made.
-    pub fn start(options: BulkOptions) -> io::Result<Bulk> {
+    /// The thread or its rings cannot be made, or it does not begin in time.
+    pub fn start(options: BulkOptions) -> Result<Bulk, ThreadError> {
+        Bulk::start_executor(options, PREEMPT_AFTER, THREAD_PATIENCE)
+    }
+
+    fn start_executor(options: BulkOptions, preempt_after: Duration, patience: Duration) -> Result<Bulk, ThreadError> {
         let (zeroed, to_zero) = mpsc::unbounded_channel();
         let (filled, to_fill) = mpsc::unbounded_channel();
         let (cold, to_read) = mpsc::unbounded_channel();
         let (work, to_do) = mpsc::unbounded_channel();
-        let (nudges, nudged) = mpsc::unbounded_channel();
+        let alarm = Arc::new(Alarm::new(WAKE_AFTER));
+        let to_rest = Arc::clone(&alarm);
         // The executor is made on its own thread, so whether it could be made is heard from there.
         let (ready, started) = std::sync::mpsc::channel();
         let thread = LocalExecutorBuilder::new(Placement::Unbound)
@@ -97,18 +118,25 @@ impl Bulk {
             // Work beside the shards may be long. What files need that cannot be had otherwise (a sync of a directory) is not
             // to wait for it.
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
-            .preempt_timer(Duration::from_millis(10))
+            .preempt_timer(preempt_after)
             .spawn(move || async move {
-                // The one who started it waits for this.
+                glommio::spawn_local(async move { to_rest.rest().await }).detach();
+                // The one who started it may have given up.
                 let _ = ready.send(());
-                be_nudged(nudged);
                 serve(to_zero, to_fill, to_read, to_do, options).await;
             })
-            .map_err(into_io)?;
-        if started.recv().is_err() {
-            thread.join().map_err(into_io)?;
+            .map_err(|error| ThreadError::NotMade(into_io(error)))?;
+        match started.recv_timeout(patience) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(ThreadError::Late { name: "the bulk thread".to_owned(), waited: patience });
+            }
+            // It is about to end.
+            Err(RecvTimeoutError::Disconnected) => {
+                thread.join().map_err(|error| ThreadError::NoRing(into_io(error)))?;
+            }
         }
-        Ok(Bulk { zeroed, filled, cold, work, nudges })
+        Ok(Bulk { zeroed, filled, cold, work, alarm })
     }
 
     /// Creates a file of `bytes` zeros, written and durable, and syncs its directory. What is left of one that could
@@ -167,10 +195,10 @@ impl Bulk {
     /// What the bulk thread answers, which is woken until it does.
     async fn hear<T>(&self, mut answer: oneshot::Receiver<T>) -> io::Result<T> {
         loop {
-            match tokio::time::timeout(NUDGE_AFTER, &mut answer).await {
-                Ok(answer) => return answer.map_err(|_| ended()),
+            match tokio::time::timeout(WAKE_AFTER, &mut answer).await {
                 // Where the thread has ended, the answer says so.
-                Err(_) => _ = self.nudges.send(()),
+                Ok(answer) => return answer.map_err(|_| ended()),
+                Err(_) => self.alarm.ring(),
             }
         }
     }
@@ -178,16 +206,6 @@ impl Bulk {
 
 fn ended() -> io::Error {
     io::Error::other("the bulk thread has ended")
-}
-
-/// Does nothing whenever it is told to, which wakes the executor: in a queue to which latency matters, so that the executor is woken
-/// whether it thinks that it sleeps or not.
-fn be_nudged(mut nudged: mpsc::UnboundedReceiver<()>) {
-    let queue = glommio::executor().create_task_queue(Shares::Static(1), Latency::Matters(NUDGE_AFTER), "nudges");
-    let resting = async move { while nudged.recv().await.is_some() {} };
-    glommio::spawn_local_into(resting, queue)
-        .expect("the task queue was made above and lives as long as the executor")
-        .detach();
 }
 
 /// Spare segments are waited for by the log: they take turns with the other files, and never wait for one to end.
@@ -248,11 +266,20 @@ mod tests {
     fn an_answer_is_waited_for_however_often_the_bulk_thread_is_woken_meanwhile() {
         let bulk = Bulk::start(BulkOptions::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let took = NUDGE_AFTER * 5 / 2;
+        let took = WAKE_AFTER * 5 / 2;
         let answer = runtime.block_on(bulk.run(move || {
             std::thread::sleep(took);
             7
         }));
         assert_eq!(answer.unwrap(), 7);
+    }
+
+    /// What a loaded machine does to it, made certain: the time for tasks is over before glommio looks.
+    #[test]
+    fn a4_a_start_whose_executor_sleeps_with_its_first_task_ready_ends_with_a_sentence() {
+        let patience = Duration::from_millis(200);
+        let started = Bulk::start_executor(BulkOptions::default(), Duration::from_nanos(1), patience);
+        let told = started.err().expect("it has not begun").to_string();
+        assert_eq!(told, "the bulk thread has not begun 200 ms after it was started");
     }
 }

@@ -132,6 +132,105 @@ fn a_single_node_with_a_hanging_disk_has_nobody_to_hand_over_to() {
     assert_eq!(world.shards[&NodeId(1)].raft.term(), term);
 }
 
+fn given_up(world: &World) -> u64 {
+    world.shards.values().map(|shard| shard.counters().leaderships_given_up).sum()
+}
+
+fn stuck_peers(world: &World, leader: NodeId) -> Vec<NodeId> {
+    world.shards[&leader].picture().peers.iter().filter(|peer| peer.is_stuck).map(|peer| peer.node).collect()
+}
+
+/// It sends heartbeats and hears the answers all the time.
+#[test]
+fn a5_a_leader_whose_own_append_does_not_complete_gives_way_after_two_election_timeouts() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    let limit = Nanos(2 * world.shards[&leader].config.raft.election_timeout_min.0);
+    let others = others(&world, leader);
+    let ticket = world.ask(leader, FIRST, put("waits for the disk"));
+    pass_without_appends(&mut world, &others, Nanos(limit.0 - Nanos::from_millis(60).0));
+    assert_eq!((world.leader(), given_up(&world)), (Some(leader), 0));
+    pass_without_appends(&mut world, &others, Nanos::from_secs(1));
+    assert_eq!(given_up(&world), 1);
+    let next = world.leader().expect("another node leads");
+    assert_ne!(next, leader);
+    assert_eq!(world.answer_to(ticket), Some(&Answer::Inserted { job: JobId(1) }));
+}
+
+#[test]
+fn a5_a_leader_whose_appends_take_long_and_complete_leads_on() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    let others = others(&world, leader);
+    for _ in 0..10 {
+        world.ask(leader, FIRST, put("late"));
+        pass_without_appends(&mut world, &others, Nanos::from_millis(240));
+        world.run_dry();
+    }
+    assert_eq!((world.leader(), given_up(&world)), (Some(leader), 0));
+}
+
+#[test]
+fn a5_nobody_gives_way_to_others_whose_disks_do_no_better() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    world.ask(leader, FIRST, put("never written"));
+    pass_without_appends(&mut world, &[], Nanos::from_secs(3));
+    assert_eq!((world.leader(), given_up(&world)), (Some(leader), 0));
+}
+
+/// What it has to apply is to be read back, and no read ends.
+#[test]
+fn a5_a_leader_that_does_not_apply_gives_way_after_two_election_timeouts() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    for shard in world.shards.values_mut() {
+        // No snapshots, which a start would need no log for.
+        shard.config.marker_bytes = 0;
+    }
+    for _ in 0..40 {
+        assert!(matches!(world.call(leader, FIRST, put("kept in the log")), Answer::Inserted { .. }));
+    }
+    world.reads_hang = true;
+    for node in world.nodes.clone() {
+        world.kill(node);
+    }
+    for node in world.nodes.clone() {
+        world.start(node);
+    }
+    let first = world.now;
+    while given_up(&world) == 0 {
+        world.run_dry();
+        world.pass_time(Nanos::from_millis(20));
+        assert!(
+            world.now < first.saturating_add(Nanos::from_secs(10)),
+            "it leads on: {:?}",
+            world.shards.values().find(|shard| shard.leads()).map(|shard| shard.picture())
+        );
+    }
+}
+
+#[test]
+fn a5_a_follower_that_answers_and_takes_nothing_is_reported_until_it_does() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    let limit = Nanos(2 * world.shards[&leader].config.raft.election_timeout_max.0);
+    let [hung, well] = others(&world, leader)[..] else { unreachable!() };
+    world.ask(leader, FIRST, put("not written at one"));
+    pass_without_appends(&mut world, &[leader, well], Nanos(limit.0 - Nanos::from_millis(60).0));
+    assert_eq!(stuck_peers(&world, leader), []);
+    pass_without_appends(&mut world, &[leader, well], Nanos::from_millis(200));
+    assert_eq!(stuck_peers(&world, leader), [hung]);
+    world.run_dry();
+    pass_without_appends(&mut world, &[leader, well], Nanos::from_millis(100));
+    assert_eq!(stuck_peers(&world, leader), [], "it has taken all there is");
+    // One that does not answer at all is not there, which is told elsewhere.
+    world.disconnect(leader, hung, false);
+    world.ask(leader, FIRST, put("not sent to one"));
+    pass_without_appends(&mut world, &[leader, well], Nanos::from_secs(3));
+    assert_eq!((stuck_peers(&world, leader), world.leader()), (vec![], Some(leader)));
+}
+
 #[test]
 fn who_needs_a_snapshot_is_offered_one_whatever_the_floor_and_a_later_one_while_it_asks() {
     let mut world = settled(3);

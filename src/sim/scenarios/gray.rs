@@ -61,6 +61,75 @@ fn e12_a_node_that_was_stopped_with_a_write_under_way_does_not_take_that_for_a_s
     stage.clear();
 }
 
+/// Its thread comes to its turns, each time late by less than a stopped process would be, and hears next to nothing.
+#[test]
+fn a5_a_node_whose_thread_is_busy_for_a_minute_does_not_take_that_for_a_stall_of_its_disk() {
+    let stage = Stage::new(3);
+    let node = stage.others(stage.leader())[0];
+    let member = stage.member(node);
+    member.latency.set_stalled(true);
+    stage.client(stage.leader()).puts(b"its write is under way there");
+    stage.pass(50);
+    for _ in 0..150 {
+        stage.cluster.set_paused(member, true);
+        stage.pass(400);
+        stage.cluster.set_paused(member, false);
+        stage.pass(2);
+    }
+    member.latency.set_stalled(false);
+    stage.wait_for(5_000, "agreement", || stage.is_settled());
+    assert_eq!(member.ended(), None);
+    stage.clear();
+}
+
+/// And what it says when it must stop tells the time of its thread from that of its disk.
+#[test]
+fn a5_a_node_that_was_stopped_while_its_disk_hung_says_how_much_of_that_was_its_own() {
+    let stage = Stage::new(3);
+    let node = stage.others(stage.leader())[0];
+    let member = stage.member(node);
+    member.latency.set_stalled(true);
+    stage.client(stage.leader()).puts(b"its write never ends there");
+    stage.pass(50);
+    stage.cluster.set_paused(member, true);
+    stage.pass(60_000);
+    stage.cluster.set_paused(member, false);
+    stage.wait_for(20_000, "end of the node", || member.ended().is_some());
+    let (status, why) = member.ended().expect("just seen");
+    assert_eq!(status, 34);
+    assert!(why.contains("has not completed a write for 200"), "{why}");
+    assert!(why.contains("it was busy or stopped for another 60"), "{why}");
+    stage.clear();
+}
+
+/// Heartbeats overtake appends, and are answered by a node that gets nothing done.
+#[test]
+fn a5_a_follower_that_answers_and_takes_no_entries_is_reported_by_its_leader_until_it_does() {
+    let stage = Stage::new(3);
+    let leader = stage.leader();
+    let [hung, well] = stage.others(leader)[..] else { unreachable!() };
+    let load = stage.load(well);
+    let stuck = || {
+        let (report, metrics) = stage.member(leader).status().expect("it runs");
+        let peers = &report.shards[0].peers;
+        let stuck: Vec<u8> = peers.iter().filter(|peer| peer.stuck).map(|peer| peer.node).collect();
+        let shown = format!("beaver_raft_peer_stuck{{shard=\"0\",peer=\"{hung}\"}} {}", stuck.len());
+        assert!(metrics.contains(&shown), "{metrics}");
+        stuck
+    };
+    stage.pass(1_000);
+    assert!(stuck().is_empty());
+    stage.member(hung).latency.set_stalled(true);
+    stage.pass(4 * ELECTION_TIMEOUT_MS + 500);
+    assert_eq!(stuck(), [hung.0]);
+    stage.member(hung).latency.set_stalled(false);
+    stage.pass(1_000);
+    assert!(stuck().is_empty());
+    assert_eq!(stage.leader(), leader);
+    load.ends();
+    stage.clear();
+}
+
 #[test]
 fn e12_a_single_answer_late_does_not_cost_the_leadership() {
     let stage = Stage::new(3);
