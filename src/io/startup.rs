@@ -16,8 +16,9 @@ use super::{AlignedBuf, BLOCK_BYTES, is_full};
 /// The bulk thread and a few cores run with 1 MiB and not with 512 KiB, where rings count (without CAP_IPC_LOCK).
 const LOCKED_BYTES_MIN: u64 = 2 << 20;
 
-/// With this much, glommio can always register its 512 KiB with its three rings: the kernel counts whole
-/// huge pages, of which 512 KiB may touch two, once for each ring.
+/// With this much, glommio can register its 512 KiB with its three rings wherever they lie: the kernel
+/// counts whole huge pages (2 MiB), of which they may touch two, once for each ring, so up to 12 MiB. With
+/// the 8 MiB that Linux gives, some starts register them and some do not.
 const LOCKED_BYTES_EASY: u64 = 16 << 20;
 
 /// Descriptors without which a node cannot serve, beside those it keeps for itself: a few clients.
@@ -154,8 +155,9 @@ pub fn raise_limits(kept: u64) -> Result<u64, StartupError> {
     }
     if have < LOCKED_BYTES_EASY && !may_lock_all() {
         tracing::info!(
-            "this process may lock {have} bytes of memory: enough, but with {LOCKED_BYTES_EASY} (LimitMEMLOCK in its unit, \
-             or `ulimit -l`) its bulk thread would write from registered buffers, with a little less processor time"
+            "this process may lock {have} bytes of memory: enough, but its bulk thread may have to write without registered \
+             buffers, which takes a little more processor time; it need not with {LOCKED_BYTES_EASY} (LimitMEMLOCK in its \
+             unit, or `ulimit -l`)"
         );
     }
     let have = raise(libc::RLIMIT_NOFILE).map_err(StartupError::Limits)?;
