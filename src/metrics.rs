@@ -93,6 +93,9 @@ metrics! {
         connections_rejected: Counter = "connections_rejected", "Client connections closed at once because connections_max was reached";
         body_bytes: Gauge = "body_bytes", "Bytes of bodies of puts that are arriving or await their answer";
         refused_no_memory: Counter = "puts_refused_no_memory", "Puts answered OUT_OF_MEMORY because bodies_bytes_max was reached";
+        output_bytes: Gauge = "output_bytes", "Bytes of answers that clients have not taken yet";
+        answers_waited: Counter = "answers_waited", "Bodies that were not read before other clients had taken theirs, because output_bytes_max was reached";
+        connections_stalled: Counter = "connections_stalled", "Client connections closed because nothing of their answers was taken for output_stall_ms";
         handshakes_refused: Counter = "handshakes_refused", "Handshakes with a peer that either side refused";
         bad_frames: Counter = "bad_frames", "Frames from peers that were dropped with their connection: too long, bad checksum, wrong version, or no sense";
         draining: Gauge = "draining", "1 while this node refuses puts because it was told to drain";

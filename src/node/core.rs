@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};
 
 use super::acquaintance::{Ledger, NodeGate};
+use super::answer_rooms::AnswerRooms;
 use super::fate::Fate;
 use super::front::{Front, Mailboxes, ShardAnswers};
 use super::host::{BODY_READS_MAX, Event, Host, Life, TurnWatch};
@@ -245,6 +246,7 @@ fn make_host<R: Runtime>(
         pulled: Queue::default(),
         is_pulling: Cell::new(false),
         body_reads: Semaphore::new(BODY_READS_MAX),
+        answer_rooms: AnswerRooms::new(Arc::clone(&setup.door.answers)),
         staged: RefCell::default(),
         giving: RefCell::default(),
         snapshots: snapshots_dir(&setup.config.data, shard),
@@ -276,11 +278,14 @@ fn make_host<R: Runtime>(
     })
 }
 
-/// What all core threads together hold of clients' bodies, for whoever reads the metrics.
+/// What all core threads together hold of clients' bodies and answers, for whoever reads the metrics.
 fn show_bodies(setup: &Setup) {
     let (counts, metrics) = (setup.door.counts(), &setup.metrics.node);
     metrics.body_bytes.set(crate::metrics::gauge_value(counts.body_bytes));
     metrics.refused_no_memory.inc_by(counts.puts_refused - metrics.refused_no_memory.get());
+    metrics.output_bytes.set(crate::metrics::gauge_value(counts.output_bytes));
+    metrics.answers_waited.inc_by(counts.answers_waited - metrics.answers_waited.get());
+    metrics.connections_stalled.inc_by(counts.stalled - metrics.connections_stalled.get());
 }
 
 /// Tells every shard of the thread whether there is room for more jobs. `tells`: this thread tells the operator, too, and what

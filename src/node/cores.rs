@@ -14,6 +14,7 @@ use super::rings::{RingEnds, connect_all};
 use super::together::Together;
 use crate::api::beanstalkd::body_budget::BodyLimits;
 use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
+use crate::api::beanstalkd::output_budget::OutputLimits;
 use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::bulk::Bulk;
@@ -23,6 +24,7 @@ use crate::io::uring::{CoreOptions, CoreThread, UringRuntime, UringWire, start_c
 use crate::io::{Runtime, process, startup};
 use crate::metrics::Metrics;
 use crate::status::Board;
+use crate::types::Nanos;
 
 /// A process that was killed still holds its ports until the kernel has torn its rings down: 4 to 17 ms after it was
 /// reaped. Its successor must not take that for somebody else.
@@ -302,7 +304,11 @@ fn front_door(config: &Config, cores: usize, rt: &UringRuntime) -> FrontDoor {
     };
     let tunables = &config.tunables;
     let bodies = BodyLimits { bytes_max: tunables.job_bytes_max, together_bytes_max: tunables.bodies_bytes_max };
-    FrontDoor::new(config.shards, cores, bodies, facts)
+    let outputs = OutputLimits {
+        together_bytes_max: tunables.output_bytes_max,
+        stall: Nanos::from_millis(tunables.output_stall_ms),
+    };
+    FrontDoor::new(config.shards, cores, bodies, outputs, facts)
 }
 
 fn micros(time: Duration) -> u64 {

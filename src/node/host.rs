@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 
 use super::acquaintance::{Ledger, NodeGate};
+use super::answer_rooms::AnswerRooms;
 use super::fate::Fate;
 use super::giving::{give_jobs, give_piece};
 use super::installing::Staged;
@@ -210,6 +211,8 @@ pub struct Host<R: Runtime> {
     pub staged: RefCell<Option<Box<Staged<R::Disk>>>>,
     /// Bodies are read back so many at a time: each takes memory, and ten thousand workers may wait when a backlog is opened.
     pub body_reads: Semaphore,
+    /// Bodies that are read back have room first, until the client has taken them.
+    pub answer_rooms: AnswerRooms,
     /// Who is being given something at the moment.
     pub giving: RefCell<BTreeSet<NodeId>>,
     pub snapshots: PathBuf,
@@ -540,9 +543,11 @@ impl<R: Runtime> Host<R> {
             Effect::ReadCommand { read, at } => {
                 let host = Rc::clone(self);
                 self.rt.spawn(async move {
+                    let room = host.answer_rooms.take(&host.rt, at.bytes() as usize).await;
                     let turn = host.body_reads.acquire().await.expect("it is never closed");
                     let command = host.read_enqueue(&at).await.map_err(|error| error.to_string());
                     drop(turn);
+                    let command = command.map(|command| room.hold(command));
                     host.events.push(Event::CommandRead { read, command });
                 });
             }

@@ -1,7 +1,8 @@
 //! Drives the shards of one node: threads, listeners, directories, signals, the end. It decides nothing about the protocol.
 //!
-//! Reading order: `core` (one core thread from its start to its end), `opening` and `progress` (directories and recovery), `host` (one
-//! shard), `log_writer`, `keeping` and `disk_watch` (its disk), `living` (its lives), `mending` (a shard whose log is damaged), `installing` and `giving` (one
+//! Reading order: `core` (one core thread from its start to its end), `opening` and `progress` (directories and recovery),
+//! `host` and `answer_rooms` (one shard), `log_writer`, `keeping` and `disk_watch` (its disk), `living` (its lives),
+//! `mending` (a shard whose log is damaged), `installing` and `giving` (one
 //! that is behind the log, and who helps it), `listeners`, `peering` and `front` (its wires), `observer`, `admin` and
 //! `admin_door` (what it shows, and to how many), `start`, `fate` and `stopping` (how
 //! it begins and ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
@@ -10,6 +11,7 @@
 pub mod acquaintance;
 pub mod admin;
 mod admin_door;
+pub mod answer_rooms;
 pub mod core;
 pub mod cores;
 pub mod descriptors;

@@ -314,7 +314,7 @@ pub async fn open_shard<R: Runtime>(
         restoring::check(frame, recovered.last, log.position_at(index).zip(log.chain_at(index)))?;
     }
     let mut shard = Shard::new(
-        shard_config(config, opened, identity, rt.random()),
+        shard_config(setup, opened, identity, rt.random()),
         Recovered { vote, machine, log, pieces: keeper.pieces(), index: recovered.index, rows, committed, last_times },
         moment,
     );
@@ -351,7 +351,8 @@ fn keeper_place(config: &Config, shard: ShardId, identity: LogIdentity) -> Keepe
     }
 }
 
-fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -> ShardConfig {
+fn shard_config(setup: &Setup, opened: &Opened, log: LogIdentity, seed: u64) -> ShardConfig {
+    let config = &setup.config;
     let tunables = &config.tunables;
     let election = tunables.election_timeout_ms;
     ShardConfig {
@@ -373,6 +374,7 @@ fn shard_config(config: &Config, opened: &Opened, log: LogIdentity, seed: u64) -
         lagging_bytes_max: tunables.lagging_bytes_max,
         // Live connections hold to the limit themselves; as much again is for those that are gone, and for what goes with a body.
         outstanding_bytes_max: usize::try_from(tunables.bodies_bytes_max.saturating_mul(2)).unwrap_or(usize::MAX),
+        answers: Arc::clone(&setup.door.answers),
         marker_bytes: tunables.snapshot_every_bytes,
         no_quorum_timeout: Nanos::from_millis(tunables.no_quorum_timeout_ms),
         preferred_leader: preferred_leader(config, log.shard),

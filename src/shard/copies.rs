@@ -191,7 +191,10 @@ impl Shard {
         let Some(missing) = self.copies.missing.remove(&job) else { return false };
         for waiting in missing.waiting {
             match waiting {
-                Waiting::Body(read) => self.hand_out(read, given.enqueue.slice_ref(body)),
+                Waiting::Body(read) => {
+                    let room = self.config.answers.take(given.enqueue.len());
+                    self.hand_out(read, room.hold(given.enqueue.slice_ref(body)));
+                }
                 Waiting::Stats { connection, ticket } => {
                     let times = self.clock.estimate(moment.now);
                     let view = self.machine.job_view(job, &Enqueued { class, wall: given.wall }, times);

@@ -40,6 +40,7 @@ pub mod waits;
 pub mod write_watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -56,6 +57,7 @@ use self::reads::{BodyReads, Reads};
 use self::references::NodeReferences;
 use self::sessions::Sessions;
 use crate::api::Answer;
+use crate::api::beanstalkd::output_budget::AnswerBudget;
 use crate::job::Machine;
 use crate::mutation::{self, Mutation};
 use crate::net::message::PeerMessage;
@@ -96,6 +98,8 @@ pub struct ShardConfig {
     /// What this node's clients have put, and no answer was applied to, takes no more memory than this and one job. Those that closed
     /// their connections have theirs here still, where nothing else counts it.
     pub outstanding_bytes_max: usize,
+    /// Room for bodies on their way to clients.
+    pub answers: Arc<AnswerBudget>,
     /// An operation waits this long while there is no quorum; then its connection is closed.
     pub no_quorum_timeout: Nanos,
     /// Where this shard's leader belongs; none where whoever was elected may stay.

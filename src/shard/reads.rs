@@ -7,6 +7,7 @@ use super::copies::Waiting;
 use super::effect::{ConnectionId, Effect, Stop};
 use super::leading::LeaderRead;
 use super::{Moment, Shard, names};
+use crate::api::beanstalkd::output::BODY_BYTES_SHARED_MIN;
 use crate::api::{Answer, Operation, ShardStats, TubeReferences};
 use crate::job::Enqueued;
 use crate::job::codec::{self, Commands};
@@ -401,9 +402,24 @@ impl Shard {
         // In a store segment offsets count from the start of the file, though the entry may be in memory still.
         let counts_in_entry = !matches!(at, Some((_, EnqueueAt::Store(_))));
         if let Some(entry) = self.cache.entry_of_job(read.job).filter(|_| counts_in_entry) {
-            let command = entry.payload_bytes().slice(offset as usize..(offset + bytes) as usize);
+            let payload = entry.payload_bytes();
+            let command = payload.slice(offset as usize..(offset + bytes) as usize);
             let position = entry.meta.position;
-            return self.handle_enqueue_read(moment, read, position, command);
+            if command.len() < BODY_BYTES_SHARED_MIN {
+                return self.handle_enqueue_read(moment, read, position, command);
+            }
+            // A long one is kept until its client has taken it, be it in the cache still or not.
+            let room = match self.config.answers.try_take(command.len()) {
+                None if at.is_none() => Some(self.config.answers.take(command.len())),
+                room => room,
+            };
+            // Without room it waits, where it can be had again: in the file.
+            if let Some(room) = room {
+                // It must not keep the whole of a longer entry.
+                let is_part = command.len() < payload.len() / 2;
+                let command = if is_part { bytes::Bytes::copy_from_slice(&command) } else { command };
+                return self.handle_enqueue_read(moment, read, position, room.hold(command));
+            }
         }
         let Some((index, at)) = at else {
             return self.stop(Stop::UnreadableLog { why: format!("no entry for live job {}", read.job) });

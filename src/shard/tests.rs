@@ -1,6 +1,7 @@
 //! A world for shards: some of them in one thread, with a disk each that completes what it is told to, and wires that deliver
 //! and break when they are told to. Everything else here is a test in it.
 
+mod answer_rooms;
 mod behind;
 mod chaos;
 mod markers;
@@ -88,6 +89,7 @@ struct World {
     /// Every snapshot that any node has kept.
     snapshots: BTreeMap<Index, (Frame, Vec<u8>)>,
     restored: usize,
+    cache_bytes_max: usize,
     /// No snapshot comes to an end by itself.
     writes_for_ever: bool,
     /// No read of the log ends.
@@ -115,6 +117,7 @@ impl World {
             preferred_leader: None,
             snapshots: BTreeMap::new(),
             restored: 0,
+            cache_bytes_max: 2000,
             writes_for_ever: false,
             reads_hang: false,
             expects_stops: false,
@@ -153,9 +156,10 @@ impl World {
             raft: crate::raft::Config::new(node),
             membership: Membership::new(self.nodes.iter().copied(), []).expect("a membership"),
             entry_bytes_target: 400,
-            cache_bytes_max: 2000,
+            cache_bytes_max: self.cache_bytes_max,
             lagging_bytes_max: 0,
             outstanding_bytes_max: 8 << 20,
+            answers: Arc::new(AnswerBudget::new(1 << 30)),
             marker_bytes: 400,
             no_quorum_timeout: Nanos::from_secs(3600),
             preferred_leader: self.preferred_leader,

@@ -21,6 +21,7 @@ use super::random::Random;
 use super::runtime::SimRuntime;
 use crate::api::beanstalkd::body_budget::BodyLimits;
 use crate::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
+use crate::api::beanstalkd::output_budget::OutputLimits;
 use crate::config::{Address, Config, Tunables};
 use crate::fatal::Fatal;
 use crate::io::{BLOCK_BYTES, Disk, Runtime};
@@ -779,5 +780,9 @@ fn front_door(config: &Config, runtime: &SimRuntime, member: &Member) -> FrontDo
     };
     let tunables = &config.tunables;
     let bodies = BodyLimits { bytes_max: tunables.job_bytes_max, together_bytes_max: tunables.bodies_bytes_max };
-    FrontDoor::new(config.shards, 1, bodies, facts)
+    let outputs = OutputLimits {
+        together_bytes_max: tunables.output_bytes_max,
+        stall: Nanos::from_millis(tunables.output_stall_ms),
+    };
+    FrontDoor::new(config.shards, 1, bodies, outputs, facts)
 }

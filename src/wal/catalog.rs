@@ -67,6 +67,15 @@ impl EnqueueAt {
         }
     }
 
+    /// Bytes of the ENQ.
+    #[must_use]
+    pub fn bytes(&self) -> u32 {
+        match self {
+            EnqueueAt::Log { bytes, .. } => *bytes,
+            EnqueueAt::Store(at) => at.bytes,
+        }
+    }
+
     /// The number of the file.
     #[must_use]
     pub fn file(&self) -> SegmentNumber {

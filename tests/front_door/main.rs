@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use beaver_raft::api::beanstalkd::body_budget::BodyLimits;
 use beaver_raft::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
+use beaver_raft::api::beanstalkd::output_budget::OutputLimits;
 use beaver_raft::api::beanstalkd::request::BODY_BYTES_MAX_DEFAULT;
 use beaver_raft::api::beanstalkd::server::serve_connection;
 use beaver_raft::io::bulk::{Bulk, BulkOptions};
@@ -45,6 +46,7 @@ fn start_at(address: String, shards: u16) -> (String, Arc<FrontDoor>) {
         shards,
         1,
         BodyLimits { bytes_max: BODY_BYTES_MAX_DEFAULT, together_bytes_max: 1 << 30 },
+        OutputLimits { together_bytes_max: 1 << 30, stall: Nanos::from_secs(600) },
         facts,
     ));
     let bulk = Bulk::start(BulkOptions::default()).expect("a bulk thread");

@@ -14,6 +14,7 @@ mod service_manager;
 mod small_disk;
 mod stall;
 mod stop;
+mod unread;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

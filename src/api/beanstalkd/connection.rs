@@ -12,7 +12,9 @@
 //!   itself; any other waits for all before it and blocks all behind it.
 //! - Memory is bounded: by commands outstanding, by bytes of bodies outstanding, by output not yet written, and by
 //!   input not yet understood. A client that goes beyond is not read from until it is below again. Bodies of all clients together
-//!   have a budget: a put beyond it is refused.
+//!   have a budget: a put beyond it is refused. So has the output of all clients together: while that is used up, whoever has not
+//!   taken its own is served no further.
+//! - A client whose output makes no progress for a stated time is closed. One that asks nothing may be silent for ever.
 //!
 //! It must never panic over what a client sends, and never answer what a shard has not said.
 
@@ -51,6 +53,9 @@ const OUTPUT_BYTES_MAX: usize = 256 << 10;
 /// Reading stops while this much input waits to be understood.
 const INPUT_BYTES_MAX: usize = 64 << 10;
 
+/// A list of tubes for which there is no room is looked at again after this time.
+const ROOM_RETRY: Nanos = Nanos::from_millis(50);
+
 /// Ids of jobs are below 2^53; a larger one names no job and need not be asked for.
 const CLIENT_ID_MAX: u64 = (1 << 53) - 1;
 
@@ -69,6 +74,14 @@ pub struct Connection {
     waits: Waits,
     outbox: Outbox,
     output: Output,
+    /// Of the output, what the core thread's share counts.
+    counted_bytes: usize,
+    /// Since when output has been with the writer without progress.
+    writing_since: Option<Nanos>,
+    /// The client took nothing for too long: what is left of its output is dropped.
+    has_stalled: bool,
+    /// The held command waits for room for its answer, and is tried again then.
+    retry_at: Option<Nanos>,
     used: Bytes,
     watched: WatchList,
     /// Jobs this client was given and has not disposed of, as far as known here (expiry is not). Only shards that
@@ -97,6 +110,10 @@ impl Connection {
             waits: Waits::default(),
             outbox: Outbox::default(),
             output: Output::default(),
+            counted_bytes: 0,
+            writing_since: None,
+            has_stalled: false,
+            retry_at: None,
             used: DEFAULT_TUBE,
             watched: WatchList::new(DEFAULT_TUBE),
             reserved: BTreeSet::new(),
@@ -162,21 +179,57 @@ impl Connection {
 
     /// [`Connection::next_deadline`] has come.
     pub fn handle_time(&mut self, now: Nanos) {
-        if self.next_deadline().is_some_and(|deadline| deadline <= now) {
-            self.expire_wait();
-            self.start_commands(now);
+        let is_due = |deadline: Option<Nanos>| deadline.is_some_and(|deadline| deadline <= now);
+        if is_due(self.stall_deadline()) {
+            self.has_stalled = true;
+            self.closing = true;
+            self.writing_since = None;
+            self.counters().count_stalled();
         }
+        if self.closing {
+            return;
+        }
+        if is_due(self.waits.deadline()) {
+            self.expire_wait();
+        }
+        if is_due(self.retry_at) {
+            self.retry_at = None;
+        }
+        self.start_commands(now);
+    }
+
+    /// Output that was taken is being written from now on.
+    pub fn handle_writing(&mut self, now: Nanos) {
+        self.writing_since = Some(now);
+    }
+
+    /// The client has taken a part of it.
+    pub fn handle_progress(&mut self, now: Nanos) {
+        self.writing_since = self.writing_since.map(|_| now);
     }
 
     /// All output that was taken has been written.
     pub fn handle_written(&mut self, now: Nanos) {
+        self.writing_since = None;
         self.output.written();
+        self.count_output();
         self.start_commands(now);
     }
 
     #[must_use]
     pub fn next_deadline(&self) -> Option<Nanos> {
-        if self.closing { None } else { self.waits.deadline() }
+        let waits = if self.closing { None } else { self.waits.deadline().into_iter().chain(self.retry_at).min() };
+        waits.into_iter().chain(self.stall_deadline()).min()
+    }
+
+    fn stall_deadline(&self) -> Option<Nanos> {
+        self.writing_since.map(|since| since.saturating_add(self.door.output_stall))
+    }
+
+    /// Whether the client took nothing for too long: its stream is to be shut down, whatever is left to write.
+    #[must_use]
+    pub fn has_stalled(&self) -> bool {
+        self.has_stalled
     }
 
     /// The next operation for a shard. Those for one shard are to arrive in this order.
@@ -234,7 +287,12 @@ impl Connection {
     }
 
     fn start_commands(&mut self, now: Nanos) {
-        while !self.closing && self.command.is_none() && self.has_room() {
+        self.start_all(now);
+        self.count_output();
+    }
+
+    fn start_all(&mut self, now: Nanos) {
+        while !self.closing && self.command.is_none() && self.has_room() && self.retry_at.is_none() {
             let Some(parsed) = self.next_request() else {
                 self.closing = self.eof && self.slots.is_empty();
                 return;
@@ -243,7 +301,22 @@ impl Connection {
                 self.held = Some(parsed);
                 return;
             }
+            // Its answer is long, and is made whether or not there is room.
+            if parsed.request == Request::ListTubes && !self.counters().outputs.has_room() {
+                self.held = Some(parsed);
+                self.retry_at = Some(now.saturating_add(ROOM_RETRY));
+                return;
+            }
             self.start(now, parsed);
+            self.count_output();
+        }
+    }
+
+    fn count_output(&mut self) {
+        let bytes = self.output.own_bytes();
+        if bytes != self.counted_bytes {
+            let before = std::mem::replace(&mut self.counted_bytes, bytes);
+            self.counters().outputs.change(before, bytes);
         }
     }
 
@@ -262,6 +335,7 @@ impl Connection {
         self.slots.len() < OUTSTANDING_MAX
             && self.slots.body_bytes() < OUTSTANDING_BYTES_MAX
             && self.output.bytes() < OUTPUT_BYTES_MAX
+            && (self.output.bytes() == 0 || self.counters().outputs.has_room())
     }
 
     fn start_put(&mut self, priority: u32, delay_s: u32, ttr_s: u32, body: Bytes) {
@@ -417,6 +491,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.close();
+        self.counters().outputs.change(self.counted_bytes, 0);
     }
 }
 

@@ -1,9 +1,11 @@
 //! What all beanstalkd connections of one node share: limits, counters, the drain flag. Counters are kept per core
 //! thread, so that no two threads write the same cache line, and summed when somebody asks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::body_budget::{BodyBudget, BodyLimits};
+use super::output_budget::{AnswerBudget, OutputLimits, OutputShare};
 use super::request::{BODY_BYTES_MAX_LIMIT, Counted};
 use crate::types::Nanos;
 
@@ -14,6 +16,9 @@ pub struct FrontDoor {
     /// The longest body of a job.
     pub body_bytes_max: u32,
     pub facts: NodeFacts,
+    /// Bodies that shards have handed out and clients have not taken.
+    pub answers: Arc<AnswerBudget>,
+    pub output_stall: Nanos,
     draining: AtomicBool,
     cores: Box<[CoreCounters]>,
 }
@@ -48,6 +53,8 @@ pub struct ResourceUsage {
 #[repr(align(128))]
 pub struct CoreCounters {
     pub bodies: BodyBudget,
+    pub outputs: OutputShare,
+    stalled: AtomicU64,
     commands: [AtomicU64; Counted::ALL.len()],
     connections_ever: AtomicU64,
     connections: AtomicU64,
@@ -70,6 +77,12 @@ pub struct NodeCounts {
     pub body_bytes: u64,
     /// Puts that were refused for want of memory for their bodies.
     pub puts_refused: u64,
+    /// Bytes of answers that clients have not taken.
+    pub output_bytes: u64,
+    /// Bodies that have waited until clients had taken others.
+    pub answers_waited: u64,
+    /// Connections that were closed because their client took nothing.
+    pub stalled: u64,
 }
 
 /// A number of connections that goes up and down.
@@ -83,11 +96,19 @@ pub enum Gauge {
 
 impl FrontDoor {
     #[must_use]
-    pub fn new(shards: u16, cores: usize, bodies: BodyLimits, facts: NodeFacts) -> FrontDoor {
+    pub fn new(shards: u16, cores: usize, bodies: BodyLimits, outputs: OutputLimits, facts: NodeFacts) -> FrontDoor {
         assert!(shards > 0 && cores > 0, "a node has at least one shard and one core thread");
         assert!(bodies.bytes_max <= BODY_BYTES_MAX_LIMIT, "the configuration bounds the size of a body");
-        let cores = (0..cores).map(|_| CoreCounters::new(BodyBudget::share(bodies, cores))).collect();
-        FrontDoor { shards, body_bytes_max: bodies.bytes_max, facts, draining: AtomicBool::new(false), cores }
+        let new = |_| CoreCounters::new(BodyBudget::share(bodies, cores), outputs.share(cores));
+        FrontDoor {
+            shards,
+            body_bytes_max: bodies.bytes_max,
+            facts,
+            answers: outputs.bodies(),
+            output_stall: outputs.stall,
+            draining: AtomicBool::new(false),
+            cores: (0..cores).map(new).collect(),
+        }
     }
 
     /// From now on no put is taken. There is no way back but a restart. Whether this call began it.
@@ -126,15 +147,21 @@ impl FrontDoor {
             sum.waiting += core.waiting.load(Ordering::Relaxed);
             sum.body_bytes += core.bodies.taken_bytes();
             sum.puts_refused += core.bodies.refused();
+            sum.output_bytes += core.outputs.taken_bytes();
+            sum.stalled += core.stalled.load(Ordering::Relaxed);
         }
+        sum.output_bytes += self.answers.taken_bytes();
+        sum.answers_waited = self.answers.waited();
         sum
     }
 }
 
 impl CoreCounters {
-    fn new(bodies: BodyBudget) -> CoreCounters {
+    fn new(bodies: BodyBudget, outputs: OutputShare) -> CoreCounters {
         CoreCounters {
             bodies,
+            outputs,
+            stalled: AtomicU64::new(0),
             commands: Default::default(),
             connections_ever: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -146,6 +173,11 @@ impl CoreCounters {
 
     pub fn count(&self, counted: Counted) {
         add(&self.commands[counted as usize], 1);
+    }
+
+    /// A client took nothing for too long.
+    pub fn count_stalled(&self) {
+        add(&self.stalled, 1);
     }
 
     pub fn rise(&self, gauge: Gauge) {
@@ -196,9 +228,13 @@ pub(crate) mod tests {
         BodyLimits { bytes_max, together_bytes_max: 1 << 30 }
     }
 
+    pub(crate) fn roomy() -> OutputLimits {
+        OutputLimits { together_bytes_max: 1 << 30, stall: Nanos::from_secs(30) }
+    }
+
     #[test]
     fn counters_of_all_cores_are_summed() {
-        let door = FrontDoor::new(1, 2, bodies_up_to(100), facts());
+        let door = FrontDoor::new(1, 2, bodies_up_to(100), roomy(), facts());
         door.core(0).count(Counted::Put);
         door.core(1).count(Counted::Put);
         door.core(1).count(Counted::PauseTube);

@@ -17,6 +17,7 @@ pub mod grammar;
 pub mod number;
 pub mod outbox;
 pub mod output;
+pub mod output_budget;
 pub mod parser;
 pub mod poll;
 pub mod reply;

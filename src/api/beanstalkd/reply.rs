@@ -102,7 +102,11 @@ impl Reply {
             Reply::Inserted(id) => output.push_line(format_args!("INSERTED {id}\r\n")),
             Reply::Reserved { id, body } => write_with_body(output, format_args!("RESERVED {id} "), body),
             Reply::Found { id, body } => write_with_body(output, format_args!("FOUND {id} "), body),
-            Reply::Document(yaml) => write_with_body(output, format_args!("OK "), yaml),
+            Reply::Document(yaml) => {
+                output.push_line(format_args!("OK {}\r\n", yaml.len()));
+                output.push_document(yaml);
+                output.push_line(format_args!("\r\n"));
+            }
             Reply::Using(tube) => output.push_line(format_args!("USING {}\r\n", stats::text(tube))),
             Reply::Watching(tubes) => output.push_line(format_args!("WATCHING {tubes}\r\n")),
             Reply::Kicked(jobs) => output.push_line(format_args!("KICKED {jobs}\r\n")),

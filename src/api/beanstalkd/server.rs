@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -28,6 +29,9 @@ const READ_BYTES_MIN: usize = 2 << 10;
 
 /// The room of a read from a client that fills it.
 const READ_BYTES_MAX: usize = 64 << 10;
+
+/// Output is written in pieces of this size at most: how far the writer is shows whether the client reads.
+const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// What connections know of the shards. `opened` comes first, then requests, then `closed`, each once per connection.
 ///
@@ -108,6 +112,7 @@ pub async fn serve_connection<R, L>(
         read_again: Signal::default(),
         write_again: Signal::default(),
         sleep_again: Signal::default(),
+        shut_down: writer.closer(),
     });
     let deliver: Weak<dyn Deliver> = shared.this.clone();
     shared.link.opened(number, Mailbox { deliver });
@@ -136,6 +141,8 @@ struct Shared<R, L: ShardLink> {
     read_again: Signal,
     write_again: Signal,
     sleep_again: Signal,
+    /// Ends a write that the client does not let come to its end.
+    shut_down: Box<dyn Fn()>,
 }
 
 impl<R: Runtime, L: ShardLink> Shared<R, L> {
@@ -162,6 +169,9 @@ impl<R: Runtime, L: ShardLink> Shared<R, L> {
         }
         if connection.wants_close() {
             self.end(&mut connection);
+        }
+        if connection.has_stalled() {
+            (self.shut_down)();
         }
         let ended = self.ended.get();
         if connection.has_output() || ended {
@@ -263,9 +273,15 @@ fn next_room_bytes(room_bytes: usize, read_bytes: usize) -> usize {
 
 async fn write_replies<R: Runtime, L: ShardLink>(shared: Rc<Shared<R, L>>, mut writer: impl Writer) {
     loop {
-        let chunks = shared.connection.borrow_mut().take_output();
+        let mut chunks = Vec::new();
+        shared.step(|connection, now| {
+            chunks = connection.take_output();
+            if !chunks.is_empty() {
+                connection.handle_writing(now);
+            }
+        });
         if !chunks.is_empty() {
-            if writer.write(chunks).await.is_err() {
+            if write_in_pieces(&shared, &mut writer, chunks).await.is_err() {
                 shared.break_off();
                 break;
             }
@@ -277,6 +293,40 @@ async fn write_replies<R: Runtime, L: ShardLink>(shared: Rc<Shared<R, L>>, mut w
         }
     }
     writer.shutdown();
+}
+
+async fn write_in_pieces<R: Runtime, L: ShardLink>(
+    shared: &Shared<R, L>,
+    writer: &mut impl Writer,
+    chunks: Vec<Bytes>,
+) -> io::Result<()> {
+    let bytes: usize = chunks.iter().map(Bytes::len).sum();
+    if bytes <= PIECE_BYTES_MAX {
+        return writer.write(chunks).await;
+    }
+    let mut chunks = VecDeque::from(chunks);
+    while !chunks.is_empty() {
+        writer.write(take_piece(&mut chunks)).await?;
+        shared.step(|connection, now| connection.handle_progress(now));
+    }
+    Ok(())
+}
+
+/// The first of the chunks, up to the length of a piece.
+fn take_piece(chunks: &mut VecDeque<Bytes>) -> Vec<Bytes> {
+    let mut piece = Vec::new();
+    let mut room_bytes = PIECE_BYTES_MAX;
+    while let Some(chunk) = chunks.front_mut() {
+        if chunk.len() > room_bytes {
+            if room_bytes > 0 {
+                piece.push(chunk.split_to(room_bytes));
+            }
+            break;
+        }
+        room_bytes -= chunk.len();
+        piece.extend(chunks.pop_front());
+    }
+    piece
 }
 
 async fn sleep_until_deadlines<R: Runtime, L: ShardLink>(shared: Rc<Shared<R, L>>) {
@@ -297,5 +347,29 @@ async fn sleep_until_deadlines<R: Runtime, L: ShardLink>(shared: Rc<Shared<R, L>
             Poll::Ready(()) => Poll::Ready(()),
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_hold_all_bytes_in_their_order_and_none_is_too_long() {
+        let lengths = [10, PIECE_BYTES_MAX - 10, 1, 3 * PIECE_BYTES_MAX, 5, 2 * PIECE_BYTES_MAX - 6, 7];
+        let mut next = 0u8;
+        let mut chunk = |length: usize| {
+            next += 1;
+            Bytes::from(vec![next; length])
+        };
+        let mut chunks: VecDeque<Bytes> = lengths.into_iter().map(&mut chunk).collect();
+        let all = Vec::from(chunks.clone()).concat();
+        let mut pieces = Vec::new();
+        while !chunks.is_empty() {
+            pieces.push(take_piece(&mut chunks).concat());
+        }
+        assert!(pieces.iter().all(|piece| (1..=PIECE_BYTES_MAX).contains(&piece.len())));
+        assert_eq!(pieces.len(), all.len().div_ceil(PIECE_BYTES_MAX));
+        assert_eq!(pieces.concat(), all);
     }
 }

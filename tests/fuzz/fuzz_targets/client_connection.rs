@@ -7,6 +7,7 @@ use std::sync::Arc;
 use beaver_raft::api::beanstalkd::body_budget::BodyLimits;
 use beaver_raft::api::beanstalkd::connection::Connection;
 use beaver_raft::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
+use beaver_raft::api::beanstalkd::output_budget::OutputLimits;
 use beaver_raft::api::beanstalkd::outbox::ShardRequest;
 use beaver_raft::api::{Answer, Operation, ShardStats};
 use beaver_raft::types::{JobId, Nanos, ShardId};
@@ -43,7 +44,8 @@ impl Conversation {
             resource_usage: ResourceUsage::default,
         };
         let bodies = BodyLimits { bytes_max: BODY_BYTES_MAX, together_bytes_max: 1 << 20 };
-        let door = Arc::new(FrontDoor::new(SHARDS, 1, bodies, facts));
+        let outputs = OutputLimits { together_bytes_max: 1 << 20, stall: Nanos::from_secs(1) };
+        let door = Arc::new(FrontDoor::new(SHARDS, 1, bodies, outputs, facts));
         let connection = Connection::new(Arc::clone(&door), 0);
         Conversation { door, connection, now: Nanos(1), open: Vec::new(), told: Vec::new(), is_writing: false }
     }

@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use beaver_raft::api::Operation;
+use beaver_raft::api::beanstalkd::output_budget::AnswerBudget;
 use beaver_raft::job::codec::{body_hash, encode, encode_tubes};
 use beaver_raft::job::Machine;
 use beaver_raft::job::command::{Class, Command, Numbered, Origin, TubeList};
@@ -59,6 +61,7 @@ impl World {
             cache_bytes_max: 1000,
             lagging_bytes_max: 0,
             outstanding_bytes_max: 1 << 20,
+            answers: Arc::new(AnswerBudget::new(1 << 30)),
             marker_bytes: 600,
             no_quorum_timeout: Nanos::from_secs(5),
             preferred_leader: None,

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::beanstalkd::front_door::tests::{bodies_up_to, facts};
+use crate::api::beanstalkd::front_door::tests::{bodies_up_to, facts, roomy};
 use crate::api::beanstalkd::parser::tests::{cut, stream_and_cuts};
 
 const SHARDS: u16 = 3;
@@ -32,7 +32,7 @@ struct Run {
 
 impl Run {
     fn new() -> Run {
-        let door = Arc::new(FrontDoor::new(SHARDS, 1, bodies_up_to(100), facts()));
+        let door = Arc::new(FrontDoor::new(SHARDS, 1, bodies_up_to(100), roomy(), facts()));
         let connection = Connection::new(Arc::clone(&door), 0);
         Run { door, connection, now: Nanos(1), open: Vec::new(), told: Vec::new(), writing: false }
     }

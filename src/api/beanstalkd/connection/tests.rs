@@ -3,7 +3,8 @@
 use super::*;
 use crate::api::beanstalkd::body_budget::BodyLimits;
 use crate::api::beanstalkd::front_door::NodeCounts;
-use crate::api::beanstalkd::front_door::tests::{bodies_up_to, facts};
+use crate::api::beanstalkd::front_door::tests::{bodies_up_to, facts, roomy};
+use crate::api::beanstalkd::output_budget::OutputLimits;
 use crate::api::beanstalkd::request::Counted;
 use crate::api::routing::shard_of_tube;
 use crate::api::{ShardStats, TubeReferences};
@@ -20,7 +21,7 @@ struct Client {
 
 impl Client {
     fn new(shards: u16) -> Client {
-        Client::at(&Arc::new(FrontDoor::new(shards, 1, bodies_up_to(100), facts())))
+        Client::at(&Arc::new(FrontDoor::new(shards, 1, bodies_up_to(100), roomy(), facts())))
     }
 
     fn at(door: &Arc<FrontDoor>) -> Client {
@@ -491,7 +492,7 @@ fn tube_stats_are_told() {
 
 #[test]
 fn connections_producers_and_workers_are_counted_while_they_live() {
-    let door = Arc::new(FrontDoor::new(1, 1, bodies_up_to(100), facts()));
+    let door = Arc::new(FrontDoor::new(1, 1, bodies_up_to(100), roomy(), facts()));
     let (mut producer, mut worker) = (Client::at(&door), Client::at(&door));
     producer.send("put 0 0 1 1\r\na\r\nput 0 0 1 1\r\na\r\n");
     worker.send("reserve\r\n");
@@ -520,7 +521,7 @@ fn no_more_puts_than_allowed_are_under_way_and_reading_stops() {
 
 #[test]
 fn no_more_body_bytes_than_allowed_are_under_way() {
-    let door = Arc::new(FrontDoor::new(1, 1, bodies_up_to(1 << 20), facts()));
+    let door = Arc::new(FrontDoor::new(1, 1, bodies_up_to(1 << 20), roomy(), facts()));
     let mut client = Client::at(&door);
     let body = "x".repeat(OUTSTANDING_BYTES_MAX / 2);
     let put = format!("put 0 0 1 {}\r\n{body}\r\n", body.len());
@@ -534,7 +535,7 @@ fn no_more_body_bytes_than_allowed_are_under_way() {
 #[test]
 fn bodies_of_all_clients_together_have_a_budget() {
     let limits = BodyLimits { bytes_max: 100, together_bytes_max: 150 };
-    let door = Arc::new(FrontDoor::new(1, 1, limits, facts()));
+    let door = Arc::new(FrontDoor::new(1, 1, limits, roomy(), facts()));
     let (mut first, mut second) = (Client::at(&door), Client::at(&door));
     let put = format!("put 0 0 1 100\r\n{}\r\n", "x".repeat(100));
     first.send(&put);
@@ -552,7 +553,7 @@ fn bodies_of_all_clients_together_have_a_budget() {
 
 #[test]
 fn a_client_that_does_not_read_is_not_served_further() {
-    let door = Arc::new(FrontDoor::new(1, 1, bodies_up_to(1 << 20), facts()));
+    let door = Arc::new(FrontDoor::new(1, 1, bodies_up_to(1 << 20), roomy(), facts()));
     let mut client = Client::at(&door);
     client.send(&"peek 1\r\n".repeat(100));
     let body = Bytes::from(vec![b'x'; OUTPUT_BYTES_MAX / 2]);
@@ -566,6 +567,104 @@ fn a_client_that_does_not_read_is_not_served_further() {
     assert_eq!(client.asked(), [], "what was taken is not written yet");
     client.connection.handle_written(START);
     assert_eq!(client.asked().len(), 1);
+}
+
+/// Bodies and lines of one core thread have 100 bytes of output together.
+fn little_room() -> OutputLimits {
+    OutputLimits { together_bytes_max: 400, stall: Nanos::from_secs(30) }
+}
+
+fn door_with(outputs: OutputLimits) -> Arc<FrontDoor> {
+    Arc::new(FrontDoor::new(1, 1, bodies_up_to(1 << 20), outputs, facts()))
+}
+
+#[test]
+fn a_client_that_has_not_taken_its_output_waits_while_that_of_all_is_used_up() {
+    let door = door_with(little_room());
+    let (mut lazy, mut polite) = (Client::at(&door), Client::at(&door));
+    lazy.send(&"list-tube-used\r\n".repeat(20));
+    assert_eq!(door.counts().output_bytes, 105, "15 bytes each; none is begun beyond 100");
+    polite.send("list-tube-used\r\nlist-tube-used\r\n");
+    assert_eq!(polite.got(), "USING default\r\n", "one answer at a time");
+    assert_eq!(polite.got(), "USING default\r\n");
+
+    assert_eq!(lazy.connection.take_output().concat().len(), 105);
+    assert_eq!(door.counts().output_bytes, 105, "it is not written yet");
+    lazy.connection.handle_written(START);
+    assert_eq!(door.counts().output_bytes, 105, "the next ones");
+    drop(lazy);
+    assert_eq!(door.counts().output_bytes, 0);
+}
+
+#[test]
+fn a_list_of_tubes_for_which_there_is_no_room_is_not_asked_for_until_there_is() {
+    let door = door_with(little_room());
+    let (mut lazy, mut client) = (Client::at(&door), Client::at(&door));
+    lazy.send(&"list-tube-used\r\n".repeat(20));
+    client.send("list-tubes\r\nuse a\r\n");
+    assert_eq!(client.asked(), []);
+    let retry = client.connection.next_deadline().expect("it looks again");
+    client.connection.handle_time(retry);
+    assert_eq!(client.asked(), [], "nothing has changed");
+    drop(lazy);
+    let retry = client.connection.next_deadline().expect("it looks again");
+    client.connection.handle_time(retry);
+    let (_, ticket, operation) = client.asked_once();
+    assert_eq!((operation, client.connection.next_deadline()), (Operation::ListTubes, None));
+    client.answer(A, ticket, Answer::Tubes(vec![DEFAULT_TUBE]));
+    assert_eq!(client.got(), "OK 14\r\n---\n- default\n\r\nUSING a\r\n", "no other command has overtaken it");
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_output_for_too_long_is_closed() {
+    let stall = roomy().stall;
+    let door = door_with(roomy());
+    let mut client = Client::at(&door);
+    client.send("peek 1\r\npeek 2\r\n");
+    let (_, ticket, _) = client.asked_once();
+    client.answer(A, ticket, Answer::Found { job: JobId(1), body: Bytes::from(vec![b'x'; 1 << 20]) });
+    assert_eq!(client.connection.next_deadline(), None, "nothing is being written yet");
+    let _output = client.connection.take_output();
+    client.connection.handle_writing(START);
+    assert_eq!(client.connection.next_deadline(), Some(START.saturating_add(stall)));
+
+    // Slow is no fault.
+    let later = START.saturating_add(stall).saturating_sub(Nanos(1));
+    client.connection.handle_progress(later);
+    client.connection.handle_time(START.saturating_add(stall));
+    assert!(!client.connection.has_stalled());
+
+    client.connection.handle_time(later.saturating_add(stall));
+    assert!(client.connection.has_stalled() && client.connection.wants_close());
+    assert_eq!((client.connection.next_deadline(), door.counts().stalled), (None, 1));
+    client.connection.close();
+    drop(client);
+    assert_eq!((door.counts().output_bytes, door.counts().stalled), (0, 1));
+}
+
+#[test]
+fn a_client_that_quits_and_does_not_take_its_output_is_closed_in_time_too() {
+    let mut client = Client::new(1);
+    client.send("list-tube-used\r\nquit\r\n");
+    let _output = client.connection.take_output();
+    client.connection.handle_writing(START);
+    assert!(client.connection.wants_close());
+    client.connection.close();
+    let deadline = client.connection.next_deadline().expect("somebody looks after what is left");
+    client.connection.handle_time(deadline);
+    assert!(client.connection.has_stalled());
+}
+
+#[test]
+fn a_client_that_asks_for_nothing_may_be_silent_for_ever() {
+    let mut client = Client::new(1);
+    client.send("list-tube-used\r\nput 0 0 1 5\r\nab");
+    let _output = client.connection.take_output();
+    client.connection.handle_writing(START);
+    client.connection.handle_written(START);
+    assert_eq!(client.connection.next_deadline(), None);
+    client.connection.handle_time(Nanos::from_secs(1 << 30));
+    assert!(!client.connection.has_stalled() && !client.connection.wants_close());
 }
 
 #[test]
