@@ -1,6 +1,8 @@
 //! Every counter, gauge and histogram in one list. Handles are atomics (histograms: a lock that only a scrape ever
 //! contends for), taken once at the start and then moved from core threads at no cost; nothing is looked up on the hot path.
 
+mod exposition;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
@@ -9,6 +11,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+pub use self::exposition::Format;
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
@@ -236,12 +239,15 @@ impl Metrics {
         Counter::handle(&mut self.catalogue(), COMMANDS.name, COMMANDS.help, vec![("command", command.to_owned())])
     }
 
-    /// The text that Prometheus reads (OpenMetrics).
+    /// The text that a scraper reads.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, format: Format) -> String {
         let mut text = String::new();
         encode(&mut text, &self.catalogue().registry).expect("writing to a string cannot fail");
-        text
+        match format {
+            Format::OpenMetrics => text,
+            Format::Prometheus => exposition::to_prometheus(&text),
+        }
     }
 
     fn catalogue(&self) -> std::sync::MutexGuard<'_, Catalogue> {
@@ -326,7 +332,7 @@ mod tests {
         metrics.shard(ShardId(1)).jobs_ready.set(4);
         metrics.shard(ShardId(1)).jobs_buried.set(5);
         metrics.command("put").inc();
-        let text = metrics.text();
+        let text = metrics.text(Format::OpenMetrics);
         assert_eq!(text.matches("# HELP beaver_raft_jobs ").count(), 1, "{text}");
         assert!(text.contains("beaver_raft_jobs{shard=\"0\",state=\"ready\"} 3"), "{text}");
         assert!(text.contains("beaver_raft_jobs{shard=\"1\",state=\"ready\"} 4"), "{text}");
@@ -334,6 +340,34 @@ mod tests {
         assert!(text.contains("beaver_raft_commands_total{command=\"put\"} 1"), "{text}");
         assert!(text.contains("beaver_raft_connections{} 0"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    /// What `promtool check metrics` looks for first.
+    #[test]
+    fn every_sample_of_either_text_has_a_type_and_help_of_its_own_name() {
+        let metrics = Metrics::new();
+        metrics.shard(ShardId(0));
+        metrics.peer(ShardId(0), NodeId(2));
+        metrics.command("put").inc();
+        let text = metrics.text(Format::Prometheus);
+        let described = |what: &str| -> std::collections::BTreeSet<String> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(what)?.split_once(' '));
+            lines.filter(|(_, said)| !said.is_empty()).map(|(name, _)| name.to_owned()).collect()
+        };
+        let (helps, types) = (described("# HELP "), described("# TYPE "));
+        assert_eq!(helps, types);
+        let mut sampled = std::collections::BTreeSet::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().expect("a sample has a name");
+            let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            let family = of_histogram.filter(|family| types.contains(*family)).unwrap_or(name);
+            assert!(types.contains(family), "{line}");
+            sampled.insert(family.to_owned());
+        }
+        let names: std::collections::BTreeSet<&str> = ALL.iter().map(|metric| metric.name).collect();
+        // And that of commands, which is not in the list.
+        assert_eq!(sampled.len(), names.len() + 1);
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Page {
 const METRICS_HEAD: &str = "\
 # Metrics
 
-Served as text for Prometheus at `/metrics` of the admin port. Counters end in `_total`, histograms (in seconds) in `_bucket`,
+Served as text for Prometheus at `/metrics` of the admin port, or as OpenMetrics 1.0.0 where the scraper's `Accept` header asks for it. Counters end in `_total`, histograms (in seconds) in `_bucket`,
 `_sum` and `_count`. Counters begin at 0 with each start of the process. What is replicated (jobs, tubes, sessions) is the
 same on every node that has caught up: take one node's, or the leader's, and do not add nodes up.
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::serve::Listener;
@@ -22,10 +22,8 @@ use super::admin_door::{Bounded, Shares, source_of};
 use crate::config::Address;
 use crate::fatal::Fatal;
 use crate::io::unix_socket;
-use crate::metrics::Metrics;
+use crate::metrics::{Format, Metrics};
 use crate::status::Board;
-
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const PORT_SHARES: Shares = Shares { all: 32, each: 16 };
 
@@ -215,8 +213,10 @@ where
     }
 }
 
-async fn metrics(State(shown): State<Shown>) -> Response {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], shown.metrics.text()).into_response()
+async fn metrics(State(shown): State<Shown>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::accepted(&accept.collect::<Vec<_>>().join(","));
+    ([(header::CONTENT_TYPE, format.content_type())], shown.metrics.text(format)).into_response()
 }
 
 async fn healthz(State(shown): State<Shown>) -> Response {

@@ -25,7 +25,7 @@ use crate::api::beanstalkd::output_budget::OutputLimits;
 use crate::config::{Address, Config, Tunables};
 use crate::fatal::Fatal;
 use crate::io::{BLOCK_BYTES, Disk, Runtime};
-use crate::metrics::{Metrics, ShardMetrics};
+use crate::metrics::{Format, Metrics, ShardMetrics};
 use crate::net::standing::Standing;
 use crate::node::core::{Setup, StopRequest, run_node};
 use crate::node::host::TurnWatch;
@@ -735,7 +735,7 @@ impl Member {
     pub fn status(&self) -> Option<(StatusReport, String)> {
         let shown = self.shown.borrow();
         let (board, metrics) = shown.as_ref()?;
-        Some((board.report(metrics), metrics.text()))
+        Some((board.report(metrics), metrics.text(Format::OpenMetrics)))
     }
 
     /// Whether it was given an empty disk at some time.
