@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
 
+use super::activation;
 use super::config_flags::ConfigFlags;
 use super::output;
 use super::privileges;
@@ -12,6 +13,7 @@ use super::run;
 use crate::config::{Config, Draft, Key};
 use crate::fatal::Fatal;
 use crate::io::lock::holder_of;
+use crate::io::uring::BoundSocket;
 
 /// How the names of directories begin that are removed with their server.
 const TEMPORARY: &str = "beaver-beanstalkd-";
@@ -110,12 +112,13 @@ fn serve(args: &BeanstalkdArgs, directory: &Path) -> Result<(), Fatal> {
             meaningless.join(", ")
         );
     }
-    run::start(args.config(directory)?)
+    let inherited = activation::sockets()?;
+    run::start(args.config(directory, &inherited)?, inherited)
 }
 
 impl BeanstalkdArgs {
     /// The environment may set what the original has no flag for, such as `BEAVER_RAFT_ADMIN`.
-    fn config(&self, directory: &Path) -> Result<Config, Fatal> {
+    fn config(&self, directory: &Path, inherited: &[BoundSocket]) -> Result<Config, Fatal> {
         let mut draft = ConfigFlags::default().lay_over(Draft::default())?;
         let mut set = |key: &str, flag: &str, value: String| {
             draft.override_with_flag(Key::find(key).expect("the key is in the table"), flag, value);
@@ -130,6 +133,7 @@ impl BeanstalkdArgs {
             1 => set("log", "-V", "debug".to_owned()),
             _ => set("log", "-V", "trace".to_owned()),
         }
+        activation::lay_over(&mut draft, inherited);
         Ok(draft.validate_embedded()?)
     }
 
@@ -226,7 +230,8 @@ mod tests {
 
     #[test]
     fn the_flags_of_the_original_make_a_configuration() {
-        let config = parse(&["-l", "127.0.0.1", "-p", "4444", "-z", "1000"]).config(Path::new("d")).expect("valid");
+        let config =
+            parse(&["-l", "127.0.0.1", "-p", "4444", "-z", "1000"]).config(Path::new("d"), &[]).expect("valid");
         assert_eq!(config.clients[0].as_str(), "127.0.0.1:4444");
         assert_eq!(config.tunables.job_bytes_max, 1000);
         assert!(config.embedded);
@@ -237,13 +242,13 @@ mod tests {
 
     #[test]
     fn a_body_larger_than_any_node_takes_is_refused() {
-        let told = parse(&["-z", "1073741824"]).config(Path::new("d")).expect_err("refused").to_string();
+        let told = parse(&["-z", "1073741824"]).config(Path::new("d"), &[]).expect_err("refused").to_string();
         assert_eq!(told, "flag -z: job_bytes_max must be 1 to 16777216 (bytes), not `1073741824`");
     }
 
     #[test]
     fn what_is_wrong_is_told_by_the_name_of_the_flag_that_was_given() {
-        let told = |flags: &[&str]| parse(flags).config(Path::new("d")).expect_err("refused").to_string();
+        let told = |flags: &[&str]| parse(flags).config(Path::new("d"), &[]).expect_err("refused").to_string();
         assert!(told(&["-p", "70000"]).starts_with("flag -l or -p: clients "), "{}", told(&["-p", "70000"]));
         assert!(told(&["-l", "unix:"]).starts_with("flag -l: clients "), "{}", told(&["-l", "unix:"]));
     }

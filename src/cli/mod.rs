@@ -1,6 +1,7 @@
 //! The command line: what an operator types, and what it answers. It decides nothing of the protocol; it reads the
 //! configuration, starts the node, or talks to one from outside like any other client.
 
+mod activation;
 pub(crate) mod admin_client;
 mod beanstalkd;
 mod client;

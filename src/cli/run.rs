@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::activation;
 use super::config_flags::ConfigFlags;
 use super::logging;
 use super::output;
 use crate::config::{Address, Config, ConfigError, Draft};
 use crate::fatal::Fatal;
+use crate::io::uring::BoundSocket;
 use crate::metrics::Metrics;
 use crate::node;
 
@@ -41,12 +43,16 @@ pub struct InitArgs {
 
 /// Runs until the node stops; gives the exit status.
 pub fn run(args: RunArgs) -> u8 {
-    ended(load(args.config, &args.flags).map_err(Fatal::from).and_then(start))
+    let run = || {
+        let inherited = activation::sockets()?;
+        start(load(args.config, &args.flags, &inherited)?, inherited)
+    };
+    ended(run())
 }
 
 /// Prepares the directory; gives the exit status.
 pub fn init(args: &InitArgs) -> u8 {
-    let prepared = load(Some(args.config.clone()), &args.flags).map_err(Fatal::from).and_then(|config| {
+    let prepared = load(Some(args.config.clone()), &args.flags, &[]).map_err(Fatal::from).and_then(|config| {
         node::init(&config)?;
         output::print(&format!(
             "{} is prepared for node {} of cluster {}; start it with: beaver-raft run --config {}\n",
@@ -60,11 +66,11 @@ pub fn init(args: &InitArgs) -> u8 {
     ended(prepared)
 }
 
-/// Starts logging and runs a node until it stops.
+/// Starts logging and runs a node until it stops. `inherited`: the sockets for clients, where a service manager passed some.
 ///
 /// # Errors
 /// The reason, where it did not stop because it was told to.
-pub fn start(config: Config) -> Result<(), Fatal> {
+pub fn start(config: Config, inherited: Vec<BoundSocket>) -> Result<(), Fatal> {
     logging::start(&config.log);
     let clients: Vec<&str> = config.clients.iter().map(Address::as_str).collect();
     tracing::info!(
@@ -75,7 +81,7 @@ pub fn start(config: Config) -> Result<(), Fatal> {
         config.data.display(),
         clients.join(" and ")
     );
-    node::run(config, Arc::new(Metrics::new()))
+    node::run(config, Arc::new(Metrics::new()), inherited)
 }
 
 /// One clear line for the operator where something went wrong, and the exit status.
@@ -89,9 +95,9 @@ pub fn ended(result: Result<(), Fatal>) -> u8 {
     }
 }
 
-fn load(file: Option<PathBuf>, flags: &ConfigFlags) -> Result<Config, ConfigError> {
-    match file {
-        Some(file) => flags.lay_over(Draft::read(&file)?)?.validate(),
-        None => flags.lay_over(Draft::default())?.validate_embedded(),
-    }
+fn load(file: Option<PathBuf>, flags: &ConfigFlags, inherited: &[BoundSocket]) -> Result<Config, ConfigError> {
+    let is_member = file.is_some();
+    let mut draft = flags.lay_over(file.map_or_else(|| Ok(Draft::default()), |file| Draft::read(&file))?)?;
+    activation::lay_over(&mut draft, inherited);
+    if is_member { draft.validate() } else { draft.validate_embedded() }
 }

@@ -85,6 +85,14 @@ pub(super) const IDENTITY: &[Key] = &[
               your own programs can reach.",
     },
     Key {
+        name: "clients_mode",
+        unit: "permissions",
+        default: "what the umask leaves",
+        range: "0 and three octal digits",
+        doc: "Permissions of a Unix socket for clients, as `\"0660\"`: who may connect. Under systemd's `UMask=0077` it is the \
+              node's own user alone.",
+    },
+    Key {
         name: "peers",
         unit: "address",
         default: "this node's own in `members`",

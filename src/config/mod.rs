@@ -30,6 +30,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Where clients of the beanstalkd protocol are served: at least one address, TCP or `unix:/path`.
     pub clients: Vec<Address>,
+    /// Permissions of Unix sockets for clients; none: those that the umask leaves.
+    pub clients_mode: Option<u32>,
     /// Where this node listens for its peers; none for an embedded node, which has none.
     pub peers: Option<Address>,
     /// Where the admin port listens; none: there is no admin port.

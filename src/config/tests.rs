@@ -145,3 +145,20 @@ fn addresses_are_proven_in_form() {
         assert!(Address::parse(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn the_permissions_of_a_unix_socket_are_octal_and_written_in_full() {
+    let mode = |text: &str| {
+        let yaml = format!("{MEMBER}clients_mode: \"{text}\"\n");
+        Draft::from_yaml(&yaml, Path::new("node.yaml")).unwrap().validate().map(|config| config.clients_mode)
+    };
+    assert_eq!(mode("0660").unwrap(), Some(0o660));
+    assert_eq!(mode("").unwrap(), None);
+    for wrong in ["660", "432", "0o660", "0668", "00660", "0", "rw"] {
+        let told = mode(wrong).unwrap_err().to_string();
+        assert!(
+            told.contains(&format!("clients_mode must be 0 and three octal digits, as in \"0660\", not `{wrong}`")),
+            "{told}"
+        );
+    }
+}

@@ -44,6 +44,7 @@ impl Draft {
             clients: self.clients()?,
             peers: Some(peers),
             admin: None,
+            clients_mode: None,
             members,
             shards: self.shards()?,
             cores: None,
@@ -70,6 +71,7 @@ impl Draft {
             clients: self.clients()?,
             peers: None,
             admin: None,
+            clients_mode: None,
             members: BTreeMap::from([(EMBEDDED_NODE, Address::nowhere())]),
             shards: self.shards()?,
             cores: None,
@@ -85,6 +87,7 @@ impl Draft {
         if config.admin.as_ref().is_some_and(Address::is_unix) {
             return Err(self.impossible("admin", "must be host:port".to_owned()));
         }
+        config.clients_mode = self.clients_mode()?;
         config.cores = self.cores()?;
         config.log = self.log()?;
         for key in Tunables::KEYS {
@@ -189,6 +192,17 @@ impl Draft {
             Address::parse(text).map_err(|why| self.impossible("clients", format!("cannot be this: {why}")))
         };
         texts.iter().map(parse).collect()
+    }
+
+    fn clients_mode(&self) -> Result<Option<u32>, ConfigError> {
+        let Some(text) = self.text("clients_mode")? else { return Ok(None) };
+        // Written in full: digits alone might be meant as decimal, or be what is left of an octal number.
+        let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3);
+        match digits.and_then(|digits| u32::from_str_radix(digits, 8).ok()) {
+            Some(mode) => Ok(Some(mode)),
+            None => Err(self
+                .impossible("clients_mode", format!("must be 0 and three octal digits, as in \"0660\", not `{text}`"))),
+        }
     }
 
     fn members(&self) -> Result<BTreeMap<NodeId, Address>, ConfigError> {

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::core::{Setup, StopRequest, run_core};
-use super::listeners::is_shared;
 use super::place::{Crossing, Place};
 use super::rings::{RingEnds, connect_all};
 use super::together::Together;
@@ -20,17 +19,11 @@ use crate::fatal::Fatal;
 use crate::io::bulk::Bulk;
 use crate::io::signals::Request;
 use crate::io::threads::{THREAD_PATIENCE, ThreadError};
-use crate::io::uring::{CoreOptions, CoreThread, UringRuntime, UringWire, start_core_thread};
-use crate::io::{Runtime, process, startup};
+use crate::io::uring::{BoundSocket, CoreOptions, CoreThread, UringRuntime, UringWire, start_core_thread};
+use crate::io::{Runtime, process};
 use crate::metrics::Metrics;
 use crate::status::Board;
 use crate::types::Nanos;
-
-/// A process that was killed still holds its ports until the kernel has torn its rings down: 4 to 17 ms after it was
-/// reaped. Its successor must not take that for somebody else.
-const PORT_PATIENCE: Duration = Duration::from_secs(2);
-
-const PORT_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a node that was told to stop may take beyond `stop_timeout_ms`, in which its clients and peers
 /// have their time, for its threads to see that it is over.
@@ -50,13 +43,13 @@ pub struct Shared {
     pub door: Arc<OnceLock<Arc<FrontDoor>>>,
 }
 
-/// Runs all core threads to the end of the last.
+/// Runs all core threads to the end of the last. `sockets`: for clients, by core thread.
 ///
 /// # Errors
 /// The first reason of any of them, where they did not stop because they were told to.
-pub fn run_cores(shared: &Shared, bulk: Bulk) -> Result<(), Fatal> {
+pub fn run_cores(shared: &Shared, bulk: Bulk, sockets: Vec<Vec<BoundSocket>>) -> Result<(), Fatal> {
     let cores = usize::from(shared.config.core_count());
-    await_ports(&shared.config)?;
+    assert_eq!(sockets.len(), cores, "every core thread has its sockets");
     if cores > 1 {
         tracing::info!("{} shards on {cores} core threads", shared.config.shards);
     }
@@ -64,10 +57,13 @@ pub fn run_cores(shared: &Shared, bulk: Bulk) -> Result<(), Fatal> {
     let together = Arc::new(Together::new(cores));
     let mut threads = Vec::new();
     let (told, words) = mpsc::unbounded_channel();
-    for (core, rings) in connect_all(cores).into_iter().enumerate() {
+    for (core, (rings, sockets)) in connect_all(cores).into_iter().zip(sockets).enumerate() {
         let leaving = Leaving { together: Arc::clone(&together), has_ended: false, told: told.clone() };
         let shared = shared.clone();
-        let main = move |rt| run_one(rt, shared, core, rings, leaving);
+        let main = move |rt: UringRuntime| {
+            rt.wire().adopt(sockets);
+            run_one(rt, shared, core, rings, leaving)
+        };
         match start_core_thread(core, &format!("core-{core}"), options.clone(), main) {
             Ok(thread) => threads.push(thread),
             Err(error) => {
@@ -198,24 +194,6 @@ pub fn no_ring(error: &std::io::Error) -> Fatal {
 
 fn panicked() -> Fatal {
     Fatal::Internal("a core thread panicked".to_owned())
-}
-
-/// Waits until nobody listens where this node is to listen.
-///
-/// It also tells what listeners can't: threads that share a port would share it with another process, and not notice.
-fn await_ports(config: &Config) -> Result<(), Fatal> {
-    let begun = Instant::now();
-    let clients = config.clients.iter().map(|address| (address, "clients"));
-    let peers = config.peers.iter().filter(|_| config.members.len() > 1).map(|address| (address, "peers"));
-    for (address, purpose) in clients.chain(peers).filter(|(address, _)| is_shared(address)) {
-        while let Err(error) = startup::check_port(address.as_str()) {
-            if error.kind() != ErrorKind::AddrInUse || begun.elapsed() >= PORT_PATIENCE {
-                return Err(Fatal::PortTaken { address: address.to_string(), purpose, why: error.to_string() });
-            }
-            std::thread::sleep(PORT_PAUSE);
-        }
-    }
-    Ok(())
 }
 
 async fn run_one(

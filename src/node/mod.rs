@@ -2,8 +2,8 @@
 //!
 //! Reading order: `core` (one core thread from its start to its end), `opening` and `progress` (directories and recovery),
 //! `host` and `answer_rooms` (one shard), `log_writer`, `keeping` and `disk_watch` (its disk), `living` (its lives),
-//! `mending` (a shard whose log is damaged), `installing` and `giving` (one
-//! that is behind the log, and who helps it), `listeners`, `peering` and `front` (its wires), `observer`, `admin` and
+//! `mending` (a shard whose log is damaged), `installing` and `giving` (one that is behind the log, and who helps it),
+//! `client_sockets`, `listeners`, `peering` and `front` (its wires), `observer`, `admin` and
 //! `admin_door` (what it shows, and to how many), `start`, `fate` and `stopping` (how
 //! it begins and ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
 //! speak), `together` (what they share), `cores` (their start and end).
@@ -12,6 +12,7 @@ pub mod acquaintance;
 pub mod admin;
 mod admin_door;
 pub mod answer_rooms;
+pub mod client_sockets;
 pub mod core;
 pub mod cores;
 pub mod descriptors;
@@ -53,7 +54,7 @@ use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::bulk::{Bulk, BulkOptions};
 use crate::io::lock::DirectoryLock;
-use crate::io::uring::{CoreOptions, block_on_core};
+use crate::io::uring::{BoundSocket, CoreOptions, block_on_core};
 use crate::io::{signals, startup};
 use crate::metrics::Metrics;
 use crate::status::Board;
@@ -76,11 +77,12 @@ pub fn init(config: &Config) -> Result<(), Fatal> {
     prepared.map_err(|error| no_ring(&error))?
 }
 
-/// Runs a node until it is told to stop, or must.
+/// Runs a node until it is told to stop, or must. `inherited`: sockets for clients that a service manager passed; then `config`
+/// names their addresses.
 ///
 /// # Errors
 /// The reason, where it did not stop because it was told to.
-pub fn run(mut config: Config, metrics: Arc<Metrics>) -> Result<(), Fatal> {
+pub fn run(mut config: Config, metrics: Arc<Metrics>, inherited: Vec<BoundSocket>) -> Result<(), Fatal> {
     startup::check_uring().map_err(Fatal::from)?;
     let open_files = startup::raise_limits(files_kept(&config)).map_err(Fatal::from)?;
     let connections_max = &mut config.tunables.connections_max;
@@ -98,13 +100,15 @@ pub fn run(mut config: Config, metrics: Arc<Metrics>) -> Result<(), Fatal> {
     }
     startup::check_directory(&config.data).map_err(Fatal::from)?;
     let _lock = DirectoryLock::acquire(&config.data).map_err(|error| opening::locked(&config.data, &error))?;
+    // Before anything that takes time: clients wait in the backlog from now on.
+    let sockets = client_sockets::listen(&config, inherited)?;
     let requests = signals::requests()
         .map_err(|error| Fatal::System { what: "to handle signals".to_owned(), why: error.to_string() })?;
     let board = Arc::new(Board::new(&config, &metrics));
     let _admin = Admin::start(config.admin.as_ref(), &config.data, Arc::clone(&metrics), Arc::clone(&board))?;
     let bulk = start_bulk(&config)?;
     tell_the_service_manager(Arc::clone(&board), Arc::clone(&metrics));
-    run_cores(&Shared { config, metrics, board, requests, door: Arc::default() }, bulk)
+    run_cores(&Shared { config, metrics, board, requests, door: Arc::default() }, bulk, sockets)
 }
 
 fn start_bulk(config: &Config) -> Result<Bulk, Fatal> {

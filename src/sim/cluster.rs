@@ -245,6 +245,7 @@ impl Cluster {
             clients: vec![address(node, 11300)],
             peers: Some(address(node, 7300)),
             admin: None,
+            clients_mode: None,
             members: members.collect::<BTreeMap<_, _>>(),
             shards: 1,
             cores: None,

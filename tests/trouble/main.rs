@@ -7,6 +7,7 @@ mod cluster;
 mod bad_input;
 mod full_disk;
 mod left_behind;
+mod listening;
 mod no_quorum;
 mod put_back;
 mod refusals;

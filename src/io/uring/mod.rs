@@ -26,7 +26,7 @@ pub(in crate::io) use disk::{FILE_MODE, allocate, sync_directory};
 pub use file::{Durability, UringFile};
 pub use map::FileMap;
 pub use stream::{UringReader, UringWriter};
-pub use wire::{UringListener, UringWire};
+pub use wire::{BoundSocket, UringListener, UringWire};
 
 use self::core::Panics;
 use super::Runtime;

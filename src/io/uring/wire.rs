@@ -2,7 +2,7 @@
 //!
 //! It must never leave an accept or a connect pending when its owner has gone.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use io_uring::opcode;
+use io_uring::types::CancelBuilder;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::op;
@@ -35,13 +36,20 @@ const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()
 #[derive(Debug, Clone)]
 pub struct UringWire {
     share_ports: bool,
+    /// Sockets for clients that were made before this thread.
+    bound: Rc<RefCell<Vec<BoundSocket>>>,
 }
 
 impl UringWire {
     /// `share_ports`: several core threads listen on the same TCP port for clients, and the kernel spreads connections
     /// over them. A port for peers is never shared: one core thread listens there.
     pub(super) fn new(share_ports: bool) -> UringWire {
-        UringWire { share_ports }
+        UringWire { share_ports, bound: Rc::default() }
+    }
+
+    /// Whoever listens for clients at the address of one of these gets it, instead of a new one.
+    pub fn adopt(&self, sockets: Vec<BoundSocket>) {
+        self.bound.borrow_mut().extend(sockets);
     }
 }
 
@@ -52,10 +60,14 @@ impl Wire for UringWire {
     type Detached = OwnedFd;
 
     fn listen(&self, address: &str, options: WireOptions) -> io::Result<UringListener> {
-        match address.strip_prefix("unix:") {
-            Some(path) => listen_unix(Path::new(path)),
-            None => listen_tcp(address, options, self.share_ports && options == WireOptions::Client),
+        if options == WireOptions::Client {
+            let mut bound = self.bound.borrow_mut();
+            if let Some(at) = bound.iter().position(|socket| socket.address == address) {
+                return Ok(UringListener::new(bound.remove(at)));
+            }
         }
+        let share_port = self.share_ports && options == WireOptions::Client;
+        BoundSocket::listen(address, options, share_port, None).map(UringListener::new)
     }
 
     async fn connect(&self, address: &str, options: WireOptions) -> io::Result<(UringReader, UringWriter)> {
@@ -100,12 +112,17 @@ fn no_address(address: &str) -> io::Error {
 /// set is final and, where nobody has raised net.core.wmem_max, far smaller.
 fn tcp_socket(address: SocketAddr, options: WireOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    set_tcp_options(&socket, options)?;
+    Ok(socket)
+}
+
+fn set_tcp_options(socket: &Socket, options: WireOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)?;
     if options == WireOptions::Peer {
         socket.set_tcp_user_timeout(Some(PEER_USER_TIMEOUT))?;
     }
-    Ok(socket)
+    Ok(())
 }
 
 async fn connect_to(socket: Socket, to: SockAddr) -> io::Result<(UringReader, UringWriter)> {
@@ -135,22 +152,99 @@ impl Drop for Abandoned<'_> {
     }
 }
 
-fn listen_tcp(address: &str, options: WireOptions, share_port: bool) -> io::Result<UringListener> {
-    let bound = address.to_socket_addrs()?.next().ok_or_else(|| no_address(address))?;
-    // Accepted sockets inherit every option set here.
-    let socket = tcp_socket(bound, options)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(share_port)?;
-    socket.bind(&bound.into())?;
-    socket.listen(BACKLOG)?;
-    let local = socket.local_addr()?.as_socket().ok_or_else(|| no_address(address))?;
-    Ok(UringListener::new(socket, local.to_string(), None))
+/// A socket that listens, and that nobody accepts from yet: clients that connect wait in its backlog. Closed, and its file removed,
+/// when it is dropped.
+#[derive(Debug)]
+pub struct BoundSocket {
+    socket: Socket,
+    /// As it was asked for.
+    address: String,
+    local_address: String,
+    file: Option<SocketFile>,
+    /// Another process holds it too, and listens again when this one has ended: it is never shut down.
+    is_inherited: bool,
 }
 
-fn listen_unix(path: &Path) -> io::Result<UringListener> {
-    remove_stale(path)?;
-    let socket = unix_socket::listen(path, None, BACKLOG)?;
-    Ok(UringListener::new(socket, format!("unix:{}", path.display()), Some(path.to_owned())))
+impl BoundSocket {
+    /// `share_port`: other sockets of this process listen on the same TCP port. `mode`: the permissions of a Unix socket;
+    /// without one, those that the umask leaves.
+    ///
+    /// # Errors
+    /// The address is in use, or not one of this host.
+    pub fn listen(address: &str, options: WireOptions, share_port: bool, mode: Option<u32>) -> io::Result<BoundSocket> {
+        if let Some(path) = address.strip_prefix("unix:").map(Path::new) {
+            remove_stale(path)?;
+            let socket = unix_socket::listen(path, mode, BACKLOG)?;
+            let (address, file) = (address.to_owned(), Some(SocketFile(path.to_owned())));
+            return Ok(BoundSocket { socket, local_address: address.clone(), address, file, is_inherited: false });
+        }
+        let bound = address.to_socket_addrs()?.next().ok_or_else(|| no_address(address))?;
+        // Accepted sockets inherit every option set here.
+        let socket = tcp_socket(bound, options)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(share_port)?;
+        socket.bind(&bound.into())?;
+        socket.listen(BACKLOG)?;
+        let local_address = socket.local_addr()?.as_socket().ok_or_else(|| no_address(address))?.to_string();
+        Ok(BoundSocket { socket, address: address.to_owned(), local_address, file: None, is_inherited: false })
+    }
+
+    /// A socket that another process has made: of TCP or Unix streams, and listening.
+    ///
+    /// # Errors
+    /// It is another kind of descriptor.
+    pub fn inherit(descriptor: OwnedFd) -> io::Result<BoundSocket> {
+        let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
+        let socket = Socket::from(descriptor);
+        let kind = socket.r#type().map_err(|_| refused("it is no socket"))?;
+        if kind != Type::STREAM {
+            return Err(refused("it is a socket of another kind than streams (in systemd: ListenStream=)"));
+        }
+        if !socket.is_listener()? {
+            return Err(refused("it does not listen: it is one connection (in systemd: Accept=no)"));
+        }
+        let local = socket.local_addr()?;
+        let address = match local.as_socket() {
+            Some(address) => {
+                set_tcp_options(&socket, WireOptions::Client)?;
+                address.to_string()
+            }
+            None if local.is_unix() => {
+                let path = local.as_pathname().map(|path| path.display().to_string());
+                format!("unix:{}", path.unwrap_or_else(|| "(a name without a file)".to_owned()))
+            }
+            None => return Err(refused("it is neither of TCP nor a Unix socket")),
+        };
+        // An accept waits on the ring; one that must not wait would fail there.
+        socket.set_nonblocking(false)?;
+        Ok(BoundSocket { socket, local_address: address.clone(), address, file: None, is_inherited: true })
+    }
+
+    /// The same socket, for another core thread to accept from.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn share(&self) -> io::Result<BoundSocket> {
+        assert!(self.is_inherited, "a socket of this process is shut down by the first that closes it");
+        let (address, local_address) = (self.address.clone(), self.local_address.clone());
+        Ok(BoundSocket { socket: self.socket.try_clone()?, address, local_address, file: None, is_inherited: true })
+    }
+
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// The file of a Unix socket; removed when this is dropped.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Not found: somebody tidied up already.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// A socket file outlives the process that made it. It goes if nobody answers behind it; anything else stays.
@@ -171,12 +265,31 @@ pub struct UringListener {
     socket: Rc<OwnedFd>,
     local_address: String,
     closed: Cell<bool>,
-    unix_path: Option<PathBuf>,
+    file: RefCell<Option<SocketFile>>,
+    is_inherited: bool,
 }
 
 impl UringListener {
-    fn new(socket: Socket, local_address: String, unix_path: Option<PathBuf>) -> UringListener {
-        UringListener { socket: Rc::new(socket.into()), local_address, closed: Cell::new(false), unix_path }
+    fn new(bound: BoundSocket) -> UringListener {
+        let BoundSocket { socket, local_address, file, is_inherited, .. } = bound;
+        UringListener {
+            socket: Rc::new(socket.into()),
+            local_address,
+            closed: Cell::new(false),
+            file: RefCell::new(file),
+            is_inherited,
+        }
+    }
+
+    /// Ends an accept that is pending, with `ECANCELED`.
+    fn cancel_accept(&self) {
+        // While the ring ends it cancels everything itself.
+        if op::phase() == op::Phase::Running {
+            // SAFETY: the entry holds no address. Nobody needs the result: without a pending accept there is nothing to cancel.
+            drop(unsafe {
+                op::submit(&self.socket, (), |fd, ()| opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build())
+            });
+        }
     }
 }
 
@@ -215,12 +328,13 @@ impl Listener for UringListener {
         if self.closed.replace(true) {
             return;
         }
-        // Ends a pending accept with EINVAL; closing the descriptor would not, the operation holds the socket.
-        let _ = SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Both);
-        if let Some(path) = &self.unix_path {
-            // Not found: somebody tidied up already.
-            let _ = std::fs::remove_file(path);
+        if self.is_inherited {
+            self.cancel_accept();
+        } else {
+            // Ends a pending accept with EINVAL; closing the descriptor would not, the operation holds the socket.
+            let _ = SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Both);
         }
+        drop(self.file.take());
     }
 }
 
@@ -233,6 +347,39 @@ impl Drop for UringListener {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn listen_tcp(address: &str, options: WireOptions, share_port: bool) -> io::Result<UringListener> {
+        BoundSocket::listen(address, options, share_port, None).map(UringListener::new)
+    }
+
+    #[test]
+    fn a_socket_that_nobody_took_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let bound =
+            BoundSocket::listen(&format!("unix:{}", path.display()), WireOptions::Client, false, Some(0o660)).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_a_stream_socket_that_listens_is_inherited() {
+        let why = |descriptor: OwnedFd| BoundSocket::inherit(descriptor).unwrap_err().to_string();
+        assert_eq!(why(tempfile::tempfile().unwrap().into()), "it is no socket");
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(why(datagrams.into()).starts_with("it is a socket of another kind"));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(why(connection.into()).starts_with("it does not listen"));
+
+        let address = listener.local_addr().unwrap().to_string();
+        let inherited = BoundSocket::inherit(listener.into()).unwrap();
+        assert_eq!(inherited.share().unwrap().address(), address);
+        // Closing it leaves the socket of the other holder alone.
+        UringListener::new(inherited.share().unwrap()).close();
+        std::net::TcpStream::connect(address).unwrap();
+    }
 
     #[test]
     fn an_accepted_stream_has_the_options_of_its_listener() {
