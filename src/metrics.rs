@@ -105,6 +105,8 @@ metrics! {
         memory_bytes: Gauge = "memory_bytes", "Bytes of physical memory that the process takes, when this was asked for";
         disk_free_bytes: Gauge = "disk_free_bytes", "Bytes that this process may still take on the file system of the data directory";
         room: Gauge = "room", "1 while this node's disk has more room than disk_reserve_bytes";
+        log_lines_lost: Counter = "log_lines_lost", "Lines of the log that nobody took: standard error was not read, or its device is full";
+        log_lines_suppressed: Counter = "log_lines_suppressed", "Lines of the log that were repeated too often; their number is in the log, once a minute";
         recovery_seconds: Histogram = "recovery_seconds", "Time from the start of the process until a shard had recovered its log";
     }
     /// What one shard counts on this node. What is replicated is the same on every node; take one, not the sum.

@@ -3,7 +3,7 @@
 
 pub mod admission;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -335,6 +335,9 @@ pub struct Board {
     /// [`FREE_UNKNOWN`] before it was looked at.
     free_bytes: AtomicU64,
     shards: Vec<Posted>,
+    /// Where clients are served, and whether they ever were.
+    clients: String,
+    has_served: AtomicBool,
 }
 
 const FREE_UNKNOWN: u64 = u64::MAX;
@@ -367,7 +370,23 @@ impl Board {
             reserve_bytes: config.tunables.disk_reserve_bytes,
             free_bytes: AtomicU64::new(FREE_UNKNOWN),
             shards: (0..config.shards).map(posted).collect(),
+            clients: config.clients.iter().map(Address::as_str).collect::<Vec<_>>().join(" and "),
+            has_served: AtomicBool::new(false),
         }
+    }
+
+    /// Whether every shard serves here for the first time since the start: then, once, where clients are served.
+    #[must_use]
+    pub fn begins_to_serve(&self) -> Option<&str> {
+        if self.has_served.load(Ordering::Relaxed) {
+            return None;
+        }
+        let serves = |posted: &Posted| {
+            let status = posted.status.load();
+            status.leader.is_some() && status.caught_up
+        };
+        let is_first = self.shards.iter().all(serves) && !self.has_served.swap(true, Ordering::Relaxed);
+        is_first.then_some(&*self.clients)
     }
 
     /// Shows the status of one shard from now on, here and in its gauges. A core thread does this after changes worth

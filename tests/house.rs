@@ -125,6 +125,20 @@ fn a_pure_room_names_nothing_of_the_outside_world() {
     assert!(wrong.is_empty(), "a pure room that is not:\n{}", wrong.join("\n"));
 }
 
+#[test]
+fn nothing_is_printed_in_a_way_that_panics_where_nobody_reads_it() {
+    let mut wrong = Vec::new();
+    // The simulator serves nobody.
+    for source in sources().iter().filter(|source| source.room != "sim") {
+        for (number, line) in &source.lines {
+            for name in ["println!", "print!", "eprintln!", "eprint!", "dbg!"].iter().filter(|name| names(line, name)) {
+                wrong.push(format!("{}:{number}: {name}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "use cli::output or cli::logging:\n{}", wrong.join("\n"));
+}
+
 /// Whether the line has the name as a word of its own, not as the end of a longer one.
 fn names(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))

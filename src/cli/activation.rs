@@ -30,12 +30,15 @@ pub fn sockets() -> Result<Vec<BoundSocket>, Fatal> {
     descriptors.map(inherit).collect()
 }
 
+pub fn addresses(sockets: &[BoundSocket]) -> Vec<String> {
+    sockets.iter().map(|socket| socket.address().to_owned()).collect()
+}
+
 /// Lays the addresses of the sockets over what is configured.
-pub fn lay_over(draft: &mut Draft, sockets: &[BoundSocket]) {
-    if sockets.is_empty() {
+pub fn lay_over(draft: &mut Draft, addresses: &[String]) {
+    if addresses.is_empty() {
         return;
     }
-    let addresses: Vec<&str> = sockets.iter().map(BoundSocket::address).collect();
     let key = Key::find("clients").expect("the key is in the table");
     draft.override_with_flag(key, ORIGIN, addresses.join(","));
 }

@@ -7,13 +7,13 @@ use clap::{ArgAction, Args};
 
 use super::activation;
 use super::config_flags::ConfigFlags;
+use super::logging;
 use super::output;
 use super::privileges;
 use super::run;
 use crate::config::{Config, Draft, Key};
 use crate::fatal::Fatal;
 use crate::io::lock::holder_of;
-use crate::io::uring::BoundSocket;
 
 /// How the names of directories begin that are removed with their server.
 const TEMPORARY: &str = "beaver-beanstalkd-";
@@ -37,7 +37,7 @@ Accepted, without a meaning here: -f MS, -F (every job is on disk before it is a
 -s BYTES, -c, -n.";
 
 /// Run with the flags of beanstalkd, as a drop-in for it
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(override_help = HELP)]
 pub struct BeanstalkdArgs {
     #[arg(short = 'l', default_value = "0.0.0.0")]
@@ -89,13 +89,13 @@ pub fn run(args: &BeanstalkdArgs) -> u8 {
         Some(directory) => run::ended(serve(args, directory)),
         None => match temporary_directory() {
             Ok(directory) => {
-                eprintln!(
-                    "beaver-raft: without -b nothing is kept: the queue lives in {} and is removed with the server",
+                logging::say(&format!(
+                    "without -b nothing is kept: the queue lives in {} and is removed with the server",
                     directory.display()
-                );
+                ));
                 let status = run::ended(serve(args, &directory));
                 if let Err(why) = std::fs::remove_dir_all(&directory) {
-                    eprintln!("beaver-raft: {} could not be removed: {why}", directory.display());
+                    logging::say(&format!("{} could not be removed: {why}", directory.display()));
                 }
                 status
             }
@@ -107,18 +107,21 @@ pub fn run(args: &BeanstalkdArgs) -> u8 {
 fn serve(args: &BeanstalkdArgs, directory: &Path) -> Result<(), Fatal> {
     let meaningless = args.meaningless();
     if !meaningless.is_empty() {
-        eprintln!(
-            "beaver-raft: {} accepted without a meaning here: every job is on disk before it is acknowledged",
+        logging::say(&format!(
+            "{} accepted without a meaning here: every job is on disk before it is acknowledged",
             meaningless.join(", ")
-        );
+        ));
     }
     let inherited = activation::sockets()?;
-    run::start(args.config(directory, &inherited)?, inherited)
+    let addresses = activation::addresses(&inherited);
+    let (args, directory) = (args.clone(), directory.to_owned());
+    let read = move || args.config(&directory, &addresses);
+    run::start(read()?, inherited, read)
 }
 
 impl BeanstalkdArgs {
     /// The environment may set what the original has no flag for, such as `BEAVER_RAFT_ADMIN`.
-    fn config(&self, directory: &Path, inherited: &[BoundSocket]) -> Result<Config, Fatal> {
+    fn config(&self, directory: &Path, inherited: &[String]) -> Result<Config, Fatal> {
         let mut draft = ConfigFlags::default().lay_over(Draft::default())?;
         let mut set = |key: &str, flag: &str, value: String| {
             draft.override_with_flag(Key::find(key).expect("the key is in the table"), flag, value);
@@ -188,7 +191,7 @@ fn remove_left_behind(parent: &Path) {
         let (path, name) = (entry.path(), entry.file_name());
         let is_ours = name.to_string_lossy().starts_with(TEMPORARY) && path.join("LOCK").exists();
         if is_ours && matches!(holder_of(&path), Ok(None)) && std::fs::remove_dir_all(&path).is_ok() {
-            eprintln!("beaver-raft: removed {}, which a server that was killed left", path.display());
+            logging::say(&format!("removed {}, which a server that was killed left", path.display()));
         }
     }
 }

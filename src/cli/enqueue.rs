@@ -70,7 +70,7 @@ struct Stop {
 pub fn enqueue(args: &EnqueueArgs) -> u8 {
     let defaults = Defaults { tube: args.tube.clone(), priority: args.priority, delay_s: args.delay, ttr_s: args.ttr };
     if let Err(why) = check_tube(&args.tube) {
-        eprintln!("--tube: {why}");
+        output::complain(&format!("--tube: {why}\n"));
         return 2;
     }
     let opened = if args.file.as_os_str() == "-" {
@@ -81,7 +81,7 @@ pub fn enqueue(args: &EnqueueArgs) -> u8 {
     let file = match opened {
         Ok(file) => file,
         Err(e) => {
-            eprintln!("cannot read {}: {e}", args.file.display());
+            output::complain(&format!("cannot read {}: {e}\n", args.file.display()));
             return 1;
         }
     };
@@ -98,7 +98,7 @@ fn check(mut jobs: Jobs<File>) -> u8 {
                 return 0;
             }
             Err(why) => {
-                eprintln!("{why}");
+                output::complain(&format!("{why}\n"));
                 output::print(&format!("{count} well-formed jobs before that; none was sent\n"));
                 return 1;
             }
@@ -110,7 +110,7 @@ fn put_all(args: &EnqueueArgs, file: File, defaults: Defaults) -> u8 {
     let bytes = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
     let (halt, input) = Halt::with_input(file);
     if let Err(why) = halt.on_signals() {
-        eprintln!("an interrupt will end this without a report: {why}");
+        output::complain(&format!("an interrupt will end this without a report: {why}\n"));
     }
     let outcome = Arc::new(Outcome::new(halt));
     let answer_timeout = Duration::from_secs(args.timeout.into());
@@ -130,7 +130,7 @@ fn put_all(args: &EnqueueArgs, file: File, defaults: Defaults) -> u8 {
     } else if let (Some(why), 1..) = (outcome.halt.reason(), ledger.unknown()) {
         complaints.push_str(&format!("{why}\n"));
     }
-    eprint!("{complaints}");
+    output::complain(&complaints);
     // Whether it can be told or not, the status says what became of the jobs.
     output::print(&format!(
         "{} acknowledged, {} not enqueued, {} unknown{}\n",
@@ -144,7 +144,7 @@ fn put_all(args: &EnqueueArgs, file: File, defaults: Defaults) -> u8 {
             if ledger.refused() + ledger.unknown() > 0 { ", without the jobs that are named above" } else { "" };
         // What was left out this time is left out the next time too.
         let from = place.number.max(args.from);
-        eprintln!("to continue from there{named}: the same command with --from {from}");
+        output::complain(&format!("to continue from there{named}: the same command with --from {from}\n"));
     }
     u8::from(!complaints.is_empty())
 }
@@ -212,7 +212,7 @@ impl Progress {
 
     fn end(&self) {
         if self.terminal && self.drawn {
-            eprint!("\r\x1b[K");
+            output::complain("\r\x1b[K");
         }
     }
 }

@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::client::Scissors;
+use crate::io::signals::heeded;
 
 /// How long the answers to what was sent may still come after a signal: every one of them is a job less that is unknown.
 const GRACE: Duration = Duration::from_secs(1);
@@ -75,7 +76,7 @@ impl Halt {
     /// # Errors
     /// A handler cannot be set, or the thread cannot be made.
     pub fn on_signals(self: &Arc<Halt>) -> io::Result<()> {
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let mut signals = Signals::new(heeded(&[SIGINT, SIGTERM]))?;
         let halt = Arc::clone(self);
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             if signals.forever().next().is_none() {

@@ -1,4 +1,4 @@
-//! Standard output of a command.
+//! Standard output and standard error of a command that does not serve. What a node says goes through `logging`.
 //!
 //! It must never end the process: that nobody reads it, or that it can't be written, says nothing of what the command did.
 
@@ -9,9 +9,15 @@ pub fn print(text: &str) -> bool {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            let _ = writeln!(io::stderr(), "beaver-raft: cannot write to standard output: {error}");
+            complain(&format!("beaver-raft: cannot write to standard output: {error}\n"));
             false
         }
         _ => true,
     }
+}
+
+/// Writes a text to standard error. Where that fails there is nobody left to tell; the exit status still says what it says.
+pub fn complain(text: &str) {
+    let mut error = io::stderr().lock();
+    let _ = error.write_all(text.as_bytes()).and_then(|()| error.flush());
 }

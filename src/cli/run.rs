@@ -1,6 +1,6 @@
 //! `beaver-raft run` and `beaver-raft init`: from the configuration to a node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::activation;
@@ -21,8 +21,8 @@ A cluster's member:  beaver-raft init --config node.yaml     (once)
                      beaver-raft run --config node.yaml
 
 SIGTERM stops it: leadership moves, what is under way is finished. SIGUSR1 drains
-it: puts are refused, the rest goes on. --help shows every key of the
-configuration as a flag.")]
+it: puts are refused, the rest goes on. SIGHUP has it read the log's level again.
+--help shows every key of the configuration as a flag.")]
 pub struct RunArgs {
     /// The member's configuration
     #[arg(long, value_name = "FILE")]
@@ -43,16 +43,19 @@ pub struct InitArgs {
 
 /// Runs until the node stops; gives the exit status.
 pub fn run(args: RunArgs) -> u8 {
+    let RunArgs { config: file, flags } = args;
     let run = || {
         let inherited = activation::sockets()?;
-        start(load(args.config, &args.flags, &inherited)?, inherited)
+        let addresses = activation::addresses(&inherited);
+        let read = move || load(file.as_deref(), &flags, &addresses).map_err(Fatal::from);
+        start(read()?, inherited, read)
     };
     ended(run())
 }
 
 /// Prepares the directory; gives the exit status.
 pub fn init(args: &InitArgs) -> u8 {
-    let prepared = load(Some(args.config.clone()), &args.flags, &[]).map_err(Fatal::from).and_then(|config| {
+    let prepared = load(Some(&args.config), &args.flags, &[]).map_err(Fatal::from).and_then(|config| {
         node::init(&config)?;
         output::print(&format!(
             "{} is prepared for node {} of cluster {}; start it with: beaver-raft run --config {}\n",
@@ -67,11 +70,17 @@ pub fn init(args: &InitArgs) -> u8 {
 }
 
 /// Starts logging and runs a node until it stops. `inherited`: the sockets for clients, where a service manager passed some.
+/// `read` reads its configuration again.
 ///
 /// # Errors
 /// The reason, where it did not stop because it was told to.
-pub fn start(config: Config, inherited: Vec<BoundSocket>) -> Result<(), Fatal> {
-    logging::start(&config.log);
+pub fn start(
+    config: Config,
+    inherited: Vec<BoundSocket>,
+    read: impl Fn() -> Result<Config, Fatal> + Send + 'static,
+) -> Result<(), Fatal> {
+    let metrics = Arc::new(Metrics::new());
+    logging::start(&config.log, &metrics.node);
     let clients: Vec<&str> = config.clients.iter().map(Address::as_str).collect();
     tracing::info!(
         "beaver-raft {}: node {} of cluster {}, data in {}, clients at {}",
@@ -81,23 +90,45 @@ pub fn start(config: Config, inherited: Vec<BoundSocket>) -> Result<(), Fatal> {
         config.data.display(),
         clients.join(" and ")
     );
-    node::run(config, Arc::new(Metrics::new()), inherited)
+    let mut running = config.clone();
+    node::run(config, metrics, inherited, move || reread(&read, &mut running))
+}
+
+/// Takes over what may change while a node runs: the log's level.
+fn reread(read: &impl Fn() -> Result<Config, Fatal>, running: &mut Config) {
+    let now = match read() {
+        Ok(now) => now,
+        Err(why) => return tracing::warn!("SIGHUP: nothing is changed, the configuration cannot be read again: {why}"),
+    };
+    if let Err(why) = logging::set_level(&now.log) {
+        return tracing::warn!("SIGHUP: the log's level stays {}: {why}", running.log);
+    }
+    let level = match now.log == running.log {
+        true => format!("stays {}", now.log),
+        false => format!("is {}, after {}", now.log, running.log),
+    };
+    running.log.clone_from(&now.log);
+    let rest = if now == *running { "" } else { "; what else was changed takes a restart" };
+    tracing::info!("SIGHUP: the configuration was read again: the log's level {level}{rest}");
 }
 
 /// One clear line for the operator where something went wrong, and the exit status.
 pub fn ended(result: Result<(), Fatal>) -> u8 {
     match result {
-        Ok(()) => 0,
+        Ok(()) => {
+            logging::end(None);
+            0
+        }
         Err(fatal) => {
-            eprintln!("beaver-raft: {fatal}");
+            logging::end(Some(&fatal.to_string()));
             fatal.exit_status()
         }
     }
 }
 
-fn load(file: Option<PathBuf>, flags: &ConfigFlags, inherited: &[BoundSocket]) -> Result<Config, ConfigError> {
+fn load(file: Option<&Path>, flags: &ConfigFlags, inherited: &[String]) -> Result<Config, ConfigError> {
     let is_member = file.is_some();
-    let mut draft = flags.lay_over(file.map_or_else(|| Ok(Draft::default()), |file| Draft::read(&file))?)?;
+    let mut draft = flags.lay_over(file.map_or_else(|| Ok(Draft::default()), Draft::read)?)?;
     activation::lay_over(&mut draft, inherited);
     if is_member { draft.validate() } else { draft.validate_embedded() }
 }

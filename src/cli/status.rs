@@ -52,7 +52,7 @@ pub fn status(args: &StatusArgs) -> u8 {
         (Some(data), _) => vec![ask_in(data)],
         (None, Ok(addresses)) => ask_all(addresses.into_iter().map(|address| (None, Some(address))).collect()),
         (None, Err(why)) => {
-            eprintln!("beaver-raft: {why}");
+            output::complain(&format!("beaver-raft: {why}\n"));
             return 2;
         }
     };
@@ -66,7 +66,7 @@ pub fn status(args: &StatusArgs) -> u8 {
     let is_told = match text {
         Ok(text) => output::print(&text),
         Err(why) => {
-            eprintln!("beaver-raft: {why}");
+            output::complain(&format!("beaver-raft: {why}\n"));
             false
         }
     };

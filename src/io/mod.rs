@@ -197,6 +197,8 @@ pub trait Writer: 'static {
     fn shutdown(&self);
     /// A handle that shuts the stream down from another task of the same thread.
     fn closer(&self) -> Box<dyn Fn()>;
+    /// The host at the other end, for people: without its port, which is another each time.
+    fn peer_host(&self) -> String;
 }
 
 /// Lets every other task of the thread run once.

@@ -15,6 +15,7 @@ use super::handshake::{
     ConnectionId, Gate, HANDSHAKE_BYTES_MAX, Hello, HelloError, Identity, Refusal, RefusalCode, Welcome, went_back,
 };
 use super::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
+use super::refused::RefusedPeers;
 use super::stream::{Deadline, FrameReader, StreamEnd};
 use crate::io::{Reader, Runtime, Wire, Writer};
 use crate::types::{Incarnation, NodeId, ShardId};
@@ -45,6 +46,7 @@ pub struct Acceptor<R: Runtime, G: Gate> {
     counters: AcceptorCounters,
     unadmitted: Unadmitted,
     newest: RefCell<BTreeMap<(ShardId, NodeId), Newest>>,
+    refused: RefCell<RefusedPeers>,
 }
 
 /// The newest connection of one node for one shard that was ever admitted. It outlives the connection: an older one
@@ -133,8 +135,9 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         route: impl Fn(ShardId, NodeId) -> Option<Route> + 'static,
         counters: AcceptorCounters,
     ) -> Rc<Acceptor<R, G>> {
-        let (unadmitted, newest) = (Unadmitted::default(), RefCell::default());
-        Rc::new(Acceptor { runtime, identity, limits, gate, route: Box::new(route), counters, unadmitted, newest })
+        let (unadmitted, newest, refused) = (Unadmitted::default(), RefCell::default(), RefCell::default());
+        let route = Box::new(route);
+        Rc::new(Acceptor { runtime, identity, limits, gate, route, counters, unadmitted, newest, refused })
     }
 
     /// Lets whoever dialled say who it is, and decides nothing about it: the shard may be another thread's. None where it
@@ -145,12 +148,13 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         mut writer: <R::Wire as Wire>::Writer,
     ) -> Option<Greeted<R::Wire>> {
         let _place = self.unadmitted.take_place(self.limits.handshakes_max, &writer);
+        let from = writer.peer_host();
         let mut reader = FrameReader::new(reader, HANDSHAKE_BYTES_MAX);
         match self.read_hello(&mut reader, &mut writer).await {
             Ok(hello) => Some(Greeted { hello, reader, writer }),
             Err(error) => {
                 writer.shutdown();
-                self.log_unadmitted(&error);
+                self.log_unadmitted(&error, None, &from);
                 None
             }
         }
@@ -160,13 +164,14 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
     pub async fn serve(self: Rc<Self>, greeted: Greeted<R::Wire>) {
         let Greeted { hello, mut reader, mut writer } = greeted;
         let place = self.unadmitted.take_place(self.limits.handshakes_max, &writer);
+        let from = writer.peer_host();
         let admitted = self.shake_hands(hello, &mut reader, &mut writer).await;
         drop(place);
         let (hello, route) = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
                 writer.shutdown();
-                self.log_unadmitted(&error);
+                self.log_unadmitted(&error, Some(hello.identity.node), &from);
                 return;
             }
         };
@@ -179,7 +184,9 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         writer.shutdown();
         if end.is_bad_frame() {
             route.counters.bad_frames.inc();
-            tracing::warn!(peer = %node, shard = %hello.shard, %connection, error = %end, "dropped the connection of a peer");
+            tracing::warn!(
+                peer = %node, shard = %hello.shard, %from, %connection, error = %end, "dropped the connection of a peer"
+            );
         } else {
             tracing::debug!(peer = %node, shard = %hello.shard, %connection, end = %end, "the connection of a peer ended");
         }
@@ -322,15 +329,18 @@ impl<R: Runtime, G: Gate> Acceptor<R, G> {
         }
     }
 
-    fn log_unadmitted(&self, error: &ServeError) {
+    /// `node`: who it says it is.
+    fn log_unadmitted(&self, error: &ServeError, node: Option<NodeId>, from: &str) {
         if let ServeError::Refused(refusal) = error {
             self.counters.handshakes_refused.inc();
-            tracing::warn!(code = refusal.code.name(), "refused a peer: {refusal}");
+            if let Some(line) = self.refused.borrow_mut().say(self.runtime.now(), node, refusal, from) {
+                tracing::warn!("{line}");
+            }
         } else if error.is_bad_frame() {
             self.counters.bad_frames.inc();
-            tracing::warn!(%error, "dropped a connection that is not of a peer");
+            tracing::warn!(%from, %error, "dropped a connection that is not of a peer");
         } else {
-            tracing::debug!(%error, "a connection to the peer port ended before its handshake");
+            tracing::debug!(%from, %error, "a connection to the peer port ended before its handshake");
         }
     }
 }

@@ -12,7 +12,7 @@ use super::backoff::Backoff;
 use super::fields::DecodeError;
 use super::frame::FrameKind;
 use super::handshake::{Gate, HANDSHAKE_BYTES_MAX, Hello, HelloError, Identity, Refusal, RefusalCode, Welcome};
-use super::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
+use super::link::{LinkCounters, LinkLimits, LinkNews, LinkReport, PeerEvent, PeerSink};
 use super::outbox::Outbox;
 use super::stream::{Deadline, FrameReader, StreamEnd};
 use crate::io::{Runtime, Wire, WireOptions, Writer};
@@ -71,8 +71,40 @@ impl DialError {
         }
     }
 
+    /// For the operator: who could not be reached where, and why.
+    fn clause(&self, peer: NodeId, address: &str) -> String {
+        let (text, advice) = match self {
+            DialError::RefusedByPeer(refusal) => {
+                (format!("node {peer} at {address} refuses this node: {refusal}"), refusal.code.advice())
+            }
+            DialError::RefusedByUs(refusal) => {
+                (format!("this node refuses node {peer} at {address}: {refusal}"), refusal.code.advice())
+            }
+            DialError::Connect(error) => (format!("cannot reach node {peer} at {address}: {}", plain(error)), None),
+            error => (format!("cannot reach node {peer} at {address}: {error}"), None),
+        };
+        advice.map_or_else(|| text.clone(), |advice| format!("{text}; {advice}"))
+    }
+
     fn is_bad_frame(&self) -> bool {
         matches!(self, DialError::Broken(StreamEnd::Frame(_)) | DialError::Unexpected(_) | DialError::Decode(_))
+    }
+}
+
+/// Why there was no connection, in the words of an operator.
+fn plain(error: &io::Error) -> String {
+    const LOOKUP: &str = "failed to lookup address information: ";
+    let text = error.to_string();
+    if let Some((_, why)) = text.split_once(LOOKUP) {
+        let is_unknown = ["Name or service not known", "No address associated"].iter().any(|known| why.contains(known));
+        return if is_unknown { "name not known".to_owned() } else { format!("its name cannot be looked up: {why}") };
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::TimedOut => "no answer".to_owned(),
+        io::ErrorKind::HostUnreachable => "its host cannot be reached".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "its network cannot be reached".to_owned(),
+        _ => text,
     }
 }
 
@@ -115,6 +147,7 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
                         return;
                     }
                     self.counters.connections_lost.inc();
+                    self.report(LinkNews::Lost);
                     self.report_lost(false, &mut said);
                     if self.runtime.now().saturating_sub(up_since) >= STEADY {
                         backoff.reset();
@@ -185,13 +218,13 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
     async fn carry(&self, admitted: Admitted<R::Wire>, outbox: &Outbox) {
         let Admitted { start, reader, mut writer } = admitted;
         let connection = outbox.begin_connection();
-        tracing::info!(peer = %self.peer, shard = %self.shard, address = self.address, "connected to a peer");
+        self.report(LinkNews::Connected);
         self.sink.handle(PeerEvent::Connected { node: self.peer, start });
         self.runtime.spawn(self.watch(reader, outbox.clone(), connection, writer.closer()));
         while let Some(batch) = outbox.next_batch().await {
             let (frames, bytes) = (batch.frames, batch.bytes as u64);
             if let Err(error) = writer.write(batch.chunks).await {
-                tracing::info!(peer = %self.peer, shard = %self.shard, %error, "writing to a peer failed");
+                tracing::debug!(peer = %self.peer, shard = %self.shard, %error, "writing to a peer failed");
                 break;
             }
             self.counters.frames_sent.inc_by(frames);
@@ -201,28 +234,32 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
         outbox.end_connection(connection);
     }
 
+    fn report(&self, what: LinkNews<'_>) {
+        let (at, address) = (self.runtime.now(), self.address.as_str());
+        self.sink.report(LinkReport { at, node: self.peer, shard: self.shard, address, what });
+    }
+
     fn report_lost(&self, refused: bool, said: &mut Said) {
         if said.lost != Some(refused) {
             said.lost = Some(refused);
-            tracing::info!(peer = %self.peer, shard = %self.shard, refused, "no connection to a peer");
             self.sink.handle(PeerEvent::Lost { node: self.peer, refused });
         }
     }
 
     fn report_failure(&self, error: &DialError, said: &mut Said, backoff: &mut Backoff) {
         tracing::debug!(peer = %self.peer, shard = %self.shard, address = self.address, %error, "dialling a peer failed");
+        let is_passing = error.refusal().is_some_and(|refusal| refusal.code.is_passing());
+        self.report(LinkNews::Failed { why: &error.clause(self.peer, &self.address), is_passing });
         if error.is_bad_frame() {
             self.counters.bad_frames.inc();
-            tracing::warn!(peer = %self.peer, address = self.address, %error, "dropped a connection to a peer");
         }
         if let Some(refusal) = error.refusal() {
             self.counters.handshakes_refused.inc();
-            if !matches!(refusal.code, RefusalCode::Unready | RefusalCode::Superseded) {
+            if !refusal.code.is_passing() {
                 backoff.skip_to_longest();
             }
             if said.refusal != Some(refusal.code) {
                 said.refusal = Some(refusal.code);
-                tracing::warn!(peer = %self.peer, shard = %self.shard, address = self.address, %error, "no link to a peer");
                 let by_peer = matches!(error, DialError::RefusedByPeer(_));
                 self.sink.handle(PeerEvent::Refused { node: Some(self.peer), reason: refusal.clone(), by_peer });
             }
@@ -266,5 +303,39 @@ impl<R: Runtime, G: Gate> Dialer<R, G> {
             outbox.end_connection(connection);
             close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clause(error: DialError) -> String {
+        error.clause(NodeId(2), "two:24122")
+    }
+
+    #[test]
+    fn why_a_peer_cannot_be_reached_is_said_in_plain_words() {
+        let said = |error| clause(DialError::Connect(error));
+        let lookup = |why: &str| said(io::Error::other(format!("failed to lookup address information: {why}")));
+        let kind = |kind: io::ErrorKind| said(kind.into());
+        assert_eq!(lookup("Name or service not known"), "cannot reach node 2 at two:24122: name not known");
+        let later = lookup("Temporary failure in name resolution");
+        assert!(later.ends_with("its name cannot be looked up: Temporary failure in name resolution"), "{later}");
+        assert_eq!(
+            said(io::Error::from_raw_os_error(libc::ECONNREFUSED)),
+            "cannot reach node 2 at two:24122: connection refused"
+        );
+        assert_eq!(kind(io::ErrorKind::TimedOut), "cannot reach node 2 at two:24122: no answer");
+    }
+
+    #[test]
+    fn a_refusal_says_who_refuses_whom_and_what_to_do() {
+        let refusal = || Refusal::new(RefusalCode::Cluster, "node 2 belongs to another cluster than node 1");
+        let by_peer = clause(DialError::RefusedByPeer(refusal()));
+        assert!(by_peer.starts_with("node 2 at two:24122 refuses this node: node 2 belongs to another"), "{by_peer}");
+        assert!(by_peer.contains("check `members`"), "{by_peer}");
+        let by_us = clause(DialError::RefusedByUs(refusal()));
+        assert!(by_us.starts_with("this node refuses node 2 at two:24122: node 2 belongs"), "{by_us}");
     }
 }

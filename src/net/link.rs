@@ -4,7 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::handshake::{ConnectionId, HANDSHAKE_DEADLINE, Refusal};
 use super::message::PeerMessage;
-use crate::types::{Incarnation, Nanos, NodeId, Start};
+use crate::types::{Incarnation, Nanos, NodeId, ShardId, Start};
 use crate::wal::entry::ENTRY_BYTES_MAX;
 
 /// What happens on the links of one shard to its peers, in the order in which it happens.
@@ -57,6 +57,31 @@ pub enum PeerEvent {
 /// Takes the events of one shard, on the thread of the links. It must not push back: what it can't take is lost.
 pub trait PeerSink {
     fn handle(&self, event: PeerEvent);
+    /// Something that only the operator needs to know.
+    fn report(&self, _report: LinkReport<'_>) {}
+}
+
+/// What came of dialling a peer, each time.
+#[derive(Debug)]
+pub struct LinkReport<'a> {
+    pub at: Nanos,
+    pub node: NodeId,
+    pub shard: ShardId,
+    /// Where it was dialled.
+    pub address: &'a str,
+    pub what: LinkNews<'a>,
+}
+
+#[derive(Debug)]
+pub enum LinkNews<'a> {
+    Connected,
+    /// A connection that was up broke.
+    Lost,
+    /// `why`: a clause that names the peer. `is_passing`: a start or a stop of the peer brings it along.
+    Failed {
+        why: &'a str,
+        is_passing: bool,
+    },
 }
 
 const PAYLOAD_BYTES_MAX_DEFAULT: usize = 32 << 20;

@@ -23,6 +23,7 @@ pub mod dialer;
 pub mod greeting;
 pub mod link;
 pub mod outbox;
+pub mod refused;
 pub mod stream;
 
 #[cfg(test)]

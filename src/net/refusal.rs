@@ -21,7 +21,7 @@ pub struct Refusal {
     pub text: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefusalCode {
     /// A reason of a later version, which only its text explains.
     Other = 0,
@@ -81,6 +81,29 @@ impl RefusalCode {
             RefusalCode::Superseded => "superseded",
             RefusalCode::Unready => "unready",
             RefusalCode::WentBack => "went-back",
+        }
+    }
+}
+
+impl RefusalCode {
+    /// Whether a start or a stop of the peer brings it along.
+    #[must_use]
+    pub fn is_passing(self) -> bool {
+        matches!(self, RefusalCode::Unready | RefusalCode::Superseded)
+    }
+
+    /// What an operator can do about it, where the text does not say so.
+    #[must_use]
+    pub fn advice(self) -> Option<&'static str> {
+        match self {
+            RefusalCode::Cluster | RefusalCode::Members | RefusalCode::Shards => {
+                Some("check `members`, `cluster` and `shards` of both nodes, and which data directory each has")
+            }
+            RefusalCode::Superseded => Some(
+                "if that goes on, two processes run as this node with the same data, as a cloned machine does: stop one",
+            ),
+            RefusalCode::Protocol | RefusalCode::Format => Some("run the same version on both"),
+            _ => None,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::answer_rooms::AnswerRooms;
 use super::fate::Fate;
 use super::front::{Front, Mailboxes, ShardAnswers};
 use super::host::{BODY_READS_MAX, Event, Host, Life, TurnWatch};
-use super::listeners::Listeners;
+use super::listeners::{Listeners, tell_where};
 use super::living::Lives;
 use super::observer::StatusObserver;
 use super::opening::{Readers, open_node, open_shard, readers};
@@ -70,6 +70,9 @@ pub async fn run_core<R: Runtime>(
 ) -> Result<(), Fatal> {
     // Addresses first: one that is taken is told before a long recovery, not after.
     let listeners = Listeners::bind(&rt, &setup.config, &place)?;
+    if place.is_first() {
+        tell_where(&rt, &setup.config, &listeners);
+    }
     let fate = Rc::new(Fate::default());
     let started = tokio::select! {
         biased;
@@ -153,6 +156,7 @@ async fn start_shards<R: Runtime>(
             ledger: Rc::clone(&ledger),
             fate: Rc::clone(fate),
             board: Arc::clone(&setup.board),
+            contacts: Arc::clone(&place.together.contacts),
         };
         let sink: Rc<dyn PeerSink> = Rc::new(sink);
         let links = dial_peers(rt, setup, &opened, shard, &gate, &sink);
@@ -227,6 +231,7 @@ fn make_host<R: Runtime>(
     let tunables = &setup.config.tunables;
     let metrics = setup.metrics.shard(shard);
     let observer = StatusObserver {
+        node: setup.config.node,
         shard,
         board: Arc::clone(&setup.board),
         metrics,

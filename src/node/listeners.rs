@@ -2,6 +2,7 @@
 //! Unix socket is one thread's, and so is the port for peers.
 
 use std::cell::Cell;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 
 use super::place::Place;
@@ -14,6 +15,49 @@ use crate::io::{Listener, Runtime, Wire, WireOptions};
 #[must_use]
 pub fn is_shared(address: &Address) -> bool {
     address.port().is_some_and(|port| port != 0)
+}
+
+/// Says where this node listens, as names were resolved. Warns of a node that its peers on other hosts cannot reach.
+pub fn tell_where<R: Runtime>(rt: &R, config: &Config, listeners: &Listeners<R>) {
+    let clients: Vec<String> = listeners.clients.iter().map(|listener| listener.local_address()).collect();
+    let Some(peers) = &listeners.peers else {
+        return tracing::info!("listening for clients at {}", clients.join(" and "));
+    };
+    let peers = peers.local_address();
+    tracing::info!("listening for clients at {}, for peers at {peers}", clients.join(" and "));
+    let Ok(own) = peers.parse::<SocketAddr>() else { return };
+    if !own.ip().is_loopback() {
+        return;
+    }
+    let (beside, config) = (rt.clone(), config.clone());
+    rt.spawn(async move {
+        // Name servers may take seconds to answer.
+        let warning = beside.beside(move || unreachable_at(&config, own, resolve)).await;
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+    });
+}
+
+fn resolve(address: &str) -> Vec<SocketAddr> {
+    // A name that is not known now is told of when it is dialled.
+    address.to_socket_addrs().map(Iterator::collect).unwrap_or_default()
+}
+
+/// What is wrong with peers being listened for at this loopback address, where other members are on other hosts.
+fn unreachable_at(config: &Config, own: SocketAddr, resolve: impl Fn(&str) -> Vec<SocketAddr>) -> Option<String> {
+    let is_elsewhere = |address: &Address| {
+        let found = resolve(address.as_str());
+        !found.is_empty() && found.iter().all(|address| !address.ip().is_loopback())
+    };
+    let others = config.members.iter().filter(|(node, _)| **node != config.node);
+    let (other, address) = others.into_iter().find(|(_, address)| is_elsewhere(address))?;
+    let configured = config.peers.as_ref()?;
+    Some(format!(
+        "no other host can reach this node: it listens for peers at {own} only, which is what `{configured}` stands for on \
+         this host (a line for 127.0.1.1 in /etc/hosts?), and node {other} is elsewhere, at {address}; set `peers` to an \
+         address that the others can reach, or to 0.0.0.0"
+    ))
 }
 
 pub struct Listeners<R: Runtime> {
@@ -57,5 +101,41 @@ impl<R: Runtime> Listeners<R> {
         if let Some(peers) = &self.peers {
             peers.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Draft;
+
+    /// As Debian's installer leaves /etc/hosts on the host `a`.
+    fn on_host_a(address: &str) -> Vec<SocketAddr> {
+        let (host, port) = address.rsplit_once(':').expect("host:port");
+        let ip = match host {
+            "a" => "127.0.1.1",
+            "b" => "192.0.2.2",
+            "localhost" => "127.0.0.1",
+            _ => return Vec::new(),
+        };
+        vec![format!("{ip}:{port}").parse().expect("an address")]
+    }
+
+    fn warning(members: &str) -> Option<String> {
+        let text = format!("{{cluster: c, node: 1, data: d, clients: 'a:1', members: {members}}}");
+        let config = Draft::from_yaml(&text, Path::new("c")).expect("parses").validate().expect("valid");
+        unreachable_at(&config, "127.0.1.1:7301".parse().expect("an address"), on_host_a)
+    }
+
+    #[test]
+    fn a_node_whose_own_name_is_a_loopback_address_is_warned_where_others_are_elsewhere() {
+        let told = warning("{1: 'a:7301', 2: 'b:7301'}").expect("node 2 cannot reach it");
+        assert!(told.contains("at 127.0.1.1:7301 only, which is what `a:7301` stands for"), "{told}");
+        assert!(told.contains("node 2 is elsewhere, at b:7301"), "{told}");
+        // All on one host; or nothing is known of the others.
+        assert_eq!(warning("{1: 'a:7301', 2: 'localhost:7302'}"), None);
+        assert_eq!(warning("{1: 'a:7301', 2: 'unknown:7301'}"), None);
     }
 }

@@ -3,7 +3,7 @@
 //! Reading order: `core` (one core thread from its start to its end), `opening` and `progress` (directories and recovery),
 //! `host` and `answer_rooms` (one shard), `log_writer`, `keeping` and `disk_watch` (its disk), `living` (its lives),
 //! `mending` (a shard whose log is damaged), `installing` and `giving` (one that is behind the log, and who helps it),
-//! `client_sockets`, `listeners`, `peering` and `front` (its wires), `observer`, `admin` and
+//! `client_sockets`, `listeners`, `peering`, `contacts` and `front` (its wires), `observer`, `admin` and
 //! `admin_door` (what it shows, and to how many), `start`, `fate` and `stopping` (how
 //! it begins and ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
 //! speak), `together` (what they share), `cores` (their start and end).
@@ -14,6 +14,7 @@ mod admin_door;
 pub mod answer_rooms;
 pub mod client_sockets;
 pub mod core;
+pub mod contacts;
 pub mod cores;
 pub mod descriptors;
 pub mod disk_watch;
@@ -78,11 +79,16 @@ pub fn init(config: &Config) -> Result<(), Fatal> {
 }
 
 /// Runs a node until it is told to stop, or must. `inherited`: sockets for clients that a service manager passed; then `config`
-/// names their addresses.
+/// names their addresses. `reread` is to read again, at SIGHUP, what may change while the node runs.
 ///
 /// # Errors
 /// The reason, where it did not stop because it was told to.
-pub fn run(mut config: Config, metrics: Arc<Metrics>, inherited: Vec<BoundSocket>) -> Result<(), Fatal> {
+pub fn run(
+    mut config: Config,
+    metrics: Arc<Metrics>,
+    inherited: Vec<BoundSocket>,
+    reread: impl FnMut() + Send + 'static,
+) -> Result<(), Fatal> {
     startup::check_uring().map_err(Fatal::from)?;
     let open_files = startup::raise_limits(files_kept(&config)).map_err(Fatal::from)?;
     let connections_max = &mut config.tunables.connections_max;
@@ -102,7 +108,7 @@ pub fn run(mut config: Config, metrics: Arc<Metrics>, inherited: Vec<BoundSocket
     let _lock = DirectoryLock::acquire(&config.data).map_err(|error| opening::locked(&config.data, &error))?;
     // Before anything that takes time: clients wait in the backlog from now on.
     let sockets = client_sockets::listen(&config, inherited)?;
-    let requests = signals::requests()
+    let requests = signals::requests(reread)
         .map_err(|error| Fatal::System { what: "to handle signals".to_owned(), why: error.to_string() })?;
     let board = Arc::new(Board::new(&config, &metrics));
     let _admin = Admin::start(config.admin.as_ref(), &config.data, Arc::clone(&metrics), Arc::clone(&board))?;

@@ -10,12 +10,14 @@ use crate::raft::{ProgressState, RoleName as Role};
 use crate::shard::Shard;
 use crate::shard::status::{Counters, Picture};
 use crate::status::{Board, JobCounts, PeerStatus, RoleName, ShardStatus, TubeStatus};
-use crate::types::{Nanos, NodeId, ShardId};
+use crate::types::{Nanos, NodeId, ShardId, Term};
 
 /// Tubes that are shown one by one.
 const TUBES_MAX: usize = 20;
 
 pub struct StatusObserver {
+    /// This node.
+    pub node: NodeId,
     pub shard: ShardId,
     pub board: Arc<Board>,
     pub metrics: ShardMetrics,
@@ -24,11 +26,57 @@ pub struct StatusObserver {
     pub shown: RefCell<Shown>,
 }
 
+/// A shard without a leader for so many looks, a quarter of a second each, has lost its majority: an election takes less.
+const LEADERLESS_LOOKS: u32 = 6;
+
 #[derive(Debug, Default)]
 pub struct Shown {
     counters: Counters,
     timeouts: u64,
     leader: Option<NodeId>,
+    leadership: Leadership,
+}
+
+/// What the log said last of who leads.
+#[derive(Debug, Default)]
+struct Leadership {
+    said: Option<(NodeId, Term)>,
+    /// Looks in a row that found no leader.
+    leaderless: u32,
+}
+
+impl Leadership {
+    /// A line of the log, where there is news. `own`: this node. `peers`: whether there is a connection to each.
+    fn look(&mut self, own: NodeId, leader: Option<NodeId>, term: Term, peers: &[(NodeId, bool)]) -> Option<String> {
+        let Some(leader) = leader else {
+            self.leaderless += 1;
+            return (self.leaderless == LEADERLESS_LOOKS).then(|| {
+                self.said = None;
+                format!("no node leads since term {term}, and nothing is answered until one does: {}", contact(peers))
+            });
+        };
+        self.leaderless = 0;
+        if self.said.replace((leader, term)) == Some((leader, term)) {
+            return None;
+        }
+        let who = if leader == own { "this node".to_owned() } else { format!("node {leader}") };
+        Some(format!("{who} leads in term {term}"))
+    }
+}
+
+/// How far this node is in contact with a majority.
+fn contact(peers: &[(NodeId, bool)]) -> String {
+    let named = |is_connected: bool| {
+        let nodes = peers.iter().filter(|(_, connected)| *connected == is_connected);
+        nodes.map(|(node, _)| format!("node {node}")).collect::<Vec<_>>().join(", ")
+    };
+    let connected = peers.iter().filter(|(_, connected)| *connected).count();
+    let majority = (peers.len() + 1) / 2 + 1;
+    if connected + 1 >= majority {
+        return format!("this node is connected to a majority ({}), which has elected none", named(true));
+    }
+    let only = if connected == 0 { "none of the others".to_owned() } else { format!("{} only", named(true)) };
+    format!("this node has no contact with a majority, it is connected to {only}, and not to {}", named(false))
 }
 
 fn milliseconds(span: Nanos) -> u64 {
@@ -42,6 +90,7 @@ impl Observer for StatusObserver {
             self.metrics.commit_seconds.observe(latency.duration().as_secs_f64());
         }
         self.count(shard.counters(), &picture);
+        self.tell_leadership(&picture);
         self.count_peers(&picture);
         let tubes = shard.deepest_tubes(TUBES_MAX).into_iter().map(|depth| TubeStatus {
             tube: String::from_utf8_lossy(&depth.tube).into_owned(),
@@ -52,6 +101,9 @@ impl Observer for StatusObserver {
             paused: depth.is_paused,
         });
         self.board.publish(ShardStatus { deepest_tubes: tubes.collect(), ..self.status(&picture, disk) });
+        if let Some(clients) = self.board.begins_to_serve() {
+            tracing::info!("serving clients at {clients}");
+        }
     }
 }
 
@@ -93,6 +145,15 @@ impl StatusObserver {
         }
         shown.timeouts = picture.counts.timeouts;
         shown.counters = now.totals();
+    }
+
+    fn tell_leadership(&self, picture: &Picture) {
+        let peers: Vec<(NodeId, bool)> = picture.peers.iter().map(|peer| (peer.node, peer.connected)).collect();
+        let leader = if picture.leader_reachable || picture.leads { picture.leader } else { None };
+        let line = self.shown.borrow_mut().leadership.look(self.node, leader, picture.term, &peers);
+        if let Some(line) = line {
+            tracing::info!(shard = %self.shard, "{line}");
+        }
     }
 
     fn count_peers(&self, picture: &Picture) {
@@ -186,5 +247,37 @@ impl StatusObserver {
             shut_out: picture.shut_out.iter().map(|node| node.0).collect(),
             ..ShardStatus::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leads_is_said_once_for_each_leader_and_term_and_a_majority_when_it_is_lost_and_back() {
+        let (own, other) = (NodeId(1), NodeId(2));
+        let mut leadership = Leadership::default();
+        let both = [(NodeId(2), true), (NodeId(3), true)];
+        let none = [(NodeId(2), false), (NodeId(3), false)];
+        let mut looks = |leader, term: u64, peers: &[(NodeId, bool)], times: usize| -> Vec<String> {
+            (0..times).filter_map(|_| leadership.look(own, leader, Term(term), peers)).collect()
+        };
+        assert_eq!(looks(None, 0, &both, 3), Vec::<String>::new(), "a start");
+        assert_eq!(looks(Some(other), 1, &both, 100), ["node 2 leads in term 1"]);
+        assert_eq!(looks(None, 1, &both, 2), Vec::<String>::new(), "an election");
+        assert_eq!(looks(Some(own), 2, &both, 100), ["this node leads in term 2"]);
+        let lost = looks(None, 2, &none, 1000);
+        assert_eq!(lost.len(), 1);
+        assert!(lost[0].contains("no contact with a majority, it is connected to none of the others"), "{lost:?}");
+        assert_eq!(looks(Some(own), 2, &both, 100), ["this node leads in term 2"], "again, in the same term");
+    }
+
+    #[test]
+    fn contact_with_a_majority_counts_this_node() {
+        let one = [(NodeId(2), true), (NodeId(3), false)];
+        assert_eq!(contact(&one), "this node is connected to a majority (node 2), which has elected none");
+        let told = contact(&[(NodeId(2), true), (NodeId(3), false), (NodeId(4), false), (NodeId(5), false)]);
+        assert!(told.contains("connected to node 2 only, and not to node 3, node 4, node 5"), "{told}");
     }
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::acquaintance::{Ledger, NodeGate};
+use super::contacts::{Contacts, Line};
 use super::core::Setup;
 use super::fate::Fate;
 use super::host::Event;
@@ -21,7 +22,7 @@ use crate::io::{Listener, Runtime, Wire};
 use crate::net::acceptor::{Acceptor, AcceptorCounters, Route};
 use crate::net::dialer::Dialer;
 use crate::net::handshake::{Identity, MembersDigest, RefusalCode};
-use crate::net::link::{LinkCounters, LinkLimits, PeerEvent, PeerSink};
+use crate::net::link::{LinkCounters, LinkLimits, LinkNews, LinkReport, PeerEvent, PeerSink};
 use crate::net::message::PeerMessage;
 use crate::net::outbox::Outbox;
 use crate::net::standing::promise;
@@ -39,6 +40,7 @@ pub struct EventSink {
     pub ledger: Rc<Ledger>,
     pub fate: Rc<Fate>,
     pub board: Arc<Board>,
+    pub contacts: Arc<Contacts>,
 }
 
 impl EventSink {
@@ -71,6 +73,20 @@ fn is_lasting(code: RefusalCode) -> bool {
 }
 
 impl PeerSink for EventSink {
+    fn report(&self, report: LinkReport<'_>) {
+        let LinkReport { at, node, shard, address, what } = report;
+        let line = match what {
+            LinkNews::Connected => self.contacts.connected(at, node, shard, address),
+            LinkNews::Lost => self.contacts.lost(at, node, shard, address),
+            LinkNews::Failed { why, is_passing } => self.contacts.failed(at, node, shard, why, is_passing),
+        };
+        match line {
+            Some(Line::Info(text)) => tracing::info!("{text}"),
+            Some(Line::Warn(text)) => tracing::warn!("{text}"),
+            None => {}
+        }
+    }
+
     fn handle(&self, event: PeerEvent) {
         self.events.push(match event {
             PeerEvent::Connected { node, start } => {

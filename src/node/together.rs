@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
+use super::contacts::Contacts;
 use crate::fatal::Fatal;
 use crate::types::NodeId;
 use crate::wal::directory::{KnownPeer, KnownPeers, Opened};
@@ -77,6 +78,7 @@ pub struct Together {
     reason: Mutex<Option<Fatal>>,
     /// How many threads have reached each step.
     reached: [AtomicUsize; 2],
+    pub contacts: Arc<Contacts>,
 }
 
 impl Together {
@@ -89,6 +91,7 @@ impl Together {
             is_ended: watch::Sender::new(false),
             reason: Mutex::new(None),
             reached: Default::default(),
+            contacts: Arc::default(),
         }
     }
 

@@ -331,6 +331,10 @@ impl Writer for SimWriter {
         self.0.network.close(self.0.id, self.0.side);
     }
 
+    fn peer_host(&self) -> String {
+        "a simulated host".to_owned()
+    }
+
     fn closer(&self) -> Box<dyn Fn()> {
         let (network, id, side) = (self.0.network.clone(), self.0.id, self.0.side);
         Box::new(move || network.close(id, side))

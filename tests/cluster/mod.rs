@@ -234,18 +234,23 @@ impl Node {
 
     /// What the admin port answers, if it does.
     pub fn ask_admin(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.admin).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+        ask(self.admin, path)
     }
 
     /// A connection to this node, once it takes one.
     pub fn connect(&self) -> Connection {
         Connection::open(self.clients)
     }
+}
+
+/// What an admin port answers, if it does.
+pub fn ask(admin: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(admin).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer.split_once("\r\n\r\n")?.1.to_owned())
 }
 
 pub struct Connection {

@@ -66,7 +66,7 @@ fn a_core_that_floods_another_loses_nothing() {
 
 #[test]
 fn a_signal_reaches_a_core_that_sleeps() {
-    let mut requests = signals::requests().expect("handlers can be set");
+    let mut requests = signals::requests(|| ()).expect("handlers can be set");
     on_core(|_| async move {
         assert_eq!(*requests.borrow_and_update(), Request::Serve);
         signal_hook::low_level::raise(signal_hook::consts::SIGUSR1).expect("a valid signal");

@@ -12,12 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
 use audit::{Findings, audit};
 use cluster::{Cluster, View};
 use display::Display;
 use load::Load;
 
 use super::output;
+use crate::io::signals::heeded;
 
 const STARTING: Duration = Duration::from_secs(20);
 const CATCHING_UP: Duration = Duration::from_secs(15);
@@ -45,16 +48,16 @@ pub struct DemoArgs {
 /// Runs it all; the exit status is 0 only if the audit found nothing.
 pub fn demo(args: &DemoArgs) -> u8 {
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in heeded(&[SIGINT, SIGTERM, SIGHUP]) {
         if let Err(why) = signal_hook::flag::register(signal, Arc::clone(&interrupted)) {
-            eprintln!("beaver-raft demo: an interrupt will not clean up: {why}");
+            output::complain(&format!("beaver-raft demo: an interrupt will not clean up: {why}\n"));
         }
     }
     let mut display = Display::new();
     let mut cluster = match Cluster::prepare(args.dir.as_deref(), args.keep) {
         Ok(cluster) => cluster,
         Err(why) => {
-            eprintln!("beaver-raft demo: {why}");
+            output::complain(&format!("beaver-raft demo: {why}\n"));
             return 1;
         }
     };
@@ -67,12 +70,12 @@ pub fn demo(args: &DemoArgs) -> u8 {
             u8::from(!findings.passed())
         }
         Err(_) if interrupted.load(Ordering::Relaxed) => {
-            eprintln!("beaver-raft demo: interrupted; the nodes are ended and their data removed");
+            output::complain("beaver-raft demo: interrupted; the nodes are ended and their data removed\n");
             INTERRUPTED
         }
         Err(why) => {
-            eprintln!("beaver-raft demo: {why}");
-            eprint!("{}", cluster.last_words());
+            output::complain(&format!("beaver-raft demo: {why}\n"));
+            output::complain(&cluster.last_words());
             cluster.keep();
             1
         }

@@ -122,6 +122,17 @@ impl Writer for UringWriter {
         shut_down(&self.socket);
     }
 
+    fn peer_host(&self) -> String {
+        match SockRef::from(&*self.socket).peer_addr() {
+            Ok(address) if address.is_unix() => "this host".to_owned(),
+            Ok(address) => {
+                address.as_socket().map_or_else(String::new, |address| address.ip().to_canonical().to_string())
+            }
+            // It is gone already.
+            Err(_) => "an unknown host".to_owned(),
+        }
+    }
+
     fn closer(&self) -> Box<dyn Fn()> {
         // Not an owner: a closer that is kept for long must not keep the descriptor open.
         let socket: Weak<OwnedFd> = Rc::downgrade(&self.socket);

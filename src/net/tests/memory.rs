@@ -385,6 +385,10 @@ impl Writer for MemoryWriter {
         self.stream.cut();
     }
 
+    fn peer_host(&self) -> String {
+        "one".to_owned()
+    }
+
     fn closer(&self) -> Box<dyn Fn()> {
         let stream = self.stream.clone();
         Box::new(move || stream.cut())
