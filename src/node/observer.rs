@@ -71,7 +71,8 @@ fn contact(peers: &[(NodeId, bool)]) -> String {
         nodes.map(|(node, _)| format!("node {node}")).collect::<Vec<_>>().join(", ")
     };
     let connected = peers.iter().filter(|(_, connected)| *connected).count();
-    let majority = (peers.len() + 1) / 2 + 1;
+    // Of all members, this node included.
+    let majority = peers.len().div_ceil(2) + 1;
     if connected + 1 >= majority {
         return format!("this node is connected to a majority ({}), which has elected none", named(true));
     }
