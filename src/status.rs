@@ -156,6 +156,12 @@ pub struct ShardStatus {
     /// Members that came back with an older copy of their data directory and are refused for good. What one other member and
     /// one of these alone had stored has one copy.
     pub shut_out: Vec<u8>,
+    /// The connections that this node dialled, one to each other member.
+    pub links: Vec<LinkStatus>,
+    /// What was applied here of late.
+    pub rates: RateStatus,
+    /// How long the last writes to the log took.
+    pub log_writes: LatencyStatus,
     /// Why the shard no longer runs, if so.
     pub stopped: Option<String>,
     /// Milliseconds since the core thread published this; filled in for the reader.
@@ -217,14 +223,61 @@ pub struct PeerStatus {
     pub stuck: bool,
 }
 
+/// A connection to another member.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkStatus {
+    pub node: u8,
+    pub connected: bool,
+    /// For how many milliseconds this has been so. It is looked at a few times a second.
+    pub since_ms: u64,
+    /// How often the connection broke since the process began.
+    pub lost: u64,
+}
+
+/// What was applied in the last `over_ms` milliseconds, of at most some ten seconds; 0: nothing was counted yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateStatus {
+    pub over_ms: u64,
+    pub puts: u64,
+    pub reserves: u64,
+    pub deletes: u64,
+}
+
+/// Of the last writes, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LatencyStatus {
+    /// How many are counted.
+    pub count: u64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
+}
+
 impl StatusReport {
-    /// Whether every shard knows its leader and is up to date here; if not, why.
+    /// What an operator should know of a node that may be ready all the same: a sentence each.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let DiskStatus { free_bytes, reserve_bytes, needed_bytes } = self.disk;
+        match free_bytes {
+            Some(free) if needed_bytes > 0 => vec![format!(
+                "the disk is full: {free} bytes are free, {needed_bytes} are needed to take new jobs \
+                 (disk_reserve_bytes is {reserve_bytes})"
+            )],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether every shard knows its leader and is up to date here, and the node takes jobs; if not, why.
     ///
     /// # Errors
-    /// A sentence for each shard that is not ready.
+    /// A sentence for the node that drains, and for each shard that is not ready.
     pub fn ready(&self) -> Result<(), Vec<String>> {
-        let reasons: Vec<String> =
-            self.shards.iter().filter_map(|shard| shard.not_ready().map(|why| shard.says(&why))).collect();
+        let drains = self.draining.then(|| "draining: puts are refused".to_owned());
+        let shards = self.shards.iter().filter_map(|shard| shard.not_ready().map(|why| shard.says(&why)));
+        let reasons: Vec<String> = drains.into_iter().chain(shards).collect();
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
@@ -251,6 +304,30 @@ impl ShardStatus {
         (self.age_ms > STALE_AFTER_MS).then(|| format!("has not said anything for {} s", self.age_ms / 1000))
     }
 
+    /// Why no leader is known here, if none is: what this node sees of the others.
+    #[must_use]
+    pub fn why_no_leader(&self) -> Option<String> {
+        if self.leader.is_some() {
+            return None;
+        }
+        let (near, far): (Vec<&LinkStatus>, Vec<&LinkStatus>) = self.links.iter().partition(|link| link.connected);
+        let names =
+            |links: &[&LinkStatus]| links.iter().map(|link| link.node.to_string()).collect::<Vec<_>>().join(", ");
+        let majority = self.links.len().div_ceil(2);
+        let why = if self.links.is_empty() {
+            return Some("no leader known".to_owned());
+        } else if near.is_empty() {
+            "it is cut off, no other member is connected".to_owned()
+        } else if near.len() < majority {
+            format!("no majority is in reach, of the others {} is connected and {} not", names(&near), names(&far))
+        } else if self.role == RoleName::Candidate {
+            format!("an election is under way, for term {}", self.term)
+        } else {
+            format!("a majority is in reach (connected: {}), the next election is awaited", names(&near))
+        };
+        Some(format!("no leader known: {why}"))
+    }
+
     fn not_ready(&self) -> Option<String> {
         if let Some(why) = self.not_alive() {
             return Some(why);
@@ -265,13 +342,17 @@ impl ShardStatus {
                 all => format!("recovering, {} % of the log read", self.recovered_bytes * 100 / all),
             });
         }
-        if self.leader.is_none() {
-            return Some("no leader known".to_owned());
+        if let Some(why) = self.why_no_leader() {
+            return Some(why);
         }
         if let Some(InstallStatus { from, index, bytes, all_bytes, jobs }) = self.install {
             return Some(format!(
                 "behind the log, pulling the snapshot of entry {index} from node {from}: {bytes} of {all_bytes} bytes, {jobs} jobs"
             ));
+        }
+        let leader_is_away = self.links.iter().find(|link| Some(link.node) == self.leader && !link.connected);
+        if let Some(link) = leader_is_away {
+            return Some(format!("node {} leads, and is not connected for {} s", link.node, link.since_ms / 1000));
         }
         (!self.caught_up).then(|| match self.applied < self.committed {
             true => format!("catching up, applied {} of {}", self.applied, self.committed),
@@ -364,7 +445,7 @@ impl Board {
             started_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
             node: config.node.0,
             cluster: config.cluster.clone(),
-            members: members(config),
+            members: member_places(config),
             identity: OnceLock::new(),
             admission: Mutex::new(Admission::new(config.members.len())),
             reserve_bytes: config.tunables.disk_reserve_bytes,
@@ -474,7 +555,9 @@ impl Board {
         }
     }
 
-    fn now_ms(&self) -> u64 {
+    /// Milliseconds since the process began.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
@@ -487,7 +570,9 @@ pub fn needed_bytes(free: u64, reserve: u64, log_needs: u64) -> u64 {
     for_jobs.max(log_needs)
 }
 
-fn members(config: &Config) -> Vec<MemberStatus> {
+/// The members of a configuration, and where their admin ports should be.
+#[must_use]
+pub fn member_places(config: &Config) -> Vec<MemberStatus> {
     let own_port = |address: Option<&Address>| address.and_then(Address::port).map(i32::from);
     let own_peer_port = own_port(config.members.get(&config.node));
     let distance = own_port(config.admin.as_ref()).zip(own_peer_port).map(|(admin, peers)| admin - peers);
@@ -542,6 +627,44 @@ mod tests {
         assert_eq!(report(vec![ShardStatus { leader: None, ..serving() }]).alive(), Ok(()));
         assert!(report(vec![ShardStatus { age_ms: STALE_AFTER_MS + 1, ..serving() }]).alive().is_err());
         assert!(report(vec![ShardStatus { stopped: Some("disk".to_owned()), ..serving() }]).alive().is_err());
+    }
+
+    #[test]
+    fn a_node_without_a_leader_says_what_it_sees_of_the_others() {
+        let says = |role, connected: &[u8], all: std::ops::RangeInclusive<u8>| {
+            let link = |node| LinkStatus { node, connected: connected.contains(&node), ..LinkStatus::default() };
+            let status = ShardStatus { role, leader: None, term: 7, links: all.map(link).collect(), ..serving() };
+            status.why_no_leader().expect("there is none")
+        };
+        let follower = RoleName::Follower;
+        assert_eq!(says(follower, &[], 2..=3), "no leader known: it is cut off, no other member is connected");
+        let no_majority = "no leader known: no majority is in reach, of the others 2 is connected and 3, 4, 5 not";
+        assert_eq!(says(follower, &[2], 2..=5), no_majority);
+        assert_eq!(says(RoleName::Candidate, &[2], 2..=3), "no leader known: an election is under way, for term 7");
+        assert!(says(follower, &[2, 5], 2..=5).contains("a majority is in reach (connected: 2, 5)"));
+        assert!(says(RoleName::Candidate, &[2], 2..=4).contains("no majority"), "two of four are none");
+        assert_eq!(serving().why_no_leader(), None);
+    }
+
+    #[test]
+    fn a_follower_whose_leader_is_not_connected_is_not_ready_and_says_for_how_long() {
+        let link = LinkStatus { node: 2, connected: false, since_ms: 5900, lost: 1 };
+        let status = ShardStatus { links: vec![link], caught_up: false, ..serving() };
+        let says = "shard 0: node 2 leads, and is not connected for 5 s".to_owned();
+        assert_eq!(report(vec![status]).ready(), Err(vec![says]));
+    }
+
+    #[test]
+    fn a_draining_node_is_alive_and_not_ready_and_one_with_a_full_disk_is_ready() {
+        let draining = StatusReport { draining: true, ..report(vec![serving()]) };
+        assert_eq!((draining.alive(), draining.ready()), (Ok(()), Err(vec!["draining: puts are refused".to_owned()])));
+        let disk = DiskStatus { free_bytes: Some(1), reserve_bytes: 4096, needed_bytes: 4097 };
+        let full = StatusReport { disk, ..report(vec![serving()]) };
+        assert_eq!(full.ready(), Ok(()));
+        let remark =
+            "the disk is full: 1 bytes are free, 4097 are needed to take new jobs (disk_reserve_bytes is 4096)";
+        assert_eq!(full.remarks(), [remark]);
+        assert!(report(vec![serving()]).remarks().is_empty());
     }
 
     #[test]

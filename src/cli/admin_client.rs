@@ -15,6 +15,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBu
 
 use crate::io::unix_socket;
 use crate::node::admin::socket_path;
+use crate::status::StatusReport;
 
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
@@ -25,6 +26,18 @@ pub enum AdminError {
     NotRunning { data: PathBuf },
     #[error("{} cannot be opened: {why}; only the user of the node may", path.display())]
     NotPermitted { path: PathBuf, why: io::Error },
+    #[error("nothing listens at {address}")]
+    NothingThere { address: String },
+    #[error("{address} is not an admin port (is it the client port?)")]
+    NotHttp { address: String },
+    #[error("{address} closes the connection without an answer; it is not an admin port (is it the peer port?)")]
+    Unanswered { address: String },
+    #[error("no answer in time")]
+    Late,
+    #[error("{place} answers {path} with status {code}; it is not an admin port")]
+    OtherServer { place: String, path: String, code: u16 },
+    #[error("what {place} answers is no status: {why}")]
+    NoStatus { place: String, why: serde_json::Error },
     #[error("{0}")]
     Failed(#[from] ureq::Error),
 }
@@ -59,6 +72,31 @@ impl AdminClient {
         AdminClient { agent, authority: "localhost".to_owned(), data: Some(data.to_owned()) }
     }
 
+    /// What the node shows of itself.
+    ///
+    /// # Errors
+    /// No node answers there in time.
+    pub fn status(&self) -> Result<StatusReport, AdminError> {
+        let path = "/status";
+        let AdminAnswer { code, text } = self.get(path)?;
+        if code != 200 {
+            return Err(AdminError::OtherServer { place: self.place(), path: path.to_owned(), code });
+        }
+        serde_json::from_str(&text).map_err(|why| AdminError::NoStatus { place: self.place(), why })
+    }
+
+    /// The address, or the path of the socket.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.data.as_deref().map_or_else(|| self.authority.clone(), |data| socket_path(data).display().to_string())
+    }
+
+    /// # Errors
+    /// As of [`AdminClient::get`].
+    pub fn post(&self, path: &str) -> Result<AdminAnswer, AdminError> {
+        self.read(self.agent.post(format!("http://{}{path}", self.authority)).send_empty())
+    }
+
     /// # Errors
     /// No node answers there in time, or not in HTTP.
     pub fn get(&self, path: &str) -> Result<AdminAnswer, AdminError> {
@@ -72,9 +110,12 @@ impl AdminClient {
         Ok(AdminAnswer { code, text })
     }
 
-    /// A socket that nobody listens at, or that another user may not open, is named as what it is.
+    /// A socket that nobody listens at, or that another user may not open, is named as what it is; so is a port that is
+    /// another one of the node's.
     fn explain(&self, error: ureq::Error) -> AdminError {
+        let address = || self.authority.clone();
         match (error, &self.data) {
+            (ureq::Error::Timeout(_), _) => AdminError::Late,
             (ureq::Error::Io(why), Some(data)) => match why.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                     AdminError::NotRunning { data: data.clone() }
@@ -82,6 +123,15 @@ impl AdminClient {
                 io::ErrorKind::PermissionDenied => AdminError::NotPermitted { path: socket_path(data), why },
                 _ => AdminError::Failed(ureq::Error::Io(why)),
             },
+            (ureq::Error::Io(why), None) => match why.kind() {
+                io::ErrorKind::ConnectionRefused => AdminError::NothingThere { address: address() },
+                // Whoever closes a connection without having read all that came resets it.
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                    AdminError::Unanswered { address: address() }
+                }
+                _ => AdminError::Failed(ureq::Error::Io(why)),
+            },
+            (ureq::Error::Protocol(_), None) => AdminError::NotHttp { address: address() },
             (error, _) => AdminError::Failed(error),
         }
     }
@@ -168,6 +218,7 @@ impl Transport for SocketTransport {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -191,6 +242,31 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let _silent = UnixListener::bind(socket_path(directory.path())).unwrap();
         let client = AdminClient::in_directory(directory.path(), Duration::from_millis(50));
-        assert!(matches!(client.get("/status"), Err(AdminError::Failed(ureq::Error::Timeout(_)))));
+        assert!(matches!(client.get("/status"), Err(AdminError::Late)));
+    }
+
+    /// What is said of a server that reads a request, answers this, and hangs up.
+    fn told_of(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        });
+        AdminClient::at(&address, PATIENCE).status().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_port_that_is_another_is_named_as_what_it_may_be() {
+        assert!(told_of("UNKNOWN_COMMAND\r\n").ends_with(" is not an admin port (is it the client port?)"));
+        assert!(told_of("").ends_with("it is not an admin port (is it the peer port?)"));
+        let other = told_of("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        assert!(other.ends_with("answers /status with status 404; it is not an admin port"), "{other}");
+        let page = told_of("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>");
+        assert!(page.contains(" is no status: "), "{page}");
+        let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let nobody = AdminClient::at(&unused, PATIENCE).status().unwrap_err().to_string();
+        assert_eq!(nobody, format!("nothing listens at {unused}"));
     }
 }

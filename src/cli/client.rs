@@ -23,6 +23,13 @@ pub enum ClientError {
     Connect { address: String, why: io::Error },
     #[error("the server closed the connection")]
     Closed,
+    #[error(
+        "the server closed the connection without a word: it takes no more of them, or it is no client port (is it the \
+         peer port?)"
+    )]
+    ClosedAtOnce,
+    #[error("an HTTP server answers there, which takes no jobs (is it the admin port?)")]
+    Http,
     #[error("the server did not answer in time")]
     Late,
     #[error("the connection broke: {0}")]
@@ -74,6 +81,8 @@ pub struct Sender {
 #[derive(Debug)]
 pub struct Receiver {
     stream: BufReader<Stream>,
+    /// Something was ever received.
+    has_heard: bool,
 }
 
 /// Both halves, for a command and its reply at a time.
@@ -116,7 +125,7 @@ pub fn connect(address: &Address, connect_timeout: Duration, read_timeout: Durat
     let (reading, writing) = open().map_err(|why| ClientError::Connect { address: address.to_string(), why })?;
     Ok(Client {
         sender: Sender { stream: BufWriter::with_capacity(64 << 10, writing) },
-        receiver: Receiver { stream: BufReader::with_capacity(64 << 10, reading) },
+        receiver: Receiver { stream: BufReader::with_capacity(64 << 10, reading), has_heard: false },
     })
 }
 
@@ -179,9 +188,17 @@ impl Receiver {
     /// If the connection ends or the bytes are no reply.
     pub fn reply(&mut self) -> Result<Reply, ClientError> {
         let mut line = Vec::with_capacity(64);
-        let read = self.stream.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        let read = match self.stream.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            // A server that closes a connection without having read all of it resets it.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !self.has_heard => 0,
+            read => read?,
+        };
         if read == 0 {
-            return Err(ClientError::Closed);
+            return Err(if self.has_heard { ClientError::Closed } else { ClientError::ClosedAtOnce });
+        }
+        self.has_heard = true;
+        if line.starts_with(b"HTTP/") {
+            return Err(ClientError::Http);
         }
         let text = String::from_utf8_lossy(&line);
         let Some(text) = text.strip_suffix("\r\n") else {
@@ -296,6 +313,27 @@ mod tests {
         let waiting: Vec<_> = (0..3).map(|_| try_one()).collect();
         assert!(waiting[0].is_ok(), "{waiting:?}");
         assert!(matches!(waiting[2], Err(ClientError::Connect { .. })), "{waiting:?}");
+    }
+
+    /// A server that reads a command, says this, and hangs up.
+    fn server(says: &'static str) -> Client {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let address = Address::parse(&listener.local_addr().expect("it is bound").to_string()).expect("well-formed");
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody comes");
+            let _ = stream.read(&mut [0; 64]);
+            let _ = stream.write_all(says.as_bytes());
+        });
+        connect(&address, Duration::from_secs(5), Duration::from_secs(20)).expect("it listens")
+    }
+
+    #[test]
+    fn a_port_for_something_else_is_told_apart_from_a_server_that_goes() {
+        assert!(matches!(server("HTTP/1.1 400 Bad Request\r\n\r\n").call("use a"), Err(ClientError::Http)));
+        assert!(matches!(server("").call("use a"), Err(ClientError::ClosedAtOnce)));
+        let mut client = server("USING a\r\n");
+        assert!(matches!(client.call("use a"), Ok(Reply::Using)));
+        assert!(matches!(client.receiver.reply(), Err(ClientError::Closed)));
     }
 
     #[test]

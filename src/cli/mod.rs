@@ -7,12 +7,14 @@ mod beanstalkd;
 mod client;
 mod config_flags;
 mod demo;
+mod drain;
 mod enqueue;
 mod halt;
 pub(crate) mod inspect;
 mod jobs_file;
 mod lanes;
 mod output;
+mod place;
 mod ledger;
 mod logging;
 mod privileges;
@@ -46,6 +48,8 @@ enum Command {
     Beanstalkd(beanstalkd::BeanstalkdArgs),
     Enqueue(enqueue::EnqueueArgs),
     Status(status::StatusArgs),
+    Drain(drain::DrainArgs),
+    Undrain(drain::UndrainArgs),
     Inspect(inspect::InspectArgs),
     Demo(demo::DemoArgs),
     Reference(reference::ReferenceArgs),
@@ -67,6 +71,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Beanstalkd(args) => beanstalkd::run(&args),
         Command::Enqueue(args) => enqueue::enqueue(&args),
         Command::Status(args) => status::status(&args),
+        Command::Drain(args) => drain::drain(&args),
+        Command::Undrain(args) => drain::undrain(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Reference(args) => reference::reference(&args),

@@ -6,8 +6,7 @@ use std::io::{self, ErrorKind, Write};
 
 /// Writes a text. False where that failed, which is told; that nobody reads it any more is no failure.
 pub fn print(text: &str) -> bool {
-    let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+    match write(text) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             complain(&format!("beaver-raft: cannot write to standard output: {error}\n"));
             false
@@ -20,4 +19,13 @@ pub fn print(text: &str) -> bool {
 pub fn complain(text: &str) {
     let mut error = io::stderr().lock();
     let _ = error.write_all(text.as_bytes()).and_then(|()| error.flush());
+}
+
+/// Writes a text.
+///
+/// # Errors
+/// It cannot be written, also because nobody reads it any more.
+pub fn write(text: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush())
 }

@@ -30,6 +30,16 @@ pub fn usage() -> Usage {
     Usage { user: duration(usage.ru_utime), system: duration(usage.ru_stime) }
 }
 
+/// Bytes of physical memory that this process takes; 0 where the system does not say.
+#[must_use]
+pub fn resident_bytes() -> u64 {
+    // SAFETY: the call takes a number and gives one.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0);
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
+    pages.saturating_mul(page)
+}
+
 fn duration(time: libc::timeval) -> Duration {
     let micros = time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_usec);
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
@@ -58,6 +68,7 @@ mod tests {
         while usage().user + usage().system < Duration::from_millis(1) {
             sum = sum.wrapping_add(1);
         }
+        assert!(resident_bytes() > 1 << 20, "{}", resident_bytes());
         assert!(!host().name.is_empty() && !host().machine.is_empty());
     }
 }

@@ -14,16 +14,18 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::serve::Listener;
+use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::admin_door::{Bounded, Shares, source_of};
+use super::draining::Draining;
 use crate::config::Address;
 use crate::fatal::Fatal;
-use crate::io::unix_socket;
-use crate::metrics::{Format, Metrics};
-use crate::status::Board;
+use crate::io::{process, unix_socket};
+use crate::metrics::{Format, Metrics, gauge_value};
+use crate::status::{Board, StatusReport};
 
 const PORT_SHARES: Shares = Shares { all: 32, each: 16 };
 
@@ -49,14 +51,36 @@ beaver-raft admin port
 
 /metrics  for Prometheus
 /healthz  200 while every shard runs
-/readyz   200 while every shard knows its leader and is up to date here
+/readyz   200 while every shard knows its leader and is up to date here, and the node does not drain
 /status   everything, as JSON
 ";
 
 #[derive(Clone)]
 struct Shown {
-    metrics: Arc<Metrics>,
     board: Arc<Board>,
+    draining: Draining,
+}
+
+impl Shown {
+    fn metrics(&self) -> &Metrics {
+        let metrics = &self.draining.metrics;
+        metrics.node.memory_bytes.set(gauge_value(process::resident_bytes()));
+        metrics
+    }
+
+    fn report(&self) -> StatusReport {
+        self.board.report(self.metrics())
+    }
+}
+
+/// What a node answers that was told to drain, or to drain no longer.
+#[derive(Debug, Serialize)]
+struct Switched {
+    node: u8,
+    cluster: String,
+    draining: bool,
+    /// Whether it did otherwise before.
+    changed: bool,
 }
 
 /// The socket of the node that runs in this data directory.
@@ -85,17 +109,16 @@ impl Admin {
     pub fn start(
         address: Option<&Address>,
         data: &Path,
-        metrics: Arc<Metrics>,
         board: Arc<Board>,
+        draining: Draining,
     ) -> Result<Admin, Fatal> {
-        Admin::start_patient(address, data, metrics, board, SILENCE_MAX)
+        Admin::start_patient(address, data, Shown { board, draining }, SILENCE_MAX)
     }
 
     fn start_patient(
         address: Option<&Address>,
         data: &Path,
-        metrics: Arc<Metrics>,
-        board: Arc<Board>,
+        shown: Shown,
         silence_max: Duration,
     ) -> Result<Admin, Fatal> {
         let refused = |why: std::io::Error| Fatal::System {
@@ -114,7 +137,7 @@ impl Admin {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || runtime.block_on(served.serve(Shown { metrics, board }, silence_max, stopped)))
+            .spawn(move || runtime.block_on(served.serve(shown, silence_max, stopped)))
             .map_err(refused)?;
         Ok(Admin { address, socket, stop: Some(stop), thread: Some(thread) })
     }
@@ -183,8 +206,10 @@ impl Served {
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
-            .route("/status", get(status))
-            .with_state(shown);
+            .route("/status", get(status));
+        let changing = Router::new().route("/drain", post(drain)).route("/undrain", post(undrain));
+        let changing = router.clone().merge(changing).with_state(shown.clone());
+        let router = router.with_state(shown);
         let port = self.port.map(tokio::net::TcpListener::from_std).transpose();
         let socket = self.socket.map(tokio::net::UnixListener::from_std).transpose();
         let (port, socket) = match (port, socket) {
@@ -195,8 +220,8 @@ impl Served {
         let socket = socket.map(|socket| Bounded::new(socket, |_| None, SOCKET_SHARES, silence_max));
         // Ending drops open connections too: an idle scraper must not hold up the stop of a node.
         tokio::select! {
-            () = answer(port, router.clone()) => {}
-            () = answer(socket, router) => {}
+            () = answer(port, router) => {}
+            () = answer(socket, changing) => {}
             _ = stopped => {}
         }
     }
@@ -216,25 +241,44 @@ where
 async fn metrics(State(shown): State<Shown>, headers: HeaderMap) -> Response {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let format = Format::accepted(&accept.collect::<Vec<_>>().join(","));
-    ([(header::CONTENT_TYPE, format.content_type())], shown.metrics.text(format)).into_response()
+    ([(header::CONTENT_TYPE, format.content_type())], shown.metrics().text(format)).into_response()
 }
 
 async fn healthz(State(shown): State<Shown>) -> Response {
-    verdict(shown.board.report(&shown.metrics).alive())
+    verdict(shown.report().alive(), &[])
 }
 
 async fn readyz(State(shown): State<Shown>) -> Response {
-    verdict(shown.board.report(&shown.metrics).ready())
+    let report = shown.report();
+    verdict(report.ready(), &report.remarks())
 }
 
 async fn status(State(shown): State<Shown>) -> Response {
-    Json(shown.board.report(&shown.metrics)).into_response()
+    Json(shown.report()).into_response()
 }
 
-fn verdict(verdict: Result<(), Vec<String>>) -> Response {
+async fn drain(State(shown): State<Shown>) -> Response {
+    switch(&shown, true)
+}
+
+async fn undrain(State(shown): State<Shown>) -> Response {
+    switch(&shown, false)
+}
+
+fn switch(shown: &Shown, draining: bool) -> Response {
+    let Some(changed) = shown.draining.set(draining) else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node has not begun to serve yet; try again\n").into_response();
+    };
+    let StatusReport { node, cluster, .. } = shown.report();
+    Json(Switched { node, cluster, draining, changed }).into_response()
+}
+
+/// `remarks`: what an operator should know all the same.
+fn verdict(verdict: Result<(), Vec<String>>, remarks: &[String]) -> Response {
+    let lines = |first: &[String]| first.iter().chain(remarks).map(|line| format!("{line}\n")).collect::<String>();
     match verdict {
-        Ok(()) => "ok\n".into_response(),
-        Err(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response(),
+        Ok(()) => lines(&["ok".to_owned()]).into_response(),
+        Err(reasons) => (StatusCode::SERVICE_UNAVAILABLE, lines(&reasons)).into_response(),
     }
 }
 
@@ -247,7 +291,7 @@ mod tests {
     use super::*;
     use crate::cli::admin_client::AdminClient;
     use crate::config::Draft;
-    use crate::status::{RoleName, ShardStatus, StatusReport};
+    use crate::status::{RoleName, ShardStatus};
 
     const CONFIG: &str = "{cluster: c, node: 1, data: d, clients: 'a:1', members: {1: 'a:2', 2: 'b:2'}, admin: 'a:3'}";
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -278,7 +322,16 @@ mod tests {
 
     impl Node {
         fn start(&self, address: Option<&Address>) -> Result<Admin, Fatal> {
-            Admin::start(address, self.data.path(), Arc::clone(&self.metrics), Arc::clone(&self.board))
+            Admin::start(address, self.data.path(), Arc::clone(&self.board), self.draining())
+        }
+
+        fn draining(&self) -> Draining {
+            Draining { door: Arc::default(), metrics: Arc::clone(&self.metrics) }
+        }
+
+        fn start_patient(&self, silence_max: Duration) -> Admin {
+            let shown = Shown { board: Arc::clone(&self.board), draining: self.draining() };
+            Admin::start_patient(Some(&self.any), self.data.path(), shown, silence_max).expect("starts")
         }
 
         fn socket(&self) -> PathBuf {
@@ -309,6 +362,9 @@ mod tests {
             ..ShardStatus::default()
         });
         assert_eq!(get(at(&admin), "/readyz"), ok());
+        node.board.note_free(1000);
+        let (code, text) = get(at(&admin), "/readyz");
+        assert!(code == 200 && text.starts_with("ok\nthe disk is full: 1000 bytes are free, "), "{text}");
         let (code, text) = get(at(&admin), "/metrics");
         assert_eq!(code, 200);
         assert!(text.contains("beaver_raft_term{shard=\"0\"} 9"), "{text}");
@@ -339,6 +395,15 @@ mod tests {
         assert_eq!((code, report.node), (200, 1));
         drop(admin);
         assert!(!node.socket().exists());
+    }
+
+    #[test]
+    fn a_node_that_has_not_begun_is_not_drained() {
+        let node = node();
+        let admin = node.start(Some(&node.any)).expect("starts");
+        let post = |client: AdminClient| client.post("/drain").expect("answers").code;
+        assert_eq!(post(AdminClient::in_directory(node.data.path(), PATIENCE)), 503);
+        assert_eq!(post(AdminClient::at(at(&admin), PATIENCE)), 404, "the port changes nothing");
     }
 
     #[test]
@@ -376,9 +441,7 @@ mod tests {
     #[test]
     fn a_crowd_of_slow_clients_that_dial_again_keeps_nobody_out() {
         let node = node();
-        let (metrics, board) = (Arc::clone(&node.metrics), Arc::clone(&node.board));
-        let admin =
-            Admin::start_patient(Some(&node.any), node.data.path(), metrics, board, 2 * PATIENCE).expect("starts");
+        let admin = node.start_patient(2 * PATIENCE);
         let mut crowd = Crowd::of(2 * CONNECTIONS_MAX, at(&admin));
         let (address, data) = (at(&admin), node.data.path());
         std::thread::scope(|scope| {
@@ -398,10 +461,7 @@ mod tests {
     #[test]
     fn a_request_that_does_not_come_to_its_end_is_given_up() {
         let node = node();
-        let (metrics, board) = (Arc::clone(&node.metrics), Arc::clone(&node.board));
-        let silence_max = Duration::from_millis(100);
-        let admin =
-            Admin::start_patient(Some(&node.any), node.data.path(), metrics, board, silence_max).expect("starts");
+        let admin = node.start_patient(Duration::from_millis(100));
         let mut slow = StdStream::connect(at(&admin)).expect("is listening");
         // It ends when the server closes the connection.
         while slow.write_all(b"G").is_ok() {

@@ -271,6 +271,7 @@ fn make_host<R: Runtime>(
         })),
         writing: Notify::new(),
         log_lacks_room: Cell::default(),
+        write_times: RefCell::default(),
         log_extent: Cell::default(),
         census: Cell::default(),
         earlier_census: Cell::default(),

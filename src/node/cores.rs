@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::core::{Setup, StopRequest, run_core};
+use super::draining;
 use super::place::{Crossing, Place};
 use super::rings::{RingEnds, connect_all};
 use super::together::Together;
@@ -249,11 +250,9 @@ impl Drop for Leaving {
 async fn heed(mut requests: watch::Receiver<Request>, setup: Setup, stop: Rc<StopRequest>) {
     loop {
         let request = *requests.borrow_and_update();
-        if request >= Request::Drain && setup.door.drain() {
-            if request == Request::Drain {
-                tracing::info!("draining: puts are refused from now on");
-            }
-            setup.metrics.node.draining.set(1);
+        let begins = request >= Request::Drain && draining::switch(&setup.door, &setup.metrics, true);
+        if begins && request == Request::Drain {
+            tracing::info!("draining: puts are refused from now on");
         }
         if request >= Request::Stop {
             stop.ask();

@@ -19,6 +19,7 @@ use super::giving::{give_jobs, give_piece};
 use super::installing::Staged;
 use super::queue::Queue;
 use super::snapshots::SnapshotView;
+use super::write_times::WriteTimes;
 use crate::api::{Answer, Operation};
 use crate::fatal::Fatal;
 use crate::io::{Disk, Runtime, yield_now};
@@ -29,7 +30,7 @@ use crate::shard::effect::{Append, ConnectionId, Effect, JobPlace, Keep, Snapsho
 use crate::shard::giving::Kept;
 use crate::shard::write_watch::WriteWatch;
 use crate::shard::{Moment, Shard};
-use crate::status::InstallStatus;
+use crate::status::{InstallStatus, LatencyStatus};
 use crate::types::{Incarnation, Index, JobId, Nanos, NodeId, SnapshotName, Start};
 use crate::wal::catalog::{EnqueueAt, PieceName};
 use crate::wal::entry::Entry;
@@ -187,6 +188,7 @@ pub struct DiskView {
     pub log_bytes: u64,
     /// Of the segment for which the log waits.
     pub log_needs_bytes: Option<u64>,
+    pub log_writes: LatencyStatus,
     pub census: Census,
     pub snapshot: SnapshotView,
     /// For how long there has been no newer one.
@@ -233,6 +235,7 @@ pub struct Host<R: Runtime> {
     /// Bytes of the new segment for which an append waits, where there is no room for it. That is no slow write, and no
     /// failed one.
     pub log_lacks_room: Cell<Option<u64>>,
+    pub write_times: RefCell<WriteTimes>,
     /// Segment files of the log, spares included, and their bytes, when they were last counted.
     pub log_extent: Cell<(u64, u64)>,
     /// What the shard's files hold, as the keeper last counted.
@@ -357,8 +360,18 @@ impl<R: Runtime> Host<R> {
                 let snapshot_age = moment.now.saturating_sub(snapshot.since);
                 let install = self.install.get();
                 let log_needs_bytes = self.log_lacks_room.get();
-                let view =
-                    DiskView { stalled, segments, log_bytes, log_needs_bytes, census, snapshot, snapshot_age, install };
+                let log_writes = self.write_times.borrow().summary();
+                let view = DiskView {
+                    stalled,
+                    segments,
+                    log_bytes,
+                    log_needs_bytes,
+                    log_writes,
+                    census,
+                    snapshot,
+                    snapshot_age,
+                    install,
+                };
                 self.observer.observe(&mut shard, view);
                 let took = self.rt.now().saturating_sub(begun);
                 let pause = PUBLISH_EVERY.max(Nanos(took.0.saturating_mul(PUBLISH_PART_MAX)));

@@ -90,7 +90,9 @@ async fn write_group<R: Runtime>(
         host.end_write();
         match written {
             Ok(()) => {
-                metrics.write_seconds.observe(host.rt.now().saturating_sub(begun).duration().as_secs_f64());
+                let took = host.rt.now().saturating_sub(begun);
+                metrics.write_seconds.observe(took.duration().as_secs_f64());
+                host.write_times.borrow_mut().note(took);
                 metrics.writes.inc();
                 if host.log_lacks_room.take().is_some() {
                     tracing::info!("the log goes on: there is room for a segment again");

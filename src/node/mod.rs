@@ -3,7 +3,8 @@
 //! Reading order: `core` (one core thread from its start to its end), `opening` and `progress` (directories and recovery),
 //! `host` and `answer_rooms` (one shard), `log_writer`, `keeping` and `disk_watch` (its disk), `living` (its lives),
 //! `mending` (a shard whose log is damaged), `installing` and `giving` (one that is behind the log, and who helps it),
-//! `client_sockets`, `listeners`, `peering`, `contacts` and `front` (its wires), `observer`, `admin` and
+//! `client_sockets`, `listeners`, `peering`, `contacts` and `front` (its wires), `observer`, `trends`,
+//! `write_times`, `admin` and
 //! `admin_door` (what it shows, and to how many), `start`, `fate` and `stopping` (how
 //! it begins and ends). Then what makes several threads one node: `place` (whose is what), `rings` (how they
 //! speak), `together` (what they share), `cores` (their start and end).
@@ -18,6 +19,7 @@ pub mod contacts;
 pub mod cores;
 pub mod descriptors;
 pub mod disk_watch;
+pub mod draining;
 pub mod fate;
 pub mod front;
 pub mod giving;
@@ -41,6 +43,8 @@ pub mod snapshots;
 pub mod start;
 pub mod stopping;
 pub mod together;
+pub mod trends;
+pub mod write_times;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +54,7 @@ use sd_notify::NotifyState;
 use self::admin::Admin;
 use self::cores::{Shared, no_ring, no_thread, run_cores};
 use self::descriptors::files_kept;
+use self::draining::Draining;
 use self::start::Start;
 use crate::config::Config;
 use crate::fatal::Fatal;
@@ -111,10 +116,12 @@ pub fn run(
     let requests = signals::requests(reread)
         .map_err(|error| Fatal::System { what: "to handle signals".to_owned(), why: error.to_string() })?;
     let board = Arc::new(Board::new(&config, &metrics));
-    let _admin = Admin::start(config.admin.as_ref(), &config.data, Arc::clone(&metrics), Arc::clone(&board))?;
+    let draining = Draining { door: Arc::default(), metrics: Arc::clone(&metrics) };
+    let door = Arc::clone(&draining.door);
+    let _admin = Admin::start(config.admin.as_ref(), &config.data, Arc::clone(&board), draining)?;
     let bulk = start_bulk(&config)?;
     tell_the_service_manager(Arc::clone(&board), Arc::clone(&metrics));
-    run_cores(&Shared { config, metrics, board, requests, door: Arc::default() }, bulk, sockets)
+    run_cores(&Shared { config, metrics, board, requests, door }, bulk, sockets)
 }
 
 fn start_bulk(config: &Config) -> Result<Bulk, Fatal> {

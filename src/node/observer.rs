@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::host::{DiskView, Observer};
+use super::trends::{Sample, Trends};
 use crate::metrics::{PeerMetrics, ShardMetrics};
 use crate::raft::{ProgressState, RoleName as Role};
 use crate::shard::Shard;
-use crate::shard::status::{Counters, Picture};
-use crate::status::{Board, JobCounts, PeerStatus, RoleName, ShardStatus, TubeStatus};
+use crate::shard::status::{Counters, PeerPicture, Picture};
+use crate::status::{Board, JobCounts, LinkStatus, PeerStatus, RateStatus, RoleName, ShardStatus, TubeStatus};
 use crate::types::{Nanos, NodeId, ShardId, Term};
 
 /// Tubes that are shown one by one.
@@ -35,6 +36,7 @@ pub struct Shown {
     timeouts: u64,
     leader: Option<NodeId>,
     leadership: Leadership,
+    trends: Trends,
 }
 
 /// What the log said last of who leads.
@@ -175,6 +177,26 @@ impl StatusObserver {
         }
     }
 
+    fn links(&self, picture: &Picture) -> Vec<LinkStatus> {
+        let (now_ms, mut shown) = (self.board.now_ms(), self.shown.borrow_mut());
+        let link = |peer: &PeerPicture| {
+            let lost = self.peers.get(&peer.node).map_or(0, |metrics| metrics.connections_lost.get());
+            let since_ms = shown.trends.link_since(now_ms, peer.node, peer.connected, lost);
+            LinkStatus { node: peer.node.0, connected: peer.connected, since_ms, lost }
+        };
+        picture.peers.iter().map(link).collect()
+    }
+
+    fn rates(&self) -> RateStatus {
+        let metrics = &self.metrics;
+        self.shown.borrow_mut().trends.rates(Sample {
+            at_ms: self.board.now_ms(),
+            puts: metrics.enqueued.get(),
+            reserves: metrics.reserved.get(),
+            deletes: metrics.completed.get(),
+        })
+    }
+
     fn status(&self, picture: &Picture, disk: DiskView) -> ShardStatus {
         let counts = &picture.counts;
         let peers = picture.peers.iter().filter_map(|peer| {
@@ -246,6 +268,9 @@ impl StatusObserver {
             install: disk.install,
             peers: peers.collect(),
             shut_out: picture.shut_out.iter().map(|node| node.0).collect(),
+            links: self.links(picture),
+            rates: self.rates(),
+            log_writes: disk.log_writes,
             ..ShardStatus::default()
         }
     }

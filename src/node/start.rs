@@ -1,15 +1,17 @@
-//! How far the start of a node is, for the service manager: when `systemctl start` may return, and what it waits for.
+//! How far the start of a node is, for the service manager: when `systemctl start` may return, and
+//! what it waits for.
 //!
-//! It must never wait for a leader: the first member of a cluster that starts cold has none, and the second is started
-//! only when `systemctl start` of the first has returned.
+//! It must never wait for a leader: the first member of a cluster that starts cold has none, and
+//! the second is started only when `systemctl start` of the first has returned.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::status::{RoleName, StatusReport};
 
-/// A node that no peer has answered yet is ready after this: they may be down. Peers that are there answer the first
-/// attempt to connect within milliseconds, and a refusal ends the node or keeps it from being ready.
+/// A node that no peer has answered yet is ready after this: they may be down. Peers that are there
+/// answer the first attempt to connect within milliseconds, and a refusal ends the node or keeps it
+/// from being ready.
 pub const PEER_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, PartialEq, Eq)]

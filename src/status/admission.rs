@@ -1,7 +1,8 @@
-//! What the peers make of this node since it started: which of them admitted it, which refuse it, and when their
-//! refusals leave it no majority to belong to.
+//! What the peers make of this node since it started: which of them admitted it, which refuse it,
+//! and when their refusals leave it no majority to belong to.
 //!
-//! It must never take silence for a refusal: a peer that is down may admit the node when it is back.
+//! It must never take silence for a refusal: a peer that is down may admit the node when it is
+//! back.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +11,11 @@ use std::collections::BTreeMap;
 pub struct Admission {
     /// Members of the cluster, this node included.
     members: usize,
-    /// A peer has admitted this node once. From then on refusals are no reason to end: the node belongs somewhere.
+    /// A peer has admitted this node once. From then on refusals are no reason to end: the node
+    /// belongs somewhere.
     is_admitted: bool,
-    /// Peers whose last word was a refusal, each with its sentence and whether time alone could change it.
+    /// Peers whose last word was a refusal, each with its sentence and whether time alone could
+    /// change it.
     refusals: BTreeMap<u8, Refused>,
 }
 
@@ -50,8 +53,9 @@ impl Admission {
         self.refusals.iter().map(|(peer, refused)| (*peer, refused.why.as_str()))
     }
 
-    /// Why this node can be part of no majority, if so: nobody has admitted it, and those that do not refuse it for
-    /// good are too few. One refusal alone is not enough: it may be the peer whose configuration is wrong.
+    /// Why this node can be part of no majority, if so: nobody has admitted it, and those that do
+    /// not refuse it for good are too few. One refusal alone is not enough: it may be the peer
+    /// whose configuration is wrong.
     #[must_use]
     pub fn hopeless(&self) -> Option<String> {
         let lasting = self.refusals.values().filter(|refused| refused.is_lasting).count();

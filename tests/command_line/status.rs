@@ -1,18 +1,25 @@
 //! `status`: the members' own admin ports, asked by the program.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use beaver_raft::config::{Address, Draft};
 use beaver_raft::metrics::Metrics;
 use beaver_raft::node::admin::Admin;
+use beaver_raft::node::draining::Draining;
 use beaver_raft::status::{Board, RoleName, ShardStatus};
 
-use crate::beaver_raft as program;
+use crate::{BINARY, beaver_raft as program, run};
 
 /// An admin port of a node whose peers are out of reach, or of one that stands alone.
 fn admin(members: &str) -> Running {
-    let yaml = format!("{{cluster: orders, node: 1, data: d, clients: 'a:1', admin: 'a:9', members: {members}}}");
+    admin_as("orders", 1, members)
+}
+
+fn admin_as(cluster: &str, node: u8, members: &str) -> Running {
+    let yaml =
+        format!("{{cluster: {cluster}, node: {node}, data: d, clients: 'a:1', admin: 'a:9', members: {members}}}");
     let config = Draft::from_yaml(&yaml, Path::new("test")).expect("parses").validate().expect("valid");
     let metrics = Arc::new(Metrics::new());
     let board = Arc::new(Board::new(&config, &metrics));
@@ -28,7 +35,8 @@ fn admin(members: &str) -> Running {
     });
     let any = Address::parse("127.0.0.1:0").expect("well-formed");
     let data = tempfile::tempdir().expect("a directory");
-    let admin = Admin::start(Some(&any), data.path(), metrics, board).expect("loopback is there");
+    let admin = Admin::start(Some(&any), data.path(), board, Draining { door: Arc::default(), metrics })
+        .expect("loopback is there");
     let address = admin.local_address().expect("it listens on TCP").to_owned();
     Running { data, address, _admin: admin }
 }
@@ -87,9 +95,45 @@ fn the_json_holds_what_every_member_said() {
     assert_eq!(json[0]["report"]["shards"][0]["committed"], 17);
 }
 
+/// An admin port of a node of this cluster.
+fn admin_of(cluster: &str) -> Running {
+    admin_as(cluster, 1, "{1: '127.0.0.1:2', 2: '127.0.0.1:1'}")
+}
+
+#[test]
+fn no_proxy_is_asked_whatever_the_environment_says() {
+    let admin = admin("{1: '127.0.0.1:2'}");
+    let nobody = "http://127.0.0.1:1";
+    let mut command = Command::new("env");
+    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        command.arg(format!("{name}={nobody}"));
+    }
+    let ended = run(command.args([BINARY, "status", "--admin", admin.local_address()]), "");
+    assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""), "{}", ended.stdout);
+}
+
+#[test]
+fn a_node_of_another_cluster_is_no_member_that_answers() {
+    let (own, other) = (admin_of("orders"), admin_as("billing", 2, "{1: '127.0.0.1:2', 2: '127.0.0.1:1'}"));
+    let both = format!("{},{}", own.local_address(), other.local_address());
+    let ended = program(&["status", "--admin", &both]);
+    assert_eq!(ended.status, Some(1));
+    assert!(ended.stdout.starts_with("cluster orders: 1 of 2 members answer\n"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("node 2 of another cluster answers there, billing"), "{}", ended.stdout);
+}
+
+#[test]
+fn it_watches_until_nobody_reads() {
+    let admin = admin("{1: '127.0.0.1:2'}");
+    let script = format!("{BINARY} status --watch 1 --admin {} | grep -m 2 '^cluster orders'", admin.local_address());
+    let ended = run(Command::new("bash").args(["-c", &script]), "");
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout.lines().count(), 2, "{}", ended.stdout);
+}
+
 #[test]
 fn without_an_address_it_says_what_it_needs() {
     let ended = program(&["status"]);
     assert_eq!(ended.status, Some(2));
-    assert!(ended.stderr.contains("--admin ADDR, or --config FILE"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("--admin ADDR, --config FILE of a member, or --data DIR"), "{}", ended.stderr);
 }

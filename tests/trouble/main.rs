@@ -11,6 +11,7 @@ mod links;
 mod listening;
 mod log_reader;
 mod no_quorum;
+mod operator;
 mod put_back;
 mod refusals;
 mod service_manager;

@@ -58,7 +58,8 @@ impl Drop for Start {
     }
 }
 
-/// A peer that refuses whoever dials it, and takes its time: a node that looks only at itself is ready before that.
+/// A peer that refuses whoever dials it, and takes its time: a node that looks only at itself is
+/// ready before that.
 fn refuse_all(address: SocketAddr, code: RefusalCode) {
     let listener = TcpListener::bind(address).expect("nobody listens there");
     std::thread::spawn(move || {

@@ -111,9 +111,9 @@ impl FrontDoor {
         }
     }
 
-    /// From now on no put is taken. There is no way back but a restart. Whether this call began it.
-    pub fn drain(&self) -> bool {
-        !self.draining.swap(true, Ordering::Relaxed)
+    /// Whether puts are refused from now on. Returns whether that is a change.
+    pub fn set_draining(&self, draining: bool) -> bool {
+        self.draining.swap(draining, Ordering::Relaxed) != draining
     }
 
     #[must_use]

@@ -403,7 +403,7 @@ fn a_waiting_client_that_is_hung_up_on_is_told_nothing() {
 #[test]
 fn a_draining_node_refuses_puts_behind_their_bodies() {
     let mut client = Client::new(1);
-    client.door.drain();
+    client.door.set_draining(true);
     client.send("put 0 0 1 1\r\na\r\nput 0 0 1 1\r\nabc");
     assert_eq!(client.got(), "DRAINING\r\nEXPECTED_CRLF\r\n");
     assert_eq!(client.asked(), []);
