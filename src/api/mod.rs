@@ -90,6 +90,11 @@ pub enum Operation {
         tube: Bytes,
         change: ReferenceChange,
     },
+    /// Soft state: this session has ended, used this tube if any, and watched those. Has no answer.
+    Leave {
+        used: Option<Bytes>,
+        watched: Vec<Bytes>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,9 +152,33 @@ pub enum Answer {
         references: TubeReferences,
     },
     ShardStats(Box<ShardStats>),
-    /// In the order of their creation.
-    Tubes(Vec<Bytes>),
+    /// All but `default`: those with jobs in the order of their creation, then the others by name.
+    Tubes(TubeLines),
     Undone,
+}
+
+/// Names of tubes as the lines of a list, each `- name` with a line feed behind it. All who ask at the same time share one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TubeLines(Bytes);
+
+impl TubeLines {
+    #[must_use]
+    pub fn of_text(lines: String) -> TubeLines {
+        TubeLines(lines.into())
+    }
+
+    /// Clones are cheap.
+    #[must_use]
+    pub fn text(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl<'a> FromIterator<&'a Bytes> for TubeLines {
+    fn from_iter<T: IntoIterator<Item = &'a Bytes>>(names: T) -> TubeLines {
+        let line = |name: &Bytes| format!("- {}\n", String::from_utf8_lossy(name));
+        TubeLines::of_text(names.into_iter().map(line).collect())
+    }
 }
 
 /// Soft state about one tube, summed over all nodes by the leader.

@@ -55,7 +55,12 @@ impl Machine {
         let tube = self.tubes.named_or_created(class.tube, &mut self.news);
         tube.total_jobs += 1;
         self.total_jobs += 1;
-        let record = Record::as_enqueued(tube.id, ClassKey::of(class));
+        let (id, is_first) = (tube.id, tube.is_empty());
+        if is_first {
+            self.tubes.fill(id);
+            self.news.filled(id);
+        }
+        let record = Record::as_enqueued(id, ClassKey::of(class));
         self.make_ready_after(job, record, class.delay_s);
         Outcome::Enqueued { job }
     }
@@ -91,6 +96,7 @@ impl Machine {
         let tube = self.tubes.existing_mut(record.tube);
         tube.deletes += 1;
         if tube.is_empty() {
+            self.tubes.empty(record.tube);
             self.news.emptied(record.tube);
         }
         Ok(Outcome::Deleted)

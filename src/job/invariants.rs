@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fingerprint::Fingerprint;
 use super::machine::Machine;
 use super::record::State;
+use super::totals::Totals;
 use super::tube::TubeId;
 use crate::types::{JobId, Nanos, SessionId};
 
@@ -91,6 +92,8 @@ impl Machine {
             pauses.extend(tube.pause.map(|pause| (pause.until, tube.id)));
         }
         assert_eq!(pauses, self.pauses, "pauses and their due times");
+        assert_eq!(self.totals, Totals::of(self.tubes.iter()), "the totals of all tubes");
+        assert_eq!(*self.tubes.vacant(), self.tubes.recount_vacant(), "the tubes without a job");
     }
 
     fn verify_sessions(&self, found: &Indexes) {

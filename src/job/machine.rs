@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::record::Record;
 use super::sessions::Sessions;
+use super::totals::Totals;
 use super::tube::{Tube, TubeId, Tubes};
 use crate::types::{Incarnation, JobId, LogPosition, Nanos, NodeId, Times};
 
@@ -16,7 +17,7 @@ use crate::types::{Incarnation, JobId, LogPosition, Nanos, NodeId, Times};
 /// - a live job is either one bit in the set of its class or one record, never both;
 /// - a record of a ready job differs from its ENQ, so that equal states have one form;
 /// - each record is in exactly the indexes that its state names, under the deadline or order that it holds;
-/// - the counts and the fingerprint of a tube are those of its live jobs;
+/// - the counts and the fingerprint of a tube are those of its live jobs, and the totals those of all tubes;
 /// - `times` never run backwards.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -35,6 +36,7 @@ pub struct Machine {
     /// Jobs enqueued, ever.
     pub(super) total_jobs: u64,
     pub(super) tubes: Tubes,
+    pub(super) totals: Totals,
     /// Every live job that is not a bit.
     pub(super) records: BTreeMap<JobId, Record>,
     pub(super) sessions: Sessions,
@@ -55,6 +57,7 @@ pub struct Machine {
 pub(super) struct News {
     created: BTreeSet<TubeId>,
     made_ready: BTreeSet<TubeId>,
+    filled: BTreeSet<TubeId>,
     emptied: BTreeSet<TubeId>,
     shut_out: BTreeSet<NodeId>,
 }
@@ -68,6 +71,10 @@ impl News {
         self.made_ready.insert(tube);
     }
 
+    pub(super) fn filled(&mut self, tube: TubeId) {
+        self.filled.insert(tube);
+    }
+
     pub(super) fn emptied(&mut self, tube: TubeId) {
         self.emptied.insert(tube);
     }
@@ -79,6 +86,7 @@ impl News {
     pub(super) fn dropped(&mut self, tube: TubeId) {
         self.created.remove(&tube);
         self.made_ready.remove(&tube);
+        self.filled.remove(&tube);
         self.emptied.remove(&tube);
     }
 }
@@ -105,6 +113,7 @@ impl Machine {
             timeouts: 0,
             total_jobs: 0,
             tubes: Tubes::new(),
+            totals: Totals::default(),
             records: BTreeMap::new(),
             sessions: Sessions::default(),
             leases: BTreeSet::new(),
@@ -126,6 +135,12 @@ impl Machine {
     pub fn take_made_ready(&mut self) -> Vec<Bytes> {
         let tubes = std::mem::take(&mut self.news.made_ready);
         self.names_of(&tubes, Tube::serves)
+    }
+
+    /// The tubes that got their first job since this was last asked, and have one still. In order of creation.
+    pub fn take_filled(&mut self) -> Vec<Bytes> {
+        let tubes = std::mem::take(&mut self.news.filled);
+        self.names_of(&tubes, |tube| !tube.is_empty())
     }
 
     /// The tubes that lost their last job since this was last asked, and are empty still: a TUBE_DROP may follow

@@ -47,7 +47,9 @@ mod pause;
 mod queries;
 mod ready;
 mod record;
+mod scan;
 mod sessions;
+mod totals;
 mod tube;
 mod tube_name;
 
@@ -60,3 +62,4 @@ pub use machine::Machine;
 pub use queries::Enqueued;
 pub use recount::{RecountError, recount};
 pub use restore::RestoreError;
+pub use scan::{DepthScan, TubeCursor};

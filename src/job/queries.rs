@@ -1,9 +1,6 @@
 //! What the state machine shows to those who only look. Nothing here changes it, or looks past it: what only
 //! the log knows of a job (its class, when it was put), the caller brings along.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use bytes::Bytes;
 
 use super::command::Class;
@@ -11,8 +8,9 @@ use super::fingerprint::Fingerprint;
 use super::machine::Machine;
 use super::ready::ClassKey;
 use super::record::{Counters, State};
-use super::tube::{Tube, TubeId};
-use super::view::{Counts, JobState, JobView, TubeCounts, TubeDepth};
+use super::totals::Totals;
+use super::tube::Tube;
+use super::view::{Counts, JobState, JobView, TubeCounts};
 use crate::types::{BootEpoch, Incarnation, JobId, LogPosition, Nanos, NodeId, SessionId, Times};
 
 /// What the log says of a job: its ENQ.
@@ -42,23 +40,21 @@ impl Machine {
         self.next_job
     }
 
+    /// Costs the same however many tubes there are.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts {
+        let Totals { urgent, ready, reserved, delayed, buried } = self.totals;
+        Counts {
+            urgent,
+            ready,
+            reserved,
+            delayed,
+            buried,
             timeouts: self.timeouts,
             total_jobs: self.total_jobs,
             tubes: self.tubes.len() as u64,
             sessions: self.sessions.len() as u64,
-            ..Counts::default()
-        };
-        for tube in self.tubes.iter() {
-            counts.urgent += tube.ready.urgent();
-            counts.ready += tube.ready.count();
-            counts.reserved += tube.reserved;
-            counts.delayed += tube.delayed.len() as u64;
-            counts.buried += tube.buried.len() as u64;
         }
-        counts
     }
 
     /// The counts of a tube that has a record.
@@ -83,28 +79,16 @@ impl Machine {
         })
     }
 
-    /// The tubes with the most jobs, those with more first; at most so many, and no empty one.
+    /// How many tubes have a record and are more than one that only waits to be dropped.
     #[must_use]
-    pub fn deepest_tubes(&self, count: usize) -> Vec<TubeDepth> {
-        let mut deepest = BinaryHeap::with_capacity(count + 1);
-        for tube in self.tubes.iter().filter(|tube| !tube.is_empty()) {
-            deepest.push(Reverse((tube.jobs(), Reverse(tube.id))));
-            if deepest.len() > count {
-                deepest.pop();
-            }
-        }
-        let depth = |&Reverse((_, Reverse(id))): &Reverse<(u64, Reverse<TubeId>)>| {
-            let tube = self.tubes.existing(id);
-            TubeDepth {
-                tube: tube.name.clone(),
-                ready: tube.ready.count(),
-                reserved: tube.reserved,
-                delayed: tube.delayed.len() as u64,
-                buried: tube.buried.len() as u64,
-                is_paused: tube.pause.is_some(),
-            }
-        };
-        deepest.into_sorted_vec().iter().map(depth).collect()
+    pub fn inhabited_tubes(&self) -> u64 {
+        (self.tubes.len() - self.tubes.vacant().len()) as u64
+    }
+
+    /// Whether the tube has a record and is more than one that only waits to be dropped: it has jobs, or is the default one.
+    #[must_use]
+    pub fn is_inhabited(&self, tube: &[u8]) -> bool {
+        self.tubes.named(tube).is_some_and(|tube| !tube.is_droppable())
     }
 
     /// The names of all tubes that have a record, in order of creation.

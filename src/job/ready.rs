@@ -9,7 +9,7 @@ use super::job_set::{JobSet, Removed};
 use crate::types::JobId;
 
 /// Jobs with a priority below this count as urgent.
-const URGENT_PRIORITY: u32 = 1024;
+pub(super) const URGENT_PRIORITY: u32 = 1024;
 
 /// The numbers of a class; within a tube they are the class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -15,6 +15,7 @@ use super::machine::{Machine, News};
 use super::ready::{ClassKey, Ready};
 use super::record::{Counters, Record, Reservation, State};
 use super::sessions::Sessions;
+use super::totals::Totals;
 use super::tube::{Pause, Tube, TubeId, Tubes};
 use crate::types::{BootEpoch, Incarnation, Index, JobId, LogPosition, Nanos, NodeId, SessionId, Term, Times};
 
@@ -51,6 +52,7 @@ impl Machine {
             timeouts: image.timeouts.to_native(),
             total_jobs: image.total_jobs.to_native(),
             tubes: restore_tubes(image, next_job)?,
+            totals: Totals::default(),
             records: BTreeMap::new(),
             sessions: restore_sessions(image)?,
             leases: BTreeSet::new(),
@@ -67,6 +69,8 @@ impl Machine {
         machine.pauses = machine.tubes.iter().filter_map(|tube| Some((tube.pause.as_ref()?.until, tube.id))).collect();
         machine.restore_records(image)?;
         machine.check_counts(image)?;
+        machine.totals = Totals::of(machine.tubes.iter());
+        machine.tubes.restore_vacant();
         let found = machine.digest();
         if found != digest {
             return Err(RestoreError::Digest { expected: digest, found });

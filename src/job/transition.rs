@@ -1,5 +1,5 @@
 //! The two moves that every change of a job is made of: it is taken out of wherever it is, and placed where its
-//! changed record says. Only here do a job's state, the indexes, the counts and the fingerprint change, so they
+//! changed record says. Only here do a job's state, the indexes, the counts, the totals and the fingerprint change, so they
 //! cannot come to contradict each other.
 
 use super::machine::Machine;
@@ -12,6 +12,7 @@ impl Machine {
     /// Takes a job that has a record out of everything that knows it.
     pub(super) fn take_record(&mut self, job: JobId) -> Option<Record> {
         let record = self.records.remove(&job)?;
+        self.totals.subtract(&record.state, record.priority);
         let tube = self.tubes.existing_mut(record.tube);
         tube.fingerprint -= tube.seed.hash_record(job, &record);
         match record.state {
@@ -41,6 +42,7 @@ impl Machine {
             return None;
         }
         tube.fingerprint -= tube.seed.hash_bit(job, class);
+        self.totals.subtract(&State::Ready, class.priority);
         Some(Record::as_enqueued(tube.id, class))
     }
 
@@ -55,6 +57,7 @@ impl Machine {
 
     /// Places a job where its record says; a ready one that does not differ from its ENQ becomes a bit.
     pub(super) fn place(&mut self, job: JobId, record: Record) {
+        self.totals.add(&record.state, record.priority);
         let tube = self.tubes.existing_mut(record.tube);
         if record.state == State::Ready {
             self.news.made_ready(record.tube);

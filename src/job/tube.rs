@@ -2,6 +2,7 @@
 //! whether connections use or watch it is not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -86,30 +87,37 @@ impl Tube {
     }
 }
 
-/// Invariant: `names` and `tubes` hold the same tubes.
+/// Invariants: `names` and `tubes` hold the same tubes; `vacant` those of them that have no job, the default one apart.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tubes {
     next: TubeId,
     names: BTreeMap<Bytes, TubeId>,
     /// In order of creation. Boxed, because a tube is far larger than what a tree's node should move about.
     tubes: BTreeMap<TubeId, Box<Tube>>,
+    vacant: BTreeSet<TubeId>,
 }
 
 impl Tubes {
     pub(super) fn new() -> Tubes {
-        let mut tubes = Tubes { next: DEFAULT_ID, names: BTreeMap::new(), tubes: BTreeMap::new() };
+        let mut tubes =
+            Tubes { next: DEFAULT_ID, names: BTreeMap::new(), tubes: BTreeMap::new(), vacant: BTreeSet::new() };
         tubes.create(DEFAULT);
         tubes
     }
 
-    /// Tubes as they once were, in order of creation; none if they never were so.
+    /// Tubes as they once were, in order of creation; none if they never were so. Which of them are vacant is not known yet.
     pub(super) fn restore(next: TubeId, tubes: Vec<Tube>) -> Option<Tubes> {
         let is_ordered = tubes.is_sorted_by(|one, next| one.id < next.id) && tubes.last()?.id < next;
         let has_default = tubes.first().is_some_and(|first| first.id == DEFAULT_ID && first.name == DEFAULT);
         let count = tubes.len();
         let names: BTreeMap<Bytes, TubeId> = tubes.iter().map(|tube| (tube.name.clone(), tube.id)).collect();
         let tubes = tubes.into_iter().map(|tube| (tube.id, Box::new(tube))).collect();
-        (is_ordered && has_default && names.len() == count).then_some(Tubes { next, names, tubes })
+        (is_ordered && has_default && names.len() == count).then_some(Tubes {
+            next,
+            names,
+            tubes,
+            vacant: BTreeSet::new(),
+        })
     }
 
     /// The id of the tube that is created next.
@@ -166,6 +174,38 @@ impl Tubes {
         self.tubes.get_mut(&id).expect("a named tube has a record")
     }
 
+    /// The tube gets its first job.
+    pub(super) fn fill(&mut self, id: TubeId) {
+        self.vacant.remove(&id);
+    }
+
+    /// The tube has lost its last job.
+    pub(super) fn empty(&mut self, id: TubeId) {
+        if id != DEFAULT_ID {
+            self.vacant.insert(id);
+        }
+    }
+
+    /// The tubes that TUBE_DROP would forget, in order of creation.
+    pub(super) fn vacant(&self) -> &BTreeSet<TubeId> {
+        &self.vacant
+    }
+
+    /// Finds the vacant tubes from the ground up.
+    pub(super) fn recount_vacant(&self) -> BTreeSet<TubeId> {
+        self.iter().filter(|tube| tube.is_droppable()).map(|tube| tube.id).collect()
+    }
+
+    /// All jobs have been put back into tubes that were restored.
+    pub(super) fn restore_vacant(&mut self) {
+        self.vacant = self.recount_vacant();
+    }
+
+    /// At most so many tubes with these ids, in order of creation.
+    pub(super) fn range(&self, ids: Range<TubeId>, tubes_max: usize) -> impl Iterator<Item = &Tube> {
+        self.tubes.range(ids).take(tubes_max).map(|(_, tube)| tube.as_ref())
+    }
+
     fn create(&mut self, name: &[u8]) -> TubeId {
         let id = self.next;
         self.next = TubeId(id.0 + 1);
@@ -173,6 +213,7 @@ impl Tubes {
         let name = Bytes::copy_from_slice(name);
         self.names.insert(name.clone(), id);
         self.tubes.insert(id, Box::new(Tube::new(id, name)));
+        self.empty(id);
         id
     }
 
@@ -180,6 +221,7 @@ impl Tubes {
     pub(super) fn drop_if_empty(&mut self, name: &[u8]) -> Option<Box<Tube>> {
         let id = self.named(name).filter(|tube| tube.is_droppable())?.id;
         self.names.remove(name);
+        self.vacant.remove(&id);
         self.tubes.remove(&id)
     }
 }

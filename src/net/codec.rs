@@ -80,10 +80,10 @@ pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
             fields.put_u64_le(marker.0);
             fields.put_u128_le(*digest);
         }
-        PeerMessage::References { term, whole, changes } => {
+        PeerMessage::References { term, part, changes } => {
             let fields = frame.fields();
             fields.put_u8(REFERENCES);
-            session::encode_references(*term, *whole, changes, fields);
+            session::encode_references(*term, *part, changes, fields);
         }
         PeerMessage::Fetch(fetch) => {
             let fields = frame.fields();

@@ -57,10 +57,10 @@ pub enum PeerMessage {
         marker: Index,
         digest: u128,
     },
-    /// References of the sender's connections to tubes: all of them (`whole`), or what changed.
+    /// References of the sender's connections to tubes: a piece of all of them, or what changed.
     References {
         term: Term,
-        whole: bool,
+        part: ReferencePart,
         changes: Vec<ReferenceDelta>,
     },
     Fetch(Fetch),
@@ -181,8 +181,16 @@ pub struct RaftMessage {
 pub enum ReadAbout {
     State,
     Tube(Bytes),
-    Tubes,
+    /// How many tubes there are.
+    TubeCount,
+    /// The tubes without a job that are used or watched, by name: a page of them, behind this name or from the first on.
+    BareTubes {
+        after: Option<Bytes>,
+    },
 }
+
+/// The longest page.
+pub const NAMES_PER_PAGE_MAX: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Soft {
@@ -192,8 +200,50 @@ pub enum Soft {
         watching: u64,
         waiting: u64,
     },
-    /// All tubes that have a record or a reference, in order of creation.
-    Tubes(Vec<Bytes>),
+    /// Tubes that have jobs, or are used or watched.
+    TubeCount(u64),
+    BareTubes {
+        names: Vec<Bytes>,
+        is_more: bool,
+    },
+}
+
+/// What a message with references is. A whole report comes in one piece or in several, and replaces what its sender reported before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReferencePart {
+    /// What changed.
+    Changes,
+    /// A whole report in one piece.
+    Whole,
+    /// The first piece of several, one behind it, and the last.
+    Begin,
+    Middle,
+    End,
+}
+
+impl ReferencePart {
+    /// Of a whole report: by whether it is its first piece, and its last.
+    #[must_use]
+    pub fn of_report(is_first: bool, is_last: bool) -> ReferencePart {
+        match (is_first, is_last) {
+            (true, true) => ReferencePart::Whole,
+            (true, false) => ReferencePart::Begin,
+            (false, false) => ReferencePart::Middle,
+            (false, true) => ReferencePart::End,
+        }
+    }
+
+    /// Whether a whole report begins with it.
+    #[must_use]
+    pub fn begins(self) -> bool {
+        matches!(self, ReferencePart::Whole | ReferencePart::Begin)
+    }
+
+    /// Whether a whole report ends with it.
+    #[must_use]
+    pub fn ends(self) -> bool {
+        matches!(self, ReferencePart::Whole | ReferencePart::End)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

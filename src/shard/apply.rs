@@ -154,7 +154,9 @@ impl Shard {
     fn serve(&mut self, moment: Moment, entry: &Entry, outcomes: &[Applied]) {
         let created = self.machine.take_created();
         let made_ready = self.machine.take_made_ready();
+        let filled = self.machine.take_filled();
         let emptied = self.machine.take_emptied();
+        self.note_emptied(&emptied);
         let position = entry.meta.position;
         let Some(leading) = self.leading.as_mut() else { return };
         if position.term < leading.term {
@@ -178,9 +180,11 @@ impl Shard {
                 ended.push(Ended { key, registration });
             }
         }
-        // Whoever used it may be gone by now, and its place with them.
-        for tube in &created {
-            leading.references.note_tube(tube);
+        for tube in &filled {
+            leading.references.note_inhabited(tube, true);
+        }
+        for tube in &emptied {
+            leading.references.note_inhabited(tube, false);
         }
         if leading.waits.has_idle() {
             for tube in made_ready.iter().chain(&left_over) {
@@ -211,25 +215,32 @@ impl Shard {
 
     /// Proposes to forget a tube that has neither jobs nor references, once all nodes have told what they reference.
     pub(super) fn drop_tube_if_unused(&mut self, tube: &bytes::Bytes) {
-        let Some(leading) = self.leading.as_mut() else { return };
-        let is_cut_off = |node: NodeId| self.peers.get(&node).is_some_and(|peer| !peer.connected);
-        let mut silent = self.config.membership.members();
-        silent.retain(|&node| !leading.references.has_reported(node));
-        if leading.references.is_referenced(tube)
-            || &tube[..] == b"default"
-            || !silent.iter().all(|&node| is_cut_off(node))
-        {
+        let Some(leading) = self.leading.as_ref() else { return };
+        if leading.references.is_referenced(tube) || !self.machine.is_droppable(tube) {
             return;
         }
         // Whoever is cut off for a while may have clients that count on the pause.
-        if !silent.is_empty() && self.machine.is_paused(tube) {
+        if !self.may_drop_tubes() || self.machine.is_paused(tube) && self.silent_nodes().next().is_some() {
             return;
         }
-        if self.machine.is_droppable(tube) {
+        if let Some(leading) = self.leading.as_mut() {
             leading.drop_tube(tube);
-        } else if !self.machine.has_tube(tube) {
-            leading.references.forget_tube(tube);
         }
+    }
+
+    /// The nodes that have not told what they reference.
+    fn silent_nodes(&self) -> impl Iterator<Item = NodeId> {
+        let members = self.leading.iter().flat_map(|leading| {
+            let has_reported = |node: &NodeId| leading.references.has_reported(*node);
+            self.config.membership.members().into_iter().filter(move |node| !has_reported(node))
+        });
+        members
+    }
+
+    /// Whether every node has told what it references, or is cut off.
+    pub(super) fn may_drop_tubes(&self) -> bool {
+        let is_cut_off = |node: NodeId| self.peers.get(&node).is_some_and(|peer| !peer.connected);
+        self.silent_nodes().all(is_cut_off)
     }
 
     /// An entry of a later term is applied: no RESERVE of an earlier one can come any more.

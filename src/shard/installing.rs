@@ -72,6 +72,9 @@ impl Shard {
         self.sessions = before.sessions;
         self.references = before.references;
         self.reads = before.reads;
+        self.surveys = before.surveys;
+        self.surveys.begin_anew();
+        self.steps = before.steps;
         self.counters = before.counters;
         self.registrations = before.registrations;
         self.went_back = before.went_back;

@@ -11,9 +11,9 @@ use super::placement::Placement;
 use super::references::References;
 use super::waits::{Ended, WaitKey, Waits};
 use crate::api::beanstalkd::request::BODY_BYTES_MAX_LIMIT;
-use crate::job::Machine;
 use crate::job::codec::{self, Commands};
 use crate::job::command::{Class, Command, Numbered, Origin, TubeList};
+use crate::job::{Machine, TubeCursor};
 use crate::net::message::ReadAbout;
 use crate::types::{Index, JobId, NodeId, Term};
 use crate::wal::catalog::Catalog;
@@ -94,6 +94,8 @@ pub struct Formed {
 pub struct Leading {
     pub term: Term,
     queue: VecDeque<Queued>,
+    /// The waits in the queue, each with its last registration. One that is not here is not wanted any more.
+    queued_waits: BTreeMap<WaitKey, u64>,
     pub waits: Waits,
     pub references: References,
     reads: BTreeMap<u64, LeaderRead>,
@@ -110,6 +112,9 @@ pub struct Leading {
     /// Tubes whose TUBE_DROP is queued or proposed, and those of them that stand in entries not yet applied; ascending.
     drops_queued: BTreeSet<Bytes>,
     drops_proposed: VecDeque<(Index, Vec<Bytes>)>,
+    /// Pages of the tubes without a job that other nodes asked for, with the index of the read; at most one per node.
+    pub pages: VecDeque<(Index, PageRequest)>,
+    pub sweep: Sweep,
     pub markers: MarkerReports,
     /// Which voters last reported room on their disks.
     pub room: BTreeMap<NodeId, bool>,
@@ -128,6 +133,7 @@ impl Leading {
         Leading {
             term,
             queue: VecDeque::new(),
+            queued_waits: BTreeMap::new(),
             waits: Waits::default(),
             references: References::default(),
             reads: BTreeMap::new(),
@@ -139,6 +145,8 @@ impl Leading {
             tick: Tick::None,
             drops_queued: BTreeSet::new(),
             drops_proposed: VecDeque::new(),
+            pages: VecDeque::new(),
+            sweep: Sweep::default(),
             markers: MarkerReports::default(),
             room: BTreeMap::new(),
             placement: Placement::default(),
@@ -170,19 +178,20 @@ impl Leading {
             self.waits.register(key, registration, tubes, poll);
             return true;
         }
+        self.queued_waits.insert(key, registration);
         self.queue.push_back(Queued::Wait { key, registration, tubes, poll });
         false
     }
 
     /// Ends a wait. True if nothing is proposed for it, so that its end may be confirmed at once.
     pub fn withdraw(&mut self, key: WaitKey, registration: u64) -> bool {
-        self.queue.retain(|queued| !matches!(queued, Queued::Wait { key: queued, .. } if *queued == key));
+        self.queued_waits.remove(&key);
         self.waits.withdraw(key, registration)
     }
 
     /// A node's connection is lost: it will register anew what it still wants, and report what it references.
     pub fn forget_node(&mut self, node: NodeId) {
-        self.queue.retain(|queued| !matches!(queued, Queued::Wait { key, .. } if key.0.node == node));
+        self.queued_waits.retain(|(session, _), _| session.node != node);
         self.waits.forget_node(node);
         self.references.forget_node(node);
     }
@@ -273,8 +282,11 @@ impl Leading {
                     formed.waits.push(key);
                 }
                 Queued::Wait { key, registration, tubes, poll } => {
-                    self.waits.register(key, registration, tubes, poll);
-                    formed.registered.push(key);
+                    if self.queued_waits.get(&key) == Some(&registration) {
+                        self.queued_waits.remove(&key);
+                        self.waits.register(key, registration, tubes, poll);
+                        formed.registered.push(key);
+                    }
                 }
             }
         }
@@ -358,6 +370,54 @@ impl Leading {
 
     pub fn take_read(&mut self, number: u64) -> Option<LeaderRead> {
         self.reads.remove(&number)
+    }
+
+    /// A page is to be given. A node wants one at a time: who asks again has lost the answer, or its wish for it.
+    pub fn ask_for_page(&mut self, index: Index, page: PageRequest) {
+        self.pages.retain(|(_, other)| other.node != page.node);
+        self.pages.push_back((index, page));
+    }
+
+    /// Forgets some of what it knew, at most in proportion to this; whether that was all. Of a leader that leads no more.
+    pub fn dismantle(&mut self, names_max: usize) -> bool {
+        let is_gone = self.waits.dismantle(names_max);
+        self.references.dismantle(names_max) && is_gone
+    }
+}
+
+/// A page of tubes that a node asks for, as `net::message::ReadAbout::BareTubes` says.
+#[derive(Debug)]
+pub struct PageRequest {
+    pub node: NodeId,
+    pub read: u64,
+    pub after: Option<Bytes>,
+}
+
+/// A look at all tubes without a job for those that nobody references, some at a time.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    next: Option<TubeCursor>,
+    /// Something changed behind what was looked at.
+    is_wanted_again: bool,
+}
+
+impl Sweep {
+    /// Every tube is to be looked at from now on.
+    pub fn want(&mut self) {
+        self.is_wanted_again = self.next.is_some();
+        self.next.get_or_insert(TubeCursor::START);
+    }
+
+    /// Where to look next.
+    #[must_use]
+    pub fn next(&self) -> Option<TubeCursor> {
+        self.next
+    }
+
+    /// The tubes before `next` were looked at; none: all were.
+    pub fn handle_swept(&mut self, next: Option<TubeCursor>) {
+        let again = next.is_none() && std::mem::take(&mut self.is_wanted_again);
+        self.next = if again { Some(TubeCursor::START) } else { next };
     }
 }
 

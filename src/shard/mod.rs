@@ -10,7 +10,7 @@
 //!
 //! Chapters, in reading order: `effect` (what comes out), `gate` (what must be durable before what leaves), `cache` and
 //! `closing` and `floor` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`,
-//! `references` (the side of the leader), `placement` (which node that should be), `operations` (what clients ask), `peers`
+//! `references` (the side of the leader), `surveys` (questions about all tubes), `steps` (work that is too much for one turn), `placement` (which node that should be), `operations` (what clients ask), `peers`
 //! (what other nodes say), `apply` (what is committed), `markers` (what is kept of it), `giving` and `installing` (a node that is behind the log and one
 //! that is not), `copies` (jobs that cannot be read here), `write_watch` and `pace` (what stands still); `repair` (a shard whose
 //! log is damaged, before it takes part).
@@ -36,6 +36,8 @@ pub mod references;
 pub mod repair;
 pub mod sessions;
 pub mod status;
+pub mod steps;
+pub mod surveys;
 pub mod waits;
 pub mod write_watch;
 
@@ -56,9 +58,11 @@ use self::peers::Peer;
 use self::reads::{BodyReads, Reads};
 use self::references::NodeReferences;
 use self::sessions::Sessions;
+use self::steps::Steps;
+use self::surveys::Surveys;
 use crate::api::Answer;
 use crate::api::beanstalkd::output_budget::AnswerBudget;
-use crate::job::Machine;
+use crate::job::{DepthScan, Machine};
 use crate::mutation::{self, Mutation};
 use crate::net::message::PeerMessage;
 use crate::net::standing::Standing;
@@ -145,6 +149,9 @@ pub struct Shard {
     copies: Copies,
     reads: Reads,
     bodies: BodyReads,
+    surveys: Surveys,
+    steps: Steps,
+    depths: DepthScan,
     references: NodeReferences,
     /// What this node's connections reference, not yet told to the leader.
     reference_changes: Vec<crate::net::message::ReferenceDelta>,
@@ -243,6 +250,9 @@ impl Shard {
             sessions: Sessions::new(config.node, config.boot),
             reads: Reads::default(),
             bodies: BodyReads::default(),
+            surveys: Surveys::default(),
+            steps: Steps::default(),
+            depths: DepthScan::default(),
             references: NodeReferences::new(),
             reference_changes: Vec::new(),
             peers,
@@ -316,6 +326,7 @@ impl Shard {
     /// Everything that one turn of events gathered goes on its way. Call after each batch of events, before taking
     /// effects.
     pub fn flush(&mut self, moment: Moment) {
+        self.take_steps(moment);
         self.send_gathered();
         self.propose_marker(moment);
         self.form_entries(moment);
@@ -603,11 +614,8 @@ impl Shard {
 
     fn lead(&mut self, moment: Moment, term: Term) {
         self.clock.lead(moment.now, moment.wall);
-        let mut leading = Leading::new(term);
-        for tube in self.machine.tubes() {
-            leading.references.note_tube(tube);
-        }
-        self.leading = Some(leading);
+        let before = self.leading.replace(Leading::new(term));
+        self.steps.retire(before);
         self.count_room();
         self.counters.elections_won += 1;
         self.propose(moment, EntryKind::NoOp, &[], 0);
@@ -616,7 +624,8 @@ impl Shard {
     }
 
     fn follow(&mut self, moment: Moment, _term: Term, _leader: Option<NodeId>) {
-        self.leading = None;
+        let before = self.leading.take();
+        self.steps.retire(before);
         self.find_upstream(moment);
     }
 

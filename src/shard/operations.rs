@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::effect::ConnectionId;
 use super::leading::LeaderRead;
+use super::reads::GivenUp;
 use super::references;
 use super::sessions::{Expected, LocalWait, Unsent, Withdrawal};
 use super::waits::{Ended, WaitKey};
@@ -14,7 +15,7 @@ use super::{Moment, Shard, names};
 use crate::api::{Answer, Operation, ReferenceChange};
 use crate::job::codec;
 use crate::job::command::{Class, Command};
-use crate::net::message::{PeerMessage, ReferenceDelta};
+use crate::net::message::{PeerMessage, ReferenceDelta, ReferencePart};
 use crate::types::{JobId, Nanos, Term};
 
 /// While there is no quorum, so often is looked who has waited for too long.
@@ -29,6 +30,9 @@ impl Shard {
     pub fn handle_operation(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
         match operation {
             Operation::Reference { tube, change } => self.note_reference(tube, change),
+            Operation::Leave { used, watched } => self.leave(used, watched),
+            Operation::Stats => self.ask_for_stats(moment, connection, ticket),
+            Operation::ListTubes => self.ask_for_list(moment, connection, ticket),
             Operation::Withdraw { ticket } => self.withdraw(moment, connection, Some(ticket), Withdrawal::Asked),
             operation if is_read(&operation) => self.begin_read(moment, connection, ticket, operation),
             Operation::Put { .. } if !self.cluster_room || self.log_lacks_room => {
@@ -52,6 +56,7 @@ impl Shard {
     /// The client is gone: its session is closed on every node, which puts its jobs back.
     pub fn handle_closed(&mut self, moment: Moment, connection: ConnectionId) {
         self.reads.forget(connection);
+        self.surveys.forget(connection);
         if !self.sessions.handle_closed(connection) {
             return;
         }
@@ -92,8 +97,10 @@ impl Shard {
             Operation::Touch { job } => (Expected::Plain, Command::Touch { job: *job }),
             Operation::Kick { tube, bound } => (Expected::Plain, Command::Kick { tube, bound: *bound }),
             Operation::KickJob { job } => (Expected::Plain, Command::KickJob { job: *job }),
+            // What other nodes' clients reference, the leader adds.
             Operation::Pause { tube, duration_s } => {
-                (Expected::Plain, Command::Pause { tube, duration_s: *duration_s, referenced: false })
+                let referenced = self.references.contains_key(tube);
+                (Expected::Plain, Command::Pause { tube, duration_s: *duration_s, referenced })
             }
             _ => unreachable!("waits, reads and references take other ways"),
         };
@@ -231,7 +238,7 @@ impl Shard {
         }
     }
 
-    fn note_reference(&mut self, tube: Bytes, change: ReferenceChange) {
+    pub(super) fn note_reference(&mut self, tube: Bytes, change: ReferenceChange) {
         let (using, watching) = match change {
             ReferenceChange::Use => (1, 0),
             ReferenceChange::Unuse => (-1, 0),
@@ -240,8 +247,10 @@ impl Shard {
         };
         let delta = ReferenceDelta { tube, using, watching };
         references::change(&mut self.references, &delta);
-        if self.leads() {
-            self.handle_references(self.config.node, false, &[delta]);
+        if self.steps.reporting.as_ref().is_some_and(|reporting| !reporting.has_told(&delta.tube)) {
+            // The report under way will tell.
+        } else if self.leads() {
+            self.handle_references(self.config.node, ReferencePart::Changes, &[delta]);
         } else if self.upstream.is_some() {
             // Without a leader nothing needs to be kept: the next one is told everything.
             self.reference_changes.push(delta);
@@ -321,7 +330,8 @@ impl Shard {
     /// Since when the first waits whom a leader could answer at once, whether or not anything else goes on: a read, a poll,
     /// a wait that is to end.
     fn owed_at_once_since(&self) -> Option<Nanos> {
-        self.reads.oldest().into_iter().chain(self.sessions.oldest_ending()).min()
+        let reads = self.reads.oldest().into_iter().chain(self.surveys.oldest());
+        reads.chain(self.sessions.oldest_ending()).min()
     }
 
     /// When somebody may have waited in vain for too long.
@@ -339,7 +349,13 @@ impl Shard {
         }
         let timeout = self.config.no_quorum_timeout;
         let latest = moment.now.saturating_sub(timeout);
-        let mut owed: BTreeSet<ConnectionId> = self.reads.take_since(latest).into_iter().collect();
+        let mut owed: BTreeSet<ConnectionId> = self.surveys.take_since(latest).into_iter().collect();
+        for given_up in self.reads.take_since(latest) {
+            match given_up {
+                GivenUp::Client(connection) => _ = owed.insert(connection),
+                GivenUp::Survey(survey) => owed.extend(self.give_up_survey(moment, &survey)),
+            }
+        }
         owed.extend(self.sessions.take_ending_since(latest));
         if self.waits_in_vain_since().is_some_and(|since| since <= latest) {
             owed.extend(self.sessions.owed_since(latest));
@@ -355,7 +371,8 @@ impl Shard {
             self.answer(connection, 0, Answer::Hangup);
         }
         // Whoever comes later waits for longer. A share of the time passes between two looks, however many wait.
-        let oldest = self.sessions.oldest().into_iter().chain(self.reads.oldest()).min().unwrap_or(moment.now);
+        let reads = self.reads.oldest().into_iter().chain(self.surveys.oldest());
+        let oldest = reads.chain(self.sessions.oldest()).min().unwrap_or(moment.now);
         let soonest = moment.now.saturating_add(Nanos(timeout.0 / LOOKS_PER_TIMEOUT));
         self.given_up_until = oldest.saturating_add(timeout).max(soonest);
     }
@@ -381,7 +398,5 @@ fn is_read(operation: &Operation) -> bool {
             | Operation::PeekBuried { .. }
             | Operation::StatsJob { .. }
             | Operation::StatsTube { .. }
-            | Operation::Stats
-            | Operation::ListTubes
     )
 }

@@ -3,27 +3,24 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::effect::Effect;
 use super::leading::{is_forwardable, is_waitable};
 use super::reads::LogRead;
-use super::references;
 use super::repair::FETCHED_BYTES_MAX;
 use super::sessions::{LocalWait, Unsent};
 use super::waits::Ended;
 use super::{EndedWait, Moment, Shard};
 use crate::job::codec;
 use crate::job::command::{Command, Numbered, Origin};
-use crate::net::message::{Fetch, Fetched, Held, PeerMessage, RaftMessage, ReferenceDelta};
+use crate::net::message::{Fetch, Fetched, Held, PeerMessage, RaftMessage, ReferenceDelta, ReferencePart};
 use crate::raft::message::{Body, Message};
 use crate::types::{Incarnation, Index, NodeId, Start, Term};
 use crate::wal::entry::Entry;
 
 /// Commands of more bytes than this, and more references, go in several messages: after a leader change everything that
-/// is outstanding is handed over at once, and no message may be longer than a frame.
+/// is outstanding is handed over at once, and no message may be longer than a frame, or take the leader long.
 const COMMANDS_BYTES_MAX: usize = 1 << 20;
-const REFERENCES_MAX: usize = 4096;
+const REFERENCES_MAX: usize = 1024;
 
 /// One peer's connection as the shard sees it.
 #[derive(Debug, Default)]
@@ -116,23 +113,17 @@ impl Shard {
         self.find_upstream(moment);
         self.raft.handle_peer_lost(moment.now, peer, refused);
         self.follow_raft(moment);
-        self.drop_unused_tubes();
+        if let Some(leading) = self.leading.as_mut() {
+            // It may be the one whose report was missing.
+            leading.sweep.want();
+        }
     }
 
     /// The peer's own connection to this node is gone, and with it what it registered here.
     pub fn handle_incoming_lost(&mut self, peer: NodeId) {
         if let Some(leading) = self.leading.as_mut() {
             leading.forget_node(peer);
-            self.drop_unused_tubes();
-        }
-    }
-
-    /// The leader's part: a node that is gone may have been the last to reference a tube, or the one whose report was missing.
-    fn drop_unused_tubes(&mut self) {
-        let Some(leading) = self.leading.as_ref() else { return };
-        let tubes: Vec<Bytes> = leading.references.tubes().cloned().collect();
-        for tube in tubes {
-            self.drop_tube_if_unused(&tube);
+            leading.sweep.want();
         }
     }
 
@@ -205,9 +196,9 @@ impl Shard {
                     self.handle_marker_digest(from, marker, digest);
                 }
             }
-            PeerMessage::References { term, whole, changes } => {
+            PeerMessage::References { term, part, changes } => {
                 if self.leads_in(term) {
-                    self.handle_references(from, whole, &changes);
+                    self.handle_references(from, part, &changes);
                 }
             }
             PeerMessage::Fetch(fetch) => self.handle_fetch(moment, from, fetch),
@@ -365,6 +356,7 @@ impl Shard {
         }
         self.upstream = found;
         self.forward.clear();
+        self.steps.reporting = None;
         if found.is_none() {
             self.upstream_lost.get_or_insert(moment.now);
             return;
@@ -383,8 +375,7 @@ impl Shard {
         for encoded in outstanding {
             self.deliver(encoded);
         }
-        self.reference_changes.clear();
-        self.report_references();
+        self.begin_reporting();
         self.ask_again(moment);
         for Unsent { connection, ticket, operation, .. } in self.sessions.take_unsent() {
             self.handle_operation(moment, connection, ticket, operation);
@@ -406,30 +397,16 @@ impl Shard {
         }
     }
 
-    fn report_references(&mut self) {
-        let report = references::report(&self.references);
-        if self.leads() {
-            return self.handle_references(self.config.node, true, &report);
-        }
-        let Some((leader, term)) = self.upstream else { return };
-        let mut rest = &report[..];
-        // Also a node without references reports.
-        for whole in std::iter::once(true).chain(std::iter::repeat(false)) {
-            let (changes, behind) = rest.split_at(rest.len().min(REFERENCES_MAX));
-            self.send(leader, PeerMessage::References { term, whole, changes: changes.to_vec() });
-            rest = behind;
-            if rest.is_empty() {
-                return;
-            }
-        }
-    }
-
     /// The leader's part: what a node's connections reference.
-    pub(super) fn handle_references(&mut self, node: NodeId, whole: bool, changes: &[ReferenceDelta]) {
+    pub(super) fn handle_references(&mut self, node: NodeId, part: ReferencePart, changes: &[ReferenceDelta]) {
         let Some(leading) = self.leading.as_mut() else { return };
-        let unreferenced = leading.references.handle_report(node, whole, changes);
-        let candidates = if whole { self.machine.tubes().cloned().collect() } else { unreferenced };
-        for tube in candidates {
+        let machine = &self.machine;
+        let unreferenced = leading.references.handle_report(node, part, changes, |tube| machine.is_inhabited(tube));
+        if part.ends() {
+            // It may be the report that was missing.
+            leading.sweep.want();
+        }
+        for tube in unreferenced {
             self.drop_tube_if_unused(&tube);
         }
     }
@@ -470,7 +447,8 @@ impl Shard {
         if !self.reference_changes.is_empty() {
             let changes = std::mem::take(&mut self.reference_changes);
             for changes in changes.chunks(REFERENCES_MAX) {
-                self.send(leader, PeerMessage::References { term, whole: false, changes: changes.to_vec() });
+                let (part, changes) = (ReferencePart::Changes, changes.to_vec());
+                self.send(leader, PeerMessage::References { term, part, changes });
             }
         }
         let mut gathered = std::mem::take(&mut self.forward).into_iter().peekable();

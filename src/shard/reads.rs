@@ -5,31 +5,61 @@ use std::collections::BTreeMap;
 
 use super::copies::Waiting;
 use super::effect::{ConnectionId, Effect, Stop};
-use super::leading::LeaderRead;
+use super::leading::{LeaderRead, PageRequest};
+use super::surveys::SurveyRead;
 use super::{Moment, Shard, names};
 use crate::api::beanstalkd::output::BODY_BYTES_SHARED_MIN;
-use crate::api::{Answer, Operation, ShardStats, TubeReferences};
+use crate::api::{Answer, Operation, TubeReferences};
 use crate::job::Enqueued;
 use crate::job::codec::{self, Commands};
 use crate::job::command::Command;
-use crate::net::message::{Fetch, Held, PeerMessage, ReadAbout, Soft};
+use crate::net::message::{Fetch, Held, NAMES_PER_PAGE_MAX, PeerMessage, ReadAbout, Soft};
 use crate::types::{Index, JobId, LogPosition, Nanos, NodeId, Term};
 use crate::wal::catalog::EnqueueAt;
 use crate::wal::entry::Entry;
 
-/// More names than this are not sent to the node that asks: no message holds them. It then names the tubes that have a
-/// record, and leaves out those that are only referenced.
-const SOFT_BYTES_MAX: usize = 8 << 20;
+/// What is read.
+#[derive(Debug)]
+enum Question {
+    /// For a client of this node.
+    Client {
+        connection: ConnectionId,
+        ticket: u64,
+        operation: Operation,
+    },
+    Survey(SurveyRead),
+}
 
-/// A read of a client of this node.
+impl Question {
+    fn about(&self) -> ReadAbout {
+        match self {
+            Question::Client { operation: Operation::StatsTube { tube }, .. } => ReadAbout::Tube(tube.clone()),
+            Question::Client { .. } => ReadAbout::State,
+            Question::Survey(survey) => survey.about(),
+        }
+    }
+
+    fn client(&self) -> Option<ConnectionId> {
+        match self {
+            Question::Client { connection, .. } => Some(*connection),
+            Question::Survey(_) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Pending {
-    connection: ConnectionId,
-    ticket: u64,
-    operation: Operation,
+    question: Question,
     since: Nanos,
     /// Once the leader said which index it needs, and what it softly knows.
     confirmed: Option<(Index, Soft)>,
+}
+
+/// What came to no end in time.
+#[derive(Debug)]
+pub enum GivenUp {
+    Client(ConnectionId),
+    Survey(SurveyRead),
 }
 
 #[derive(Debug, Default)]
@@ -42,10 +72,10 @@ pub struct Reads {
 }
 
 impl Reads {
-    fn begin(&mut self, since: Nanos, connection: ConnectionId, ticket: u64, operation: Operation) -> u64 {
+    fn begin(&mut self, since: Nanos, question: Question) -> u64 {
         let read = self.next;
         self.next += 1;
-        self.pending.insert(read, Pending { connection, ticket, operation, since, confirmed: None });
+        self.pending.insert(read, Pending { question, since, confirmed: None });
         read
     }
 
@@ -55,11 +85,7 @@ impl Reads {
     }
 
     fn about(&self, read: u64) -> Option<ReadAbout> {
-        Some(match &self.pending.get(&read)?.operation {
-            Operation::StatsTube { tube } => ReadAbout::Tube(tube.clone()),
-            Operation::ListTubes | Operation::Stats => ReadAbout::Tubes,
-            _ => ReadAbout::State,
-        })
+        self.pending.get(&read).map(|pending| pending.question.about())
     }
 
     fn handle_confirmed(&mut self, read: u64, index: Index, soft: Soft) {
@@ -82,12 +108,12 @@ impl Reads {
     }
 
     pub fn forget(&mut self, connection: ConnectionId) {
-        self.pending.retain(|_, pending| pending.connection != connection);
+        self.pending.retain(|_, pending| pending.question.client() != Some(connection));
     }
 
     /// Gives up on every read that has waited since this moment, or longer, be it for a leader to confirm it or for what
     /// it must see to be applied here; whose they were.
-    pub fn take_since(&mut self, latest: Nanos) -> Vec<ConnectionId> {
+    pub fn take_since(&mut self, latest: Nanos) -> Vec<GivenUp> {
         let mut owed = Vec::new();
         // They are numbered as they come.
         while let Some(first) = self.pending.first_entry().filter(|first| first.get().since <= latest) {
@@ -95,7 +121,10 @@ impl Reads {
             if let Some((index, _)) = pending.confirmed {
                 self.waiting.remove(&(index, read));
             }
-            owed.push(pending.connection);
+            owed.push(match pending.question {
+                Question::Client { connection, .. } => GivenUp::Client(connection),
+                Question::Survey(survey) => GivenUp::Survey(survey),
+            });
         }
         owed
     }
@@ -172,7 +201,13 @@ impl Shard {
     }
 
     pub(super) fn begin_read(&mut self, moment: Moment, connection: ConnectionId, ticket: u64, operation: Operation) {
-        let read = self.reads.begin(moment.now, connection, ticket, operation);
+        let question = Question::Client { connection, ticket, operation };
+        let read = self.reads.begin(moment.now, question);
+        self.ask_for_read(moment, read);
+    }
+
+    pub(super) fn begin_survey_read(&mut self, moment: Moment, survey: SurveyRead) {
+        let read = self.reads.begin(moment.now, Question::Survey(survey));
         self.ask_for_read(moment, read);
     }
 
@@ -212,6 +247,9 @@ impl Shard {
             Some(LeaderRead::Own { read }) => {
                 let soft = self.reads.about(read).map_or(Soft::Nothing, |about| self.soft(&about));
                 self.handle_read_answer(moment, read, index, soft);
+            }
+            Some(LeaderRead::Peer { node, read, about: ReadAbout::BareTubes { after } }) => {
+                leading.ask_for_page(index, PageRequest { node, read, after });
             }
             Some(LeaderRead::Peer { node, read, about }) => {
                 let soft = self.soft(&about);
@@ -255,7 +293,7 @@ impl Shard {
         self.answer_reads(moment);
     }
 
-    fn soft(&self, about: &ReadAbout) -> Soft {
+    pub(super) fn soft(&self, about: &ReadAbout) -> Soft {
         let Some(leading) = self.leading.as_ref() else { return Soft::Nothing };
         match about {
             ReadAbout::State => Soft::Nothing,
@@ -263,27 +301,24 @@ impl Shard {
                 let count = leading.references.count(tube);
                 Soft::Tube { using: count.using, watching: count.watching, waiting: leading.waits.waiting_on(tube) }
             }
-            ReadAbout::Tubes => {
-                let exists = |tube: &&bytes::Bytes| self.tube_exists(tube, &leading.references);
-                let tubes: Vec<_> = leading.references.tubes().filter(exists).cloned().collect();
-                let bytes: usize = tubes.iter().map(bytes::Bytes::len).sum();
-                if bytes > SOFT_BYTES_MAX { Soft::Nothing } else { Soft::Tubes(tubes) }
+            ReadAbout::TubeCount => Soft::TubeCount(self.machine.inhabited_tubes() + leading.references.bare_count()),
+            ReadAbout::BareTubes { after } => {
+                let (names, is_more) = leading.references.bare_after(after.as_ref(), NAMES_PER_PAGE_MAX);
+                Soft::BareTubes { names, is_more }
             }
         }
-    }
-
-    /// A tube whose record only waits to be dropped is no longer there for a client.
-    fn tube_exists(&self, tube: &[u8], references: &super::references::References) -> bool {
-        references.is_referenced(tube)
-            || tube == b"default"
-            || (self.machine.has_tube(tube) && !self.machine.is_droppable(tube))
     }
 
     pub(super) fn answer_reads(&mut self, moment: Moment) {
         for read in std::mem::take(&mut self.reads.ready) {
             let Some(pending) = self.reads.pending.remove(&read) else { continue };
             let Some((_, soft)) = pending.confirmed else { continue };
-            self.answer_read(moment, pending.connection, pending.ticket, pending.operation, soft);
+            match pending.question {
+                Question::Client { connection, ticket, operation } => {
+                    self.answer_read(moment, connection, ticket, operation, soft);
+                }
+                Question::Survey(survey) => self.handle_survey_read(moment, survey, soft),
+            }
         }
     }
 
@@ -316,11 +351,6 @@ impl Shard {
             }
             Operation::StatsJob { job } => return self.stats_job(moment, connection, ticket, job),
             Operation::StatsTube { tube } => self.tube_stats(&tube, &soft, times),
-            Operation::Stats => Answer::ShardStats(Box::new(self.shard_stats(&soft))),
-            Operation::ListTubes => match soft {
-                Soft::Tubes(tubes) => Answer::Tubes(tubes),
-                Soft::Nothing | Soft::Tube { .. } => Answer::Tubes(self.machine.tubes().cloned().collect()),
-            },
             _ => unreachable!("only reads are read"),
         };
         self.answer(connection, ticket, answer);
@@ -329,7 +359,7 @@ impl Shard {
     fn tube_stats(&self, tube: &bytes::Bytes, soft: &Soft, times: crate::types::Times) -> Answer {
         let references = match *soft {
             Soft::Tube { using, watching, waiting } => TubeReferences { using, watching, waiting },
-            Soft::Nothing | Soft::Tubes(_) => TubeReferences::default(),
+            Soft::Nothing | Soft::TubeCount(_) | Soft::BareTubes { .. } => TubeReferences::default(),
         };
         let is_referenced = references.using > 0 || references.watching > 0;
         let counts = self.machine.tube_counts(tube, times);
@@ -338,22 +368,6 @@ impl Shard {
             Some(counts) if is_there => Answer::TubeStats { tube: tube.clone(), counts: Box::new(counts), references },
             None if is_referenced => Answer::TubeStats { tube: tube.clone(), counts: Box::default(), references },
             _ => Answer::NotFound,
-        }
-    }
-
-    fn shard_stats(&self, soft: &Soft) -> ShardStats {
-        let counts = self.machine.counts();
-        let tubes = match soft {
-            Soft::Tubes(tubes) => tubes.len() as u64,
-            Soft::Nothing | Soft::Tube { .. } => counts.tubes,
-        };
-        let (oldest, newest) = self.catalog.segments().map_or((0, 0), |(first, last)| (first.0, last.0));
-        ShardStats {
-            counts,
-            tubes,
-            segment_oldest: oldest.into(),
-            segment_newest: newest.into(),
-            entries_written: self.counters.entries_appended,
         }
     }
 

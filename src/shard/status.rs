@@ -8,6 +8,9 @@ use crate::job::view::{Counts, TubeDepth};
 use crate::raft::{PeerProgress, RoleName};
 use crate::types::{Index, Nanos, NodeId, Term};
 
+/// So many tubes are looked at each time when the status is shown.
+const TUBES_PER_LOOK: usize = 4096;
+
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
     pub entries_appended: u64,
@@ -137,10 +140,11 @@ impl Shard {
         self.sessions.outstanding_bytes()
     }
 
-    /// The tubes with the most jobs, those with more first; at most so many.
-    #[must_use]
-    pub fn deepest_tubes(&self, count: usize) -> Vec<TubeDepth> {
-        self.machine.deepest_tubes(count)
+    /// The tubes with the most jobs, those with more first; at most so many. Each call looks at some of the tubes and finds who
+    /// was among the deepest in the last round over all of them.
+    pub fn deepest_tubes(&mut self, count: usize) -> Vec<TubeDepth> {
+        self.depths.go_on(&self.machine, TUBES_PER_LOOK, count);
+        self.depths.deepest(&self.machine)
     }
 
     #[must_use]

@@ -226,7 +226,7 @@ impl World {
             }
             shard.flush(moment);
             let effects: Vec<Effect> = std::iter::from_fn(|| shard.poll_effect()).collect();
-            if effects.is_empty() {
+            if effects.is_empty() && !shard.has_steps() {
                 return;
             }
             for effect in effects {

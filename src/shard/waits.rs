@@ -7,7 +7,7 @@
 //!                └────────(found nothing)────────────┘        withdrawn: gone, and confirmed once nothing is proposed
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -16,6 +16,9 @@ use crate::types::{Index, NodeId, SessionId};
 
 /// A session has at most one wait; its number tells a later one from an earlier.
 pub type WaitKey = (SessionId, u64);
+
+/// The lines of a wait whose watch set is no longer than this, encoded, are left at once.
+const SHORT_BYTES: usize = 256;
 
 #[derive(Debug)]
 struct Wait {
@@ -30,20 +33,57 @@ struct Wait {
     reading: bool,
     /// Ascends with registration: the oldest wait is served first.
     arrival: u64,
+    /// The tubes in whose lines it stands no more, since it was looked at there and proposed.
+    left: Vec<Bytes>,
 }
 
 impl Wait {
-    fn tube_names(&self) -> Vec<Bytes> {
-        TubeList { encoded: &self.tubes }.iter().map(|name| self.tubes.slice_ref(name)).collect()
+    fn tube_names(&self) -> impl Iterator<Item = Bytes> {
+        TubeList { encoded: &self.tubes }.iter().map(|name| self.tubes.slice_ref(name))
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.proposed && !self.withdrawn
     }
 }
 
-/// Invariants: each wait has at most one RESERVE between proposal and apply; `by_tube` holds exactly the waits that
-/// are idle, under each of their tubes, oldest first.
+/// Those who wait for a job of one tube.
+#[derive(Debug, Default)]
+struct Line {
+    /// Oldest first. Those that are proposed or gone are passed over when they come to the front, each once.
+    waits: BTreeSet<(u64, WaitKey)>,
+    /// How many of those who watch the tube do not poll, whether they stand in line or not.
+    blocking: u64,
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.waits.is_empty() && self.blocking == 0
+    }
+}
+
+/// The places of a wait that is gone, until they are cleared.
+#[derive(Debug)]
+struct Gone {
+    /// Those of its tubes whose lines it is still to leave.
+    tubes: Bytes,
+    arrival: u64,
+    key: WaitKey,
+    poll: bool,
+}
+
+/// Invariants: each wait has at most one RESERVE between proposal and apply; an idle wait stands in the line of each of
+/// its tubes, any other in those of them that are not among its `left`.
+///
+/// A wait may watch thousands of tubes. To propose one, and to end one, takes the same for any number of them; its places in
+/// lines are cleared in steps.
 #[derive(Debug, Default)]
 pub struct Waits {
     waits: BTreeMap<WaitKey, Wait>,
-    by_tube: BTreeMap<Bytes, BTreeSet<(u64, WaitKey)>>,
+    lines: BTreeMap<Bytes, Line>,
+    gone: VecDeque<Gone>,
+    /// How many waits are idle.
+    idle: usize,
     /// The index at which a RESERVE for this key was last proposed and is not yet applied. Outlives the wait.
     in_flight: BTreeMap<WaitKey, Index>,
     /// Keys whose end was asked for while a RESERVE was in flight, and is to be confirmed when that is applied; with the
@@ -85,42 +125,89 @@ impl Waits {
         let proposed = self.in_flight.contains_key(&key);
         let arrival = self.next_arrival;
         self.next_arrival += 1;
-        let wait = Wait { tubes, poll, registration, proposed, withdrawn: false, reading: false, arrival };
-        if !proposed {
-            self.enlist(key, &wait);
+        let left = Vec::new();
+        let wait = Wait { tubes, poll, registration, proposed, withdrawn: false, reading: false, arrival, left };
+        for tube in wait.tube_names() {
+            let line = self.lines.entry(tube).or_default();
+            line.waits.insert((arrival, key));
+            line.blocking += u64::from(!poll);
         }
+        self.idle += usize::from(wait.is_idle());
         self.waits.insert(key, wait);
-    }
-
-    fn enlist(&mut self, key: WaitKey, wait: &Wait) {
-        for tube in wait.tube_names() {
-            self.by_tube.entry(tube).or_default().insert((wait.arrival, key));
-        }
-    }
-
-    fn delist(&mut self, key: WaitKey, wait: &Wait) {
-        for tube in wait.tube_names() {
-            if let Some(idle) = self.by_tube.get_mut(&tube) {
-                idle.remove(&(wait.arrival, key));
-                if idle.is_empty() {
-                    self.by_tube.remove(&tube);
-                }
-            }
-        }
     }
 
     /// Its session has moved on: it was granted, by this leader or an earlier one. It would be offered every job first and
     /// could take none.
     pub fn remove(&mut self, key: WaitKey) {
-        if let Some(wait) = self.waits.remove(&key) {
-            self.delist(key, &wait);
+        let Some(wait) = self.waits.remove(&key) else { return };
+        self.idle -= usize::from(wait.is_idle());
+        let Wait { tubes, arrival, poll, .. } = wait;
+        let is_short = tubes.len() <= SHORT_BYTES;
+        let mut gone = Gone { tubes, arrival, key, poll };
+        if is_short {
+            while self.clear_place(&mut gone) {}
+        } else {
+            self.gone.push_back(gone);
         }
+    }
+
+    /// Whether places of waits that are gone are still to be cleared.
+    #[must_use]
+    pub fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
+    }
+
+    /// Clears at most so many places of waits that are gone; how many.
+    pub fn clear(&mut self, places_max: usize) -> usize {
+        let mut cleared = 0;
+        while cleared < places_max
+            && let Some(mut gone) = self.gone.pop_front()
+        {
+            while cleared < places_max && self.clear_place(&mut gone) {
+                cleared += 1;
+            }
+            if !gone.tubes.is_empty() {
+                self.gone.push_front(gone);
+            }
+        }
+        cleared
+    }
+
+    /// Leaves the line of the next tube; false if that was the last.
+    fn clear_place(&mut self, gone: &mut Gone) -> bool {
+        let Some(name) = TubeList { encoded: &gone.tubes }.iter().next().map(|name| gone.tubes.slice_ref(name)) else {
+            return false;
+        };
+        // The byte of its length stands in front of a name.
+        gone.tubes = gone.tubes.slice(1 + name.len()..);
+        if let Some(line) = self.lines.get_mut(&name) {
+            line.waits.remove(&(gone.arrival, gone.key));
+            line.blocking -= u64::from(!gone.poll);
+            if line.is_empty() {
+                self.lines.remove(&name);
+            }
+        }
+        true
+    }
+
+    /// Forgets at most so many places and waits, of a leader that leads no more; whether that was all.
+    pub fn dismantle(&mut self, places_max: usize) -> bool {
+        let mut left = places_max;
+        while left > 0
+            && let Some((_, line)) = self.lines.pop_first()
+        {
+            left = left.saturating_sub(1 + line.waits.len());
+        }
+        while left > 0 && self.waits.pop_first().is_some() {
+            left -= 1;
+        }
+        self.lines.is_empty() && self.waits.is_empty()
     }
 
     /// Whether some wait could be proposed.
     #[must_use]
     pub fn has_idle(&self) -> bool {
-        !self.by_tube.is_empty()
+        self.idle > 0
     }
 
     #[must_use]
@@ -137,27 +224,37 @@ impl Waits {
     /// The watch set of a wait.
     #[must_use]
     pub fn tubes(&self, key: WaitKey) -> Option<Vec<Bytes>> {
-        self.waits.get(&key).map(Wait::tube_names)
+        self.waits.get(&key).map(|wait| wait.tube_names().collect())
     }
 
     /// The oldest idle wait on a tube becomes proposed; its key and watch set.
     pub fn propose_for(&mut self, tube: &[u8]) -> Option<(WaitKey, Bytes)> {
-        let &(_, key) = self.by_tube.get(tube)?.first()?;
-        let tubes = self.propose(key).expect("an enlisted wait is idle");
-        Some((key, tubes))
+        let line = self.lines.get_mut(tube)?;
+        let mut proposed = None;
+        while proposed.is_none()
+            && let Some((arrival, key)) = line.waits.pop_first()
+        {
+            // One that is gone, or has come anew, has no place here.
+            let Some(wait) = self.waits.get_mut(&key).filter(|wait| wait.arrival == arrival) else { continue };
+            wait.left.push(Bytes::copy_from_slice(tube));
+            if wait.is_idle() {
+                wait.proposed = true;
+                self.idle -= 1;
+                proposed = Some((key, wait.tubes.clone()));
+            }
+        }
+        if line.is_empty() {
+            self.lines.remove(tube);
+        }
+        proposed
     }
 
     /// This very wait becomes proposed, if it is idle.
     pub fn propose(&mut self, key: WaitKey) -> Option<Bytes> {
-        let mut wait = self.waits.remove(&key)?;
-        let is_idle = !wait.proposed && !wait.withdrawn;
-        if is_idle {
-            self.delist(key, &wait);
-            wait.proposed = true;
-        }
-        let tubes = wait.tubes.clone();
-        self.waits.insert(key, wait);
-        is_idle.then_some(tubes)
+        let wait = self.waits.get_mut(&key).filter(|wait| wait.is_idle())?;
+        wait.proposed = true;
+        self.idle -= 1;
+        Some(wait.tubes.clone())
     }
 
     /// The RESERVE of this key is in the entry at `index`.
@@ -180,23 +277,26 @@ impl Waits {
     pub fn handle_applied(&mut self, key: WaitKey, granted: bool) -> Settled {
         self.in_flight.remove(&key);
         let owed = self.owed.remove(&key);
-        let Some(mut wait) = self.waits.remove(&key) else {
+        let Some(wait) = self.waits.get_mut(&key) else {
             return match owed {
                 Some(registration) if !granted => Settled::Ended { registration },
                 _ => Settled::Unknown,
             };
         };
         if granted {
-            self.delist(key, &wait);
+            self.remove(key);
             return Settled::Granted;
         }
         if wait.poll || wait.withdrawn {
-            self.delist(key, &wait);
-            return Settled::Ended { registration: owed.unwrap_or(wait.registration) };
+            let registration = owed.unwrap_or(wait.registration);
+            self.remove(key);
+            return Settled::Ended { registration };
         }
+        self.idle += usize::from(wait.proposed);
         wait.proposed = false;
-        self.enlist(key, &wait);
-        self.waits.insert(key, wait);
+        for tube in std::mem::take(&mut wait.left) {
+            self.lines.entry(tube).or_default().waits.insert((wait.arrival, key));
+        }
         Settled::StillWaiting
     }
 
@@ -228,11 +328,11 @@ impl Waits {
         self.waits.len() as u64
     }
 
-    /// How many blocking waits watch this tube.
+    /// How many blocking waits watch this tube; those that have just ended and watch many may be among them for a moment. Costs
+    /// the same however many wait.
     #[must_use]
     pub fn waiting_on(&self, tube: &[u8]) -> u64 {
-        let watches = |wait: &&Wait| !wait.poll && TubeList { encoded: &wait.tubes }.iter().any(|name| name == tube);
-        self.waits.values().filter(watches).count() as u64
+        self.lines.get(tube).map_or(0, |line| line.blocking)
     }
 }
 
@@ -286,5 +386,44 @@ mod tests {
         assert_eq!(waits.propose_for(b"a"), None);
         assert_eq!(waits.handle_applied(key(1), false), Settled::StillWaiting);
         assert!(waits.propose_for(b"a").is_some());
+    }
+
+    #[test]
+    fn a_wait_that_was_proposed_for_one_tube_has_its_old_place_in_the_lines_of_all_once_it_waits_again() {
+        let mut waits = Waits::default();
+        waits.register(key(1), 1, tubes(&["a", "b"]), false);
+        waits.register(key(2), 1, tubes(&["a", "b"]), false);
+        assert_eq!(waits.propose_for(b"a").map(|(key, _)| key), Some(key(1)));
+        assert_eq!(waits.propose_for(b"b").map(|(key, _)| key), Some(key(2)));
+        assert!(!waits.has_idle());
+        waits.handle_proposed(key(1), Index(3));
+        waits.handle_proposed(key(2), Index(3));
+        assert_eq!(waits.handle_applied(key(2), false), Settled::StillWaiting);
+        assert_eq!(waits.handle_applied(key(1), false), Settled::StillWaiting);
+        assert_eq!(waits.propose_for(b"b").map(|(key, _)| key), Some(key(1)));
+        assert_eq!(waits.propose_for(b"a").map(|(key, _)| key), Some(key(2)));
+    }
+
+    #[test]
+    fn a_wait_that_ends_leaves_the_lines_of_its_tubes_in_steps_and_is_not_served_meanwhile() {
+        let mut waits = Waits::default();
+        let names: Vec<String> = (0..1000).map(|number| format!("tube-{number:03}")).collect();
+        let all = tubes(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        for number in 1..=3 {
+            waits.register(key(number), 1, all.clone(), false);
+        }
+        assert_eq!(waits.waiting_on(b"tube-999"), 3);
+        assert!(waits.withdraw(key(1), 1) && waits.withdraw(key(2), 1));
+        assert_eq!(waits.propose_for(b"tube-999").map(|(key, _)| key), Some(key(3)));
+        assert_eq!(waits.clear(300), 300);
+        assert_eq!((waits.waiting_on(b"tube-000"), waits.waiting_on(b"tube-999")), (2, 3));
+        assert_eq!((waits.clear(1000), waits.clear(1000), waits.has_gone()), (1000, 700, false));
+        assert_eq!((waits.waiting_on(b"tube-000"), waits.waiting_on(b"tube-999")), (1, 1));
+        waits.handle_proposed(key(3), Index(1));
+        assert_eq!(waits.handle_applied(key(3), true), Settled::Granted);
+        while waits.has_gone() {
+            waits.clear(300);
+        }
+        assert!(waits.lines.is_empty(), "nothing of them is left");
     }
 }

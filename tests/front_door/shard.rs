@@ -153,6 +153,10 @@ impl Shard {
                 return;
             }
             Operation::Reference { tube, change } => return self.refer(tube, change),
+            Operation::Leave { used, watched } => {
+                used.into_iter().for_each(|tube| self.refer(tube, ReferenceChange::Unuse));
+                return watched.into_iter().for_each(|tube| self.refer(tube, ReferenceChange::Unwatch));
+            }
             Operation::Unreserve { job, epoch } => {
                 self.told(now, connection, job, |_| Command::Unreserve { job, epoch })
             }
@@ -191,7 +195,7 @@ impl Shard {
                 segment_newest: 1,
                 entries_written: self.entries,
             })),
-            Operation::ListTubes => Answer::Tubes(self.tubes()),
+            Operation::ListTubes => Answer::Tubes(self.tubes().iter().filter(|tube| &tube[..] != b"default").collect()),
         };
         self.answers.push((connection, ticket, answer));
     }

@@ -1,8 +1,8 @@
 //! The numbered points of the protocol's semantics that concern state, each by the name of its rule.
 
-use beaver_raft::job::Machine;
 use beaver_raft::job::command::{Class, Command, Outcome};
 use beaver_raft::job::view::JobState;
+use beaver_raft::job::{DepthScan, Machine};
 use beaver_raft::types::{JobId, Nanos};
 
 use crate::driver::{Client, Driver, class, session};
@@ -47,16 +47,20 @@ fn the_tubes_with_the_most_jobs_are_told_and_no_empty_one() {
     }
     driver.put(&mut client, delayed("c", 9));
     assert_eq!(driver.reserve_all(&mut client, &["a"]).len(), 1);
-    let told: Vec<(Vec<u8>, [u64; 3])> = driver
-        .machine
-        .deepest_tubes(3)
+    let deepest = |tubes_at_a_time: usize, count: usize| {
+        let mut scan = DepthScan::default();
+        (0..9).for_each(|_| scan.go_on(&driver.machine, tubes_at_a_time, count));
+        scan.deepest(&driver.machine)
+    };
+    let told: Vec<(Vec<u8>, [u64; 3])> = deepest(9, 3)
         .into_iter()
         .map(|depth| (depth.tube.to_vec(), [depth.ready, depth.reserved, depth.delayed]))
         .collect();
     // Of those with equally many the older comes first.
     let expected = [("b", [3, 0, 0]), ("c", [2, 0, 1]), ("d", [3, 0, 0])];
     assert_eq!(told, expected.map(|(tube, counts)| (tube.as_bytes().to_vec(), counts)));
-    assert_eq!(driver.machine.deepest_tubes(9).len(), 4, "the default tube is empty");
+    assert_eq!(deepest(9, 9).len(), 4, "the default tube is empty");
+    assert_eq!(deepest(2, 3), deepest(9, 3), "however many tubes are looked at in one step");
 }
 
 #[test]

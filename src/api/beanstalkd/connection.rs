@@ -21,7 +21,7 @@
 mod command;
 mod slots;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -268,10 +268,7 @@ impl Connection {
             return;
         }
         self.closing = true;
-        self.refer(self.used.clone(), ReferenceChange::Unuse);
-        for tube in self.watched.names().to_vec() {
-            self.refer(tube, ReferenceChange::Unwatch);
-        }
+        self.leave();
         self.end_waiting_command();
         let counters = self.door.core(self.core);
         // A put is never held back: it overlaps with whatever is under way.
@@ -469,6 +466,20 @@ impl Connection {
     fn refer(&mut self, tube: Bytes, change: ReferenceChange) {
         let shard = shard_of_tube(&tube, self.door.shards);
         self.outbox.send(shard, Operation::Reference { tube, change });
+    }
+
+    /// Whatever it used and watched goes in one request per shard, however much that is.
+    fn leave(&mut self) {
+        let shards = self.door.shards;
+        let used = shard_of_tube(&self.used, shards);
+        let mut left: BTreeMap<ShardId, (Option<Bytes>, Vec<Bytes>)> = BTreeMap::new();
+        left.entry(used).or_default().0 = Some(self.used.clone());
+        for tube in self.watched.names() {
+            left.entry(shard_of_tube(tube, shards)).or_default().1.push(tube.clone());
+        }
+        for (shard, (used, watched)) in left {
+            self.outbox.send(shard, Operation::Leave { used, watched });
+        }
     }
 
     fn become_producer(&mut self) {

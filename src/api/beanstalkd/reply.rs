@@ -51,6 +51,8 @@ pub enum Reply {
     Kicked(u64),
     /// The body of an `OK`: YAML that ends with a line feed.
     Document(Bytes),
+    /// The same in parts, which other replies may share.
+    Parts(Vec<Bytes>),
     /// A reply of one word.
     Word(&'static str),
     Refused(Refusal),
@@ -107,6 +109,11 @@ impl Reply {
                 output.push_document(yaml);
                 output.push_line(format_args!("\r\n"));
             }
+            Reply::Parts(parts) => {
+                output.push_line(format_args!("OK {}\r\n", parts.iter().map(Bytes::len).sum::<usize>()));
+                parts.iter().for_each(|part| output.push_document(part));
+                output.push_line(format_args!("\r\n"));
+            }
             Reply::Using(tube) => output.push_line(format_args!("USING {}\r\n", stats::text(tube))),
             Reply::Watching(tubes) => output.push_line(format_args!("WATCHING {tubes}\r\n")),
             Reply::Kicked(jobs) => output.push_line(format_args!("KICKED {jobs}\r\n")),
@@ -140,6 +147,7 @@ mod tests {
             (Reply::Reserved { id: 7, body: body.clone() }, b"RESERVED 7 4\r\na\r\nb\r\n"),
             (Reply::Found { id: 7, body: Bytes::new() }, b"FOUND 7 0\r\n\r\n"),
             (Reply::Document(Bytes::from_static(b"---\n- a\n")), b"OK 8\r\n---\n- a\n\r\n"),
+            (Reply::Parts(vec![Bytes::from_static(b"---\n"), Bytes::from_static(b"- a\n")]), b"OK 8\r\n---\n- a\n\r\n"),
             (Reply::Using(Bytes::from_static(b"t")), b"USING t\r\n"),
             (Reply::Watching(2), b"WATCHING 2\r\n"),
             (Reply::Kicked(0), b"KICKED 0\r\n"),

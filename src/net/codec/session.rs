@@ -5,8 +5,14 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::net::fields::{DecodeError, Fields, PutFields, TUBE_NAME_BYTES_MAX};
 use crate::net::frame::FrameBuilder;
-use crate::net::message::{PeerMessage, ReferenceDelta};
+use crate::net::message::{PeerMessage, ReferenceDelta, ReferencePart};
 use crate::types::{SessionId, Term};
+
+const PART_CHANGES: u8 = 0;
+const PART_WHOLE: u8 = 1;
+const PART_BEGIN: u8 = 2;
+const PART_MIDDLE: u8 = 3;
+const PART_END: u8 = 4;
 
 /// A length in the table before attached byte strings.
 const LENGTH_BYTES: usize = size_of::<u32>();
@@ -82,9 +88,15 @@ fn check_tube_list(mut list: &[u8]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-pub fn encode_references(term: Term, whole: bool, changes: &[ReferenceDelta], fields: &mut Vec<u8>) {
+pub fn encode_references(term: Term, part: ReferencePart, changes: &[ReferenceDelta], fields: &mut Vec<u8>) {
     fields.put_u64_le(term.0);
-    fields.put_bool(whole);
+    fields.put_u8(match part {
+        ReferencePart::Changes => PART_CHANGES,
+        ReferencePart::Whole => PART_WHOLE,
+        ReferencePart::Begin => PART_BEGIN,
+        ReferencePart::Middle => PART_MIDDLE,
+        ReferencePart::End => PART_END,
+    });
     fields.put_length(changes.len());
     for change in changes {
         fields.put_tube_name(&change.tube);
@@ -95,7 +107,14 @@ pub fn encode_references(term: Term, whole: bool, changes: &[ReferenceDelta], fi
 
 pub fn decode_references(fields: &mut Fields) -> Result<PeerMessage, DecodeError> {
     let term = fields.term()?;
-    let whole = fields.bool()?;
+    let part = match fields.u8()? {
+        PART_CHANGES => ReferencePart::Changes,
+        PART_WHOLE => ReferencePart::Whole,
+        PART_BEGIN => ReferencePart::Begin,
+        PART_MIDDLE => ReferencePart::Middle,
+        PART_END => ReferencePart::End,
+        other => return Err(DecodeError::Unknown { what: "part of a report", value: other.into() }),
+    };
     let count = fields.count("references", REFERENCE_BYTES_MIN)?;
     let changes = (0..count)
         .map(|_| {
@@ -107,5 +126,5 @@ pub fn decode_references(fields: &mut Fields) -> Result<PeerMessage, DecodeError
             })
         })
         .collect::<Result<_, DecodeError>>()?;
-    Ok(PeerMessage::References { term, whole, changes })
+    Ok(PeerMessage::References { term, part, changes })
 }

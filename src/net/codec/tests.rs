@@ -1,7 +1,7 @@
 use super::super::frame::{FrameKind, HEADER_BYTES};
 use super::super::message::{
     Fetch, Fetched, Given, GivenJob, Held, PULLED_BYTES_MAX, Part, Pull, Pulled, RaftMessage, ReadAbout,
-    ReferenceDelta, Soft,
+    ReferenceDelta, ReferencePart, Soft,
 };
 use super::*;
 use crate::raft::message::{Body, Message};
@@ -122,7 +122,12 @@ fn others() -> impl Strategy<Value = PeerMessage> {
 }
 
 fn about() -> impl Strategy<Value = ReadAbout> {
-    prop_oneof![Just(ReadAbout::State), tube().prop_map(ReadAbout::Tube), Just(ReadAbout::Tubes)]
+    prop_oneof![
+        Just(ReadAbout::State),
+        tube().prop_map(ReadAbout::Tube),
+        Just(ReadAbout::TubeCount),
+        prop::option::of(tube()).prop_map(|after| ReadAbout::BareTubes { after }),
+    ]
 }
 
 fn soft() -> impl Strategy<Value = Soft> {
@@ -133,8 +138,15 @@ fn soft() -> impl Strategy<Value = Soft> {
             watching,
             waiting
         }),
-        prop::collection::vec(tube(), 0..6).prop_map(Soft::Tubes),
+        any::<u64>().prop_map(Soft::TubeCount),
+        (prop::collection::vec(tube(), 0..6), any::<bool>())
+            .prop_map(|(names, is_more)| Soft::BareTubes { names, is_more }),
     ]
+}
+
+fn part() -> impl Strategy<Value = ReferencePart> {
+    let of_report = (any::<bool>(), any::<bool>()).prop_map(|(first, last)| ReferencePart::of_report(first, last));
+    prop_oneof![Just(ReferencePart::Changes), of_report]
 }
 
 fn references() -> impl Strategy<Value = Vec<ReferenceDelta>> {
@@ -171,8 +183,8 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
         1 => (term(), number(), any::<u128>()).prop_map(|(term, marker, digest)| {
             PeerMessage::MarkerDigest { term, marker: Index(marker), digest }
         }),
-        1 => (term(), any::<bool>(), references())
-            .prop_map(|(term, whole, changes)| PeerMessage::References { term, whole, changes }),
+        1 => (term(), part(), references())
+            .prop_map(|(term, part, changes)| PeerMessage::References { term, part, changes }),
         1 => Just(PeerMessage::Fetch(Fetch::SNAPSHOT)),
         1 => (1u64..1 << 52, 0u64..1 << 52, prop::option::of(any::<u128>())).prop_map(|(first, more, chain)| {
             let last = Index(first + more);

@@ -9,7 +9,7 @@ use beaver_raft::api::beanstalkd::connection::Connection;
 use beaver_raft::api::beanstalkd::front_door::{FrontDoor, NodeFacts, ResourceUsage};
 use beaver_raft::api::beanstalkd::output_budget::OutputLimits;
 use beaver_raft::api::beanstalkd::outbox::ShardRequest;
-use beaver_raft::api::{Answer, Operation, ShardStats};
+use beaver_raft::api::{Answer, Operation, ShardStats, TubeLines};
 use beaver_raft::types::{JobId, Nanos, ShardId};
 use beaver_raft_fuzz::input::Input;
 use bytes::Bytes;
@@ -53,7 +53,7 @@ impl Conversation {
     fn settle(&mut self) {
         while let Some(ShardRequest { shard, ticket, operation }) = self.connection.poll_request() {
             match operation {
-                Operation::Reference { .. } => {}
+                Operation::Reference { .. } | Operation::Leave { .. } => {}
                 Operation::Withdraw { ticket } => {
                     let wait = self.open.iter_mut().find(|open| open.0 == shard && open.1 == ticket);
                     wait.expect("only what waits is withdrawn, and once").2 = Some(Answer::NothingReady);
@@ -126,7 +126,7 @@ fn decide(operation: &Operation) -> Option<Answer> {
         Operation::Kick { bound, .. } => Answer::Kicked { count: *bound },
         Operation::Pause { .. } => Answer::Paused,
         Operation::Stats => Answer::ShardStats(Box::new(ShardStats::default())),
-        Operation::ListTubes => Answer::Tubes(vec![Bytes::from_static(b"default")]),
+        Operation::ListTubes => Answer::Tubes(TubeLines::default()),
         _ => Answer::NotFound,
     })
 }

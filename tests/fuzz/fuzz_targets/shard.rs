@@ -13,7 +13,9 @@ use beaver_raft::job::Machine;
 use beaver_raft::job::command::{Class, Command, Numbered, Origin, TubeList};
 use beaver_raft::net::codec;
 use beaver_raft::net::frame::{FrameBuilder, FrameKind, HEADER_BYTES};
-use beaver_raft::net::message::{Fetch, Fetched, Held, PeerMessage, RaftMessage, ReadAbout, ReferenceDelta, Soft};
+use beaver_raft::net::message::{
+    Fetch, Fetched, Held, PeerMessage, RaftMessage, ReadAbout, ReferenceDelta, ReferencePart, Soft,
+};
 use beaver_raft::raft::message::{Body, Message, Vote};
 use beaver_raft::raft::{Config, Log, Membership};
 use beaver_raft::shard::effect::{Append, ConnectionId, Effect, Keep};
@@ -302,25 +304,32 @@ impl World {
             2 => PeerMessage::Withdraw { term, session, seq, registration },
             3 => PeerMessage::WaitEnded { term, session, seq, registration, applied: self.index(input) },
             4 => {
-                let about = match input.below(3) {
+                let about = match input.below(5) {
                     0 => ReadAbout::State,
                     1 => ReadAbout::Tube(tube),
-                    _ => ReadAbout::Tubes,
+                    2 => ReadAbout::TubeCount,
+                    3 => ReadAbout::BareTubes { after: None },
+                    _ => ReadAbout::BareTubes { after: Some(tube) },
                 };
                 PeerMessage::Read { term, read: input.number(), about }
             }
             5 => {
-                let soft = match input.below(3) {
+                let soft = match input.below(4) {
                     0 => Soft::Nothing,
                     1 => Soft::Tube { using: input.number(), watching: input.number(), waiting: input.number() },
-                    _ => Soft::Tubes(vec![tube]),
+                    2 => Soft::TubeCount(input.number()),
+                    _ => Soft::BareTubes { names: vec![tube], is_more: input.below(2) == 0 },
                 };
                 PeerMessage::ReadAnswer { term, read: input.number(), index: self.index(input), soft }
             }
             6 => {
                 let (using, watching) = (input.number() as i64, input.number() as i64);
                 let changes = vec![ReferenceDelta { tube, using, watching }];
-                PeerMessage::References { term, whole: input.below(2) == 0, changes }
+                let part = match input.below(2) {
+                    0 => ReferencePart::Changes,
+                    _ => ReferencePart::of_report(input.below(2) == 0, input.below(2) == 0),
+                };
+                PeerMessage::References { term, part, changes }
             }
             _ => {
                 let count = input.below(4);

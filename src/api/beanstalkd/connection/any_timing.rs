@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::api::TubeLines;
 use crate::api::beanstalkd::front_door::tests::{bodies_up_to, facts, roomy};
 use crate::api::beanstalkd::parser::tests::{cut, stream_and_cuts};
 
@@ -41,7 +42,7 @@ impl Run {
     fn settle(&mut self) {
         while let Some(ShardRequest { shard, ticket, operation }) = self.connection.poll_request() {
             match operation {
-                Operation::Reference { .. } => {}
+                Operation::Reference { .. } | Operation::Leave { .. } => {}
                 Operation::Withdraw { ticket } => {
                     let wait = self.open.iter_mut().find(|open| open.1 == ticket).expect("a wait is withdrawn once");
                     wait.2 = Answer::NothingReady;
@@ -117,7 +118,7 @@ fn decide(operation: &Operation) -> Answer {
         Operation::Kick { bound, .. } => Answer::Kicked { count: *bound },
         Operation::Pause { .. } => Answer::Paused,
         Operation::Stats => Answer::ShardStats(Box::default()),
-        Operation::ListTubes => Answer::Tubes(vec![DEFAULT_TUBE]),
+        Operation::ListTubes => Answer::Tubes(TubeLines::default()),
         _ => Answer::NotFound,
     }
 }

@@ -10,7 +10,7 @@ use crate::api::beanstalkd::reply::{Refusal, Reply};
 use crate::api::beanstalkd::request::{Parsed, Request};
 use crate::api::beanstalkd::stats;
 use crate::api::routing::shard_of_tube;
-use crate::api::{Answer, Operation, ShardStats};
+use crate::api::{Answer, Operation, ShardStats, TubeLines};
 use crate::types::{JobId, Nanos, ShardId};
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub enum Command {
     /// A reserve that waits; all about it is in `Waits`.
     Wait,
     Stats(Gather<ShardStats>),
-    ListTubes(Gather<Vec<Bytes>>),
+    ListTubes(Gather<TubeLines>),
 }
 
 /// One question to every shard. Its tickets follow each other.
@@ -179,8 +179,8 @@ impl Connection {
             Some(Command::ListTubes(gather)) => match answer {
                 Answer::Tubes(part) => {
                     let Some(parts) = gather.add(shard, part) else { return };
-                    let others = parts.iter().flatten().filter(|&name| *name != DEFAULT_TUBE);
-                    Reply::list(std::iter::once(&DEFAULT_TUBE).chain(others))
+                    let start = stats::list([&DEFAULT_TUBE]);
+                    Reply::Parts(std::iter::once(start).chain(parts.iter().map(|part| part.text().clone())).collect())
                 }
                 _ => Reply::Refused(Refusal::InternalError),
             },
