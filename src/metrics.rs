@@ -6,6 +6,7 @@ mod exposition;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
@@ -15,6 +16,9 @@ pub use self::exposition::Format;
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
+
+/// A gauge of a time that is mostly a fraction of a second.
+pub type SecondsGauge = Gauge<f64, AtomicU64>;
 
 use crate::types::{NodeId, ShardId};
 
@@ -177,6 +181,9 @@ metrics! {
         pulled_jobs: Counter = "pulled_jobs", "Jobs that were pulled from other nodes for such a snapshot";
         copies_sought: Counter = "copies_sought", "Bodies below the log's floor that cannot be read here, and were looked for at the other nodes";
         body_reads: Counter = "body_reads", "Bodies that were read from the log's files, not from memory";
+        turn_seconds: Histogram = "turn_seconds", "Processor time that the core thread took for one turn of the shard";
+        longest_turn_seconds: SecondsGauge = "longest_turn_seconds", "Most processor time that the core thread took for one turn of the shard, since the process began";
+        longest_turn_items: Gauge = "longest_turn_items", "Most work that one turn of the shard was, in items of a few microseconds each, since the process began";
     }
     /// What is said between this node and one peer, for one shard.
     PeerMetrics [shard, peer] {
@@ -262,6 +269,7 @@ struct Catalogue {
     registry: Registry,
     counters: BTreeMap<&'static str, Family<Labels, Counter>>,
     gauges: BTreeMap<&'static str, Family<Labels, Gauge>>,
+    seconds: BTreeMap<&'static str, Family<Labels, SecondsGauge>>,
     histograms: BTreeMap<&'static str, Family<Labels, Histogram>>,
 }
 
@@ -271,6 +279,7 @@ impl Default for Catalogue {
             registry: Registry::with_prefix(PREFIX),
             counters: BTreeMap::new(),
             gauges: BTreeMap::new(),
+            seconds: BTreeMap::new(),
             histograms: BTreeMap::new(),
         }
     }
@@ -297,6 +306,18 @@ impl Kind for Gauge {
     fn handle(catalogue: &mut Catalogue, name: &'static str, help: &'static str, labels: Labels) -> Gauge {
         let Catalogue { registry, gauges, .. } = catalogue;
         let family = gauges.entry(name).or_insert_with(|| {
+            let family = Family::default();
+            registry.register(name, help, family.clone());
+            family
+        });
+        family.get_or_create_owned(&labels)
+    }
+}
+
+impl Kind for SecondsGauge {
+    fn handle(catalogue: &mut Catalogue, name: &'static str, help: &'static str, labels: Labels) -> SecondsGauge {
+        let Catalogue { registry, seconds, .. } = catalogue;
+        let family = seconds.entry(name).or_insert_with(|| {
             let family = Family::default();
             registry.register(name, help, family.clone());
             family

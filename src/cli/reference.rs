@@ -63,7 +63,7 @@ fn metrics_page() -> String {
         let own = own_label.iter().map(|(label, _)| label);
         let labels: Vec<String> = labels.iter().chain(own).map(|label| format!("`{label}`")).collect();
         let suffix = if *kind == "Counter" { "_total" } else { "" };
-        let kind = kind.to_ascii_lowercase();
+        let kind = if *kind == "SecondsGauge" { "gauge".to_owned() } else { kind.to_ascii_lowercase() };
         let _ = writeln!(page, "| `{PREFIX}_{name}{suffix}` | {kind} | {} | {help} |", labels.join(", "));
     }
     page

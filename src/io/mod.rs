@@ -46,6 +46,8 @@ pub trait Runtime: Clone + 'static {
     fn now(&self) -> Nanos;
     /// Nanoseconds since the Unix epoch; may jump.
     fn wall(&self) -> Nanos;
+    /// Processor time that this thread has taken (CLOCK_THREAD_CPUTIME_ID): not the time in which others ran.
+    fn thread_time(&self) -> Nanos;
     fn random(&self) -> u64;
     fn sleep(&self, duration: Nanos) -> impl Future<Output = ()>;
     /// Runs work that takes long on a thread beside all core threads.

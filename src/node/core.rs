@@ -12,6 +12,7 @@ use super::answer_rooms::AnswerRooms;
 use super::fate::Fate;
 use super::front::{Front, Mailboxes, ShardAnswers};
 use super::host::{BODY_READS_MAX, Event, Host, Life, TurnWatch};
+use super::intake::Intake;
 use super::listeners::{Listeners, tell_where};
 use super::living::Lives;
 use super::observer::StatusObserver;
@@ -148,7 +149,7 @@ async fn start_shards<R: Runtime>(
     let mut sinks: Vec<Rc<dyn PeerSink>> = Vec::new();
     for shard in place.own_shards(setup.config.shards) {
         let opening = open_shard(rt, setup, &opened.directory, shard, None).await?;
-        let events = Rc::new(Queue::default());
+        let events = Rc::new(Intake::default());
         let ledger = gate.ledger(shard);
         ledger.set_own(opening.standing());
         let sink = EventSink {
@@ -212,7 +213,7 @@ async fn share_fate<W: Wire>(place: Rc<Place<W>>, fate: Rc<Fate>) {
 
 /// How a shard and its peers reach each other.
 struct Ways<D: Disk> {
-    events: Rc<Queue<Event>>,
+    events: Rc<Intake>,
     links: Links,
     gate: Rc<NodeGate<D>>,
     ledger: Rc<Ledger>,
@@ -237,6 +238,7 @@ fn make_host<R: Runtime>(
         metrics,
         peers: links.keys().map(|&peer| (peer, setup.metrics.peer(shard, peer))).collect(),
         shown: RefCell::default(),
+        longest: Cell::default(),
     };
     Rc::new(Host {
         rt: rt.clone(),

@@ -1,7 +1,7 @@
 //! One shard on its core thread: events in, effects carried out. Decides nothing.
 //!
-//! Every turn takes all events that gathered, lets the shard decide, and starts what it decided. Disk and network work
-//! goes on in tasks of its own, which push their completions back as events.
+//! Every turn takes events that gathered, as many as are a bounded amount of work, lets the shard decide, and starts what it
+//! decided. Disk and network work goes on in tasks of its own, which push their completions back as events.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,7 @@ use super::answer_rooms::AnswerRooms;
 use super::fate::Fate;
 use super::giving::{give_jobs, give_piece};
 use super::installing::Staged;
+use super::intake::{Intake, Taken};
 use super::queue::Queue;
 use super::snapshots::SnapshotView;
 use super::write_times::WriteTimes;
@@ -132,6 +133,8 @@ pub trait Answers {
 /// Who sees the shard's status and counters.
 pub trait Observer {
     fn observe(&self, shard: &mut Shard, disk: DiskView);
+    /// A turn has ended: how much work it was, and what processor time of the thread it took.
+    fn turned(&self, items: usize, took: Nanos);
 }
 
 /// Sees what goes into the shard and comes out of it, and the shard after each of its turns. Simulation checks its invariants
@@ -198,7 +201,7 @@ pub struct DiskView {
 
 pub struct Host<R: Runtime> {
     pub rt: R,
-    pub events: Rc<Queue<Event>>,
+    pub events: Rc<Intake>,
     pub log_work: Queue<Append>,
     pub votes: Queue<Vote>,
     pub to_snapshot: Queue<SnapshotDraft>,
@@ -328,7 +331,9 @@ impl<R: Runtime> Host<R> {
         let mut publish_at = Nanos::ZERO;
         while !self.fate.is_sealed() {
             let moment = self.moment();
-            for event in self.events.take() {
+            let begun = self.rt.thread_time();
+            let Taken { events, items } = self.events.take();
+            for event in events {
                 if let Some(watch) = &self.watch {
                     watch.handed(&shard, &event);
                 }
@@ -377,10 +382,12 @@ impl<R: Runtime> Host<R> {
                 let pause = PUBLISH_EVERY.max(Nanos(took.0.saturating_mul(PUBLISH_PART_MAX)));
                 publish_at = moment.now.saturating_add(pause);
             }
+            let items = items + shard.take_items_stepped();
+            self.observer.turned(items, self.rt.thread_time().saturating_sub(begun));
             if let Some(staged) = self.take_staged(&shard) {
                 return Some((shard, staged));
             }
-            if self.events.is_empty() {
+            if self.events.is_empty() && !shard.has_steps() {
                 let deadline = shard.next_deadline(moment).min(publish_at);
                 let now = self.rt.now();
                 tokio::select! {

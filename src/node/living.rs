@@ -130,7 +130,7 @@ impl<R: Runtime> Lives<R> {
         }
         let opening = open_shard(&host.rt, &self.setup, &self.directory, self.shard, None).await;
         // Only now: reads of the life before may have ended meanwhile.
-        let since = host.events.take();
+        let since = host.events.take_all();
         before.connected_peers().for_each(|(peer, start)| host.events.push(Event::PeerUp { peer, start }));
         since.into_iter().filter(Event::outlives_its_shard).for_each(|event| host.events.push(event));
         match opening {

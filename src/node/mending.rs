@@ -133,7 +133,7 @@ impl<R: Runtime> Mending<R> {
         let mut to_write: Option<(Nanos, Box<Plan>)> = None;
         while !self.host.fate.is_sealed() {
             let now = self.host.rt.now();
-            for event in self.host.events.take() {
+            for event in self.host.events.take_all() {
                 self.handle(&mut repair, now, event);
             }
             repair.handle_time(now);
@@ -311,7 +311,7 @@ impl<R: Runtime> Mending<R> {
     fn hand_over(&mut self) {
         self.metrics.repaired_entries.inc_by(self.repaired.saturating_sub(self.metrics.repaired_entries.get()));
         let events = &self.host.events;
-        let since = events.take();
+        let since = events.take_all();
         self.incoming.iter().for_each(|(&peer, &start)| events.push(Event::IncomingUp { peer, start }));
         self.connected.iter().for_each(|(&peer, &start)| events.push(Event::PeerUp { peer, start }));
         if let Some(has_room) = self.has_room {

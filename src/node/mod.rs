@@ -25,6 +25,7 @@ pub mod front;
 pub mod giving;
 pub mod host;
 pub mod installing;
+pub mod intake;
 pub mod keeping;
 pub mod listeners;
 pub mod living;

@@ -1,6 +1,6 @@
 //! Shows what a shard tells about itself: on the status board, and in the metrics.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ pub struct StatusObserver {
     pub peers: BTreeMap<NodeId, PeerMetrics>,
     /// What was counted when this was last shown.
     pub shown: RefCell<Shown>,
+    /// The turn that took the most processor time, and the one that was the most work.
+    pub longest: Cell<(Nanos, usize)>,
 }
 
 /// A shard without a leader for so many looks, a quarter of a second each, has lost its majority: an election takes less.
@@ -87,6 +89,11 @@ fn milliseconds(span: Nanos) -> u64 {
 }
 
 impl Observer for StatusObserver {
+    fn turned(&self, items: usize, took: Nanos) {
+        self.metrics.turn_seconds.observe(took.duration().as_secs_f64());
+        self.note_turn(items, took);
+    }
+
     fn observe(&self, shard: &mut Shard, disk: DiskView) {
         let picture = shard.picture();
         for latency in shard.take_commit_latencies() {
@@ -111,6 +118,15 @@ impl Observer for StatusObserver {
 }
 
 impl StatusObserver {
+    fn note_turn(&self, items: usize, took: Nanos) {
+        let (longest, most) = self.longest.get();
+        if took > longest || items > most {
+            self.longest.set((took.max(longest), items.max(most)));
+            self.metrics.longest_turn_seconds.set(took.max(longest).duration().as_secs_f64());
+            self.metrics.longest_turn_items.set(crate::metrics::gauge_value(items.max(most) as u64));
+        }
+    }
+
     fn count(&self, now: &Counters, picture: &Picture) {
         let mut shown = self.shown.borrow_mut();
         let metrics = &self.metrics;

@@ -13,8 +13,8 @@ use super::contacts::{Contacts, Line};
 use super::core::Setup;
 use super::fate::Fate;
 use super::host::Event;
+use super::intake::Intake;
 use super::place::{Crossing, Home, Place};
-use super::queue::Queue;
 use super::together::OpenedNode;
 use crate::config::Config;
 use crate::fatal::Fatal;
@@ -36,7 +36,7 @@ const ACCEPT_RETRY: Nanos = Nanos::from_millis(50);
 
 /// Events of one shard's links go into its queue.
 pub struct EventSink {
-    pub events: Rc<Queue<Event>>,
+    pub events: Rc<Intake>,
     pub ledger: Rc<Ledger>,
     pub fate: Rc<Fate>,
     pub board: Arc<Board>,

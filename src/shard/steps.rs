@@ -16,6 +16,9 @@ use crate::net::message::{NAMES_PER_PAGE_MAX, PeerMessage, ReadAbout, ReferenceP
 /// One step of any kind looks at so many names at most. In the order of a tenth of a millisecond.
 pub const NAMES_PER_STEP: usize = 256;
 
+/// So many names looked at are about as much work as one short command.
+const NAMES_PER_ITEM: usize = 2;
+
 /// References that a connection leaves behind are taken back at once if they are no more than this.
 const LEFT_AT_ONCE_MAX: usize = 8;
 
@@ -72,9 +75,9 @@ impl Shard {
         !self.stopped && (has_own || leads || self.surveys.has_steps())
     }
 
-    /// How many names were looked at in steps since this was last asked.
-    pub fn take_names_stepped(&mut self) -> usize {
-        std::mem::take(&mut self.steps.names)
+    /// How much work the steps since this was last asked were, in items of a few microseconds each.
+    pub fn take_items_stepped(&mut self) -> usize {
+        std::mem::take(&mut self.steps.names).div_ceil(NAMES_PER_ITEM)
     }
 
     /// One step of each kind.

@@ -68,6 +68,11 @@ impl Runtime for SimRuntime {
         self.clock.wall()
     }
 
+    /// Time passes only between the turns of tasks.
+    fn thread_time(&self) -> Nanos {
+        self.executor.now()
+    }
+
     fn random(&self) -> u64 {
         self.random.next()
     }

@@ -67,11 +67,11 @@ impl Runtime for UringRuntime {
     }
 
     fn now(&self) -> Nanos {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is a valid place for a timespec for the length of the call.
-        let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
-        assert_eq!(result, 0, "CLOCK_BOOTTIME exists since Linux 2.6.39");
-        Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+        read_clock(libc::CLOCK_BOOTTIME)
+    }
+
+    fn thread_time(&self) -> Nanos {
+        read_clock(libc::CLOCK_THREAD_CPUTIME_ID)
     }
 
     fn wall(&self) -> Nanos {
@@ -102,4 +102,13 @@ impl Runtime for UringRuntime {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.world.panics.spawn(task);
     }
+}
+
+/// A clock that exists since Linux 2.6.39 at least.
+fn read_clock(clock: libc::clockid_t) -> Nanos {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for a timespec for the length of the call.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    assert_eq!(result, 0, "the clock exists");
+    Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }

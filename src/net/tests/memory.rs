@@ -123,6 +123,10 @@ impl Runtime for World {
         self.now()
     }
 
+    fn thread_time(&self) -> Nanos {
+        self.now()
+    }
+
     fn random(&self) -> u64 {
         let random = self.inner.random.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         self.inner.random.set(random);
