@@ -93,8 +93,6 @@ pub fn socket_path(data: &Path) -> PathBuf {
 #[derive(Debug)]
 pub struct Admin {
     address: Option<String>,
-    /// Where one could be made.
-    socket: Option<PathBuf>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -137,9 +135,14 @@ impl Admin {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || runtime.block_on(served.serve(shown, silence_max, stopped)))
+            .spawn(move || {
+                runtime.block_on(served.serve(shown, silence_max, stopped));
+                // Here, for whose end nobody waits long: the disk may hang. Not found: somebody
+                // tidied up already.
+                let _ = socket.map(std::fs::remove_file);
+            })
             .map_err(refused)?;
-        Ok(Admin { address, socket, stop: Some(stop), thread: Some(thread) })
+        Ok(Admin { address, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens on TCP, with the port that the system chose if 0 was asked for.
@@ -185,10 +188,6 @@ impl Drop for Admin {
             let _ = thread.join();
         } else {
             tracing::warn!("the admin thread has not ended after {} ms, and is left behind", END_PATIENCE.as_millis());
-        }
-        if let Some(path) = &self.socket {
-            // Not found: somebody tidied up already.
-            let _ = std::fs::remove_file(path);
         }
     }
 }

@@ -230,11 +230,10 @@ impl Shard {
 
     /// The nodes that have not told what they reference.
     fn silent_nodes(&self) -> impl Iterator<Item = NodeId> {
-        let members = self.leading.iter().flat_map(|leading| {
+        self.leading.iter().flat_map(|leading| {
             let has_reported = |node: &NodeId| leading.references.has_reported(*node);
             self.config.membership.members().into_iter().filter(move |node| !has_reported(node))
-        });
-        members
+        })
     }
 
     /// Whether every node has told what it references, or is cut off.

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::effect::Effect;
 use super::leading::{is_forwardable, is_waitable};
 use super::reads::LogRead;

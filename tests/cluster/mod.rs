@@ -237,6 +237,13 @@ impl Node {
         ask(self.admin, path)
     }
 
+    /// The value of a metric of shard 0, if the node answers.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let page = self.ask_admin("/metrics")?;
+        let mut values = page.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix("{shard=\"0\"} "));
+        values.next()?.parse().ok()
+    }
+
     /// A connection to this node, once it takes one.
     pub fn connect(&self) -> Connection {
         Connection::open(self.clients)

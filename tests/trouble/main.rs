@@ -7,6 +7,7 @@ mod cluster;
 mod bad_input;
 mod full_disk;
 mod left_behind;
+mod many_tubes;
 mod links;
 mod listening;
 mod log_reader;
