@@ -52,10 +52,11 @@ pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
             session::encode_numbered(*term, *session, *seq, *registration, fields);
             session::encode_wait(*poll, tubes, fields);
         }
-        PeerMessage::Withdraw { term, session, seq, registration } => {
+        PeerMessage::Withdraw { term, session, seq, registration, at_once } => {
             let fields = frame.fields();
             fields.put_u8(WITHDRAW);
             session::encode_numbered(*term, *session, *seq, *registration, fields);
+            fields.put_u8((*at_once).into());
         }
         PeerMessage::WaitEnded { term, session, seq, registration, applied } => {
             let fields = frame.fields();
@@ -125,6 +126,7 @@ pub fn decode(payload: Bytes, log: &LogIdentity) -> Result<PeerMessage, DecodeEr
             session: fields.session()?,
             seq: fields.u64()?,
             registration: fields.u64()?,
+            at_once: fields.bool()?,
         },
         WAIT_ENDED => PeerMessage::WaitEnded {
             term: fields.term()?,

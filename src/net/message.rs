@@ -25,11 +25,13 @@ pub enum PeerMessage {
         poll: bool,
         tubes: Bytes,
     },
+    /// Ends a wait. Without `at_once` what is due by now ends first, and may yet give it a job.
     Withdraw {
         term: Term,
         session: SessionId,
         seq: u64,
         registration: u64,
+        at_once: bool,
     },
     /// The wait is no longer registered and nothing proposed for it is above `applied`.
     WaitEnded {

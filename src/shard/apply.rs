@@ -199,6 +199,7 @@ impl Shard {
             self.confirm_wait_ended(moment, end);
         }
         self.settle_term(moment, position.term);
+        self.end_postponed(moment);
         self.answer_polls(moment);
     }
 

@@ -299,6 +299,9 @@ impl Shard {
         if is_caught_up && self.leading.as_ref().is_some_and(|leading| !leading.has_tick()) {
             deadline = deadline.min(self.next_tick(moment));
         }
+        if let Some(at) = self.leading.as_ref().and_then(|leading| leading.waits.next_postponed()) {
+            deadline = deadline.min(at);
+        }
         if let Some(at) = self.next_giving_up() {
             deadline = deadline.min(at);
         }
@@ -316,6 +319,7 @@ impl Shard {
         self.follow_raft(moment);
         self.watch_progress(moment);
         self.propose_tick(moment);
+        self.end_postponed(moment);
         self.give_up_waiting(moment);
         self.watch_deadlines(moment);
         self.mind_placement(moment);

@@ -24,6 +24,10 @@ const LOOKS_PER_TIMEOUT: u64 = 16;
 /// A reservation that ends within this time makes a reserve of its session answer DEADLINE_SOON.
 const DEADLINE_MARGIN: Nanos = Nanos::from_secs(1);
 
+/// A wait whose time is over lasts on for at most so long while something that was due by then has
+/// not ended yet. Half of the protocol's unit of time, so that a wait of 1 s is none of 2.
+const DUE_GRACE: Nanos = Nanos::from_millis(500);
+
 impl Shard {
     /// An operation of a client of this node. Per connection, operations are carried out in the order of these calls, and
     /// a reserve comes only when the one before is answered.
@@ -206,35 +210,59 @@ impl Shard {
         if !is_asked_already || why == Withdrawal::Closing {
             wait.withdrawn = Some(why);
         }
-        let registration = wait.registration;
+        let end = Ended { key, registration: wait.registration };
         if !is_asked_already {
             self.sessions.note_ending(connection, moment.now);
         }
         let Some(wait) = self.sessions.wait_mut(connection) else { return };
         let Some(registered) = wait.registered else { return self.end_wait(moment, connection) };
-        if !is_asked_already {
-            self.ask_to_withdraw(moment, key, registration, registered);
+        if !is_asked_already || why == Withdrawal::Closing {
+            self.ask_to_withdraw(moment, end, why, registered);
         }
     }
 
     /// Tells the leader that knows of a wait to end it. With another leader, the first entry of its term ends it.
-    pub(super) fn ask_to_withdraw(&mut self, moment: Moment, key: WaitKey, registration: u64, registered: Term) {
+    pub(super) fn ask_to_withdraw(&mut self, moment: Moment, end: Ended, why: Withdrawal, registered: Term) {
+        // A client that is gone has no use for what is about to become ready.
+        let at_once = why == Withdrawal::Closing;
         match self.upstream {
             Some((leader, term)) if term == registered && leader == self.config.node => {
-                self.handle_withdraw(moment, key, registration);
+                self.handle_withdraw(moment, end, at_once);
             }
             Some((leader, term)) if term == registered => {
-                self.send(leader, PeerMessage::Withdraw { term, session: key.0, seq: key.1, registration });
+                let Ended { key: (session, seq), registration } = end;
+                self.send(leader, PeerMessage::Withdraw { term, session, seq, registration, at_once });
             }
             _ => {}
         }
     }
 
-    /// The leader's part: a wait of any node is to end.
-    pub(super) fn handle_withdraw(&mut self, moment: Moment, key: WaitKey, registration: u64) {
+    /// The leader's part: a wait of any node is to end. What is due by now comes first: a delay, a
+    /// pause or a reservation that ends no later than the wait may still give it a job.
+    pub(super) fn handle_withdraw(&mut self, moment: Moment, end: Ended, at_once: bool) {
+        let due_by = self.clock.foreseen(moment.now, moment.wall);
         let Some(leading) = self.leading.as_mut() else { return };
-        if leading.withdraw(key, registration) {
-            self.confirm_wait_ended(moment, Ended { key, registration });
+        let is_due = !at_once && self.machine.next_due().is_reached(due_by);
+        let until = moment.now.saturating_add(DUE_GRACE);
+        if !is_due || !leading.waits.postpone_end(end, due_by, until) {
+            self.end_registered(moment, end);
+        }
+    }
+
+    /// Ends postponed waits for which nothing is due any more, or which have waited for it for too
+    /// long.
+    pub(super) fn end_postponed(&mut self, moment: Moment) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        let due = self.machine.next_due();
+        for end in leading.waits.take_postponed(moment.now, |due_by| due.is_reached(due_by)) {
+            self.end_registered(moment, end);
+        }
+    }
+
+    fn end_registered(&mut self, moment: Moment, end: Ended) {
+        let Some(leading) = self.leading.as_mut() else { return };
+        if leading.withdraw(end.key, end.registration) {
+            self.confirm_wait_ended(moment, end);
         }
     }
 

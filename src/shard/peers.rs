@@ -175,9 +175,10 @@ impl Shard {
                     self.register(moment, (session, seq), registration, tubes, poll);
                 }
             }
-            PeerMessage::Withdraw { term, session, seq, registration } => {
+            PeerMessage::Withdraw { term, session, seq, registration, at_once } => {
                 if self.leads_in(term) && session.node == from {
-                    self.handle_withdraw(moment, (session, seq), registration);
+                    let end = Ended { key: (session, seq), registration };
+                    self.handle_withdraw(moment, end, at_once);
                 }
             }
             PeerMessage::WaitEnded { term, session, seq, registration, applied } => {
@@ -388,11 +389,11 @@ impl Shard {
         let Some((_, term)) = self.upstream else { return };
         let Some(key) = self.sessions.wait_key(connection) else { return };
         let Some(wait) = self.sessions.wait_mut(connection) else { return };
-        let registration = wait.registration;
+        let end = Ended { key, registration: wait.registration };
         match (wait.withdrawn, wait.registered) {
             (None, _) => self.register_wait(moment, connection),
-            (Some(_), Some(registered)) if registered == term => {
-                self.ask_to_withdraw(moment, key, registration, registered);
+            (Some(why), Some(registered)) if registered == term => {
+                self.ask_to_withdraw(moment, end, why, registered);
             }
             (Some(_), Some(_)) => {}
             (Some(_), None) => self.end_wait(moment, connection),

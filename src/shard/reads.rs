@@ -7,6 +7,7 @@ use super::copies::Waiting;
 use super::effect::{ConnectionId, Effect, Stop};
 use super::leading::{LeaderRead, PageRequest};
 use super::surveys::SurveyRead;
+use super::waits::Ended;
 use super::{Moment, Shard, names};
 use crate::api::beanstalkd::output::BODY_BYTES_SHARED_MIN;
 use crate::api::{Answer, Operation, TubeReferences};
@@ -275,7 +276,7 @@ impl Shard {
             if self.machine.has_ready(names(&tubes)) {
                 leading.reserve_for(key);
             } else {
-                self.handle_withdraw(moment, key, registration);
+                self.handle_withdraw(moment, Ended { key, registration }, false);
             }
         }
     }
@@ -336,7 +337,8 @@ impl Shard {
                 return self.peek(moment, connection, ticket, self.machine.peek_buried(&tube));
             }
             Operation::Reserve { tubes, poll } => {
-                if !self.machine.has_ready(names(&tubes)) {
+                // What is due may be ready in a moment: the leader lets it end first.
+                if !self.machine.has_ready(names(&tubes)) && !self.machine.next_due().is_reached(times) {
                     Answer::NothingReady
                 } else if self.upstream.is_none() {
                     return self.sessions.keep_unsent(

@@ -4,6 +4,7 @@
 mod answer_rooms;
 mod behind;
 mod chaos;
+mod due;
 mod markers;
 mod placement;
 mod serving;

@@ -6,13 +6,16 @@
 //!                ^                                   │
 //!                └────────(found nothing)────────────┘        withdrawn: gone, and confirmed once nothing is proposed
 //! ```
+//!
+//! A wait whose time is over is withdrawn only when what was due by then has ended, within a grace;
+//! until then it is served as before.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
 use crate::job::command::TubeList;
-use crate::types::{Index, NodeId, SessionId};
+use crate::types::{Index, Nanos, NodeId, SessionId, Times};
 
 /// A session has at most one wait; its number tells a later one from an earlier.
 pub type WaitKey = (SessionId, u64);
@@ -29,6 +32,8 @@ struct Wait {
     registration: u64,
     proposed: bool,
     withdrawn: bool,
+    /// Its end is among the postponed ones.
+    postponed: bool,
     /// Set once this poll's read was requested, so that it is not asked for twice.
     reading: bool,
     /// Ascends with registration: the oldest wait is served first.
@@ -89,7 +94,20 @@ pub struct Waits {
     /// Keys whose end was asked for while a RESERVE was in flight, and is to be confirmed when that is applied; with the
     /// registration that was to end.
     owed: BTreeMap<WaitKey, u64>,
+    /// Oldest first, so that neither time in them ever falls. One whose wait was granted, revived or
+    /// ended meanwhile means nothing.
+    postponed: VecDeque<Postponed>,
     next_arrival: u64,
+}
+
+/// The end of a wait that is held back until what is due has ended.
+#[derive(Debug)]
+struct Postponed {
+    end: Ended,
+    /// The log's times when the wait's own time was over.
+    due_by: Times,
+    /// It is held back no longer than this.
+    until: Nanos,
 }
 
 /// What became of a wait when its RESERVE was applied.
@@ -119,14 +137,15 @@ impl Waits {
         self.owed.remove(&key);
         if let Some(wait) = self.waits.get_mut(&key) {
             wait.withdrawn = false;
+            wait.postponed = false;
             wait.registration = registration;
             return;
         }
         let proposed = self.in_flight.contains_key(&key);
         let arrival = self.next_arrival;
         self.next_arrival += 1;
-        let left = Vec::new();
-        let wait = Wait { tubes, poll, registration, proposed, withdrawn: false, reading: false, arrival, left };
+        let (withdrawn, postponed, reading, left) = (false, false, false, Vec::new());
+        let wait = Wait { tubes, poll, registration, proposed, withdrawn, postponed, reading, arrival, left };
         for tube in wait.tube_names() {
             let line = self.lines.entry(tube).or_default();
             line.waits.insert((arrival, key));
@@ -312,6 +331,38 @@ impl Waits {
         }
         self.remove(key);
         true
+    }
+
+    /// Holds back the end of a wait. False if it is not registered, so that nothing can be held back.
+    pub fn postpone_end(&mut self, end: Ended, due_by: Times, until: Nanos) -> bool {
+        let is_it = |wait: &&mut Wait| wait.registration == end.registration && !wait.withdrawn;
+        let Some(wait) = self.waits.get_mut(&end.key).filter(is_it) else { return false };
+        // A broken connection made its node say it twice.
+        if !std::mem::replace(&mut wait.postponed, true) {
+            self.postponed.push_back(Postponed { end, due_by, until });
+        }
+        true
+    }
+
+    /// The ends that are to be held back no longer: nothing is due by their times, or they have been
+    /// for long enough.
+    pub fn take_postponed(&mut self, now: Nanos, is_due: impl Fn(Times) -> bool) -> Vec<Ended> {
+        let mut ends = Vec::new();
+        while self.postponed.front().is_some_and(|front| front.until <= now || !is_due(front.due_by)) {
+            let Postponed { end, .. } = self.postponed.pop_front().expect("just seen");
+            let is_it = |wait: &&mut Wait| wait.registration == end.registration && wait.postponed;
+            if let Some(wait) = self.waits.get_mut(&end.key).filter(is_it) {
+                wait.postponed = false;
+                ends.push(end);
+            }
+        }
+        ends
+    }
+
+    /// When the next end is held back no longer.
+    #[must_use]
+    pub fn next_postponed(&self) -> Option<Nanos> {
+        self.postponed.front().map(|front| front.until)
     }
 
     /// The node's connection is lost: it will register anew what it still wants.

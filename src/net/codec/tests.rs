@@ -170,8 +170,8 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
             .prop_map(|((term, session, seq, registration), poll, tubes)| {
                 PeerMessage::Wait { term, session, seq, registration, poll, tubes }
             }),
-        1 => numbered().prop_map(|(term, session, seq, registration)| {
-            PeerMessage::Withdraw { term, session, seq, registration }
+        1 => (numbered(), any::<bool>()).prop_map(|((term, session, seq, registration), at_once)| {
+            PeerMessage::Withdraw { term, session, seq, registration, at_once }
         }),
         1 => (numbered(), number()).prop_map(|((term, session, seq, registration), applied)| {
             PeerMessage::WaitEnded { term, session, seq, registration, applied: Index(applied) }
