@@ -17,14 +17,30 @@ pub enum Fatal {
     PortTaken { address: String, purpose: &'static str, why: String },
     #[error("the data directory {path} is not writable: {why}", path = path.display())]
     DirectoryNotWritable { path: PathBuf, why: String },
+    #[error("cannot make {path}: {why}", path = path.display())]
+    CannotMake { path: PathBuf, why: String },
+    #[error("{path} is a file, not a directory", path = path.display())]
+    NotADirectory { path: PathBuf },
     #[error("the data directory {path} is in use by {holder}: one process at a time", path = path.display())]
     Locked { path: PathBuf, holder: String },
     #[error("{path} is not a prepared data directory; prepare it once with `beaver-raft init --config FILE`", path = path.display())]
     NotPrepared { path: PathBuf },
-    #[error("{path} holds something already; init never overwrites: {why}", path = path.display())]
+    #[error("{path} {why}", path = path.display())]
+    NoData { path: PathBuf, why: &'static str },
+    #[error("{path} is not a new directory: {why}; init never overwrites", path = path.display())]
     NotEmpty { path: PathBuf, why: String },
-    #[error("the data directory {path} is not this node's: {why}", path = path.display())]
-    WrongIdentity { path: PathBuf, why: String },
+    #[error("{path} is neither empty nor a Beaver-Raft directory (it holds: {holds}); choose another", path = path.display())]
+    Foreign { path: PathBuf, holds: String },
+    #[error(
+        "{path} holds the binlog of a beanstalkd ({file}), which is not read here: choose an empty directory; to move the jobs, \
+         start that beanstalkd on another port (beanstalkd -b {path} -p PORT), and let a client reserve each job there, put it \
+         here, and then delete it there",
+        path = path.display()
+    )]
+    Binlog { path: PathBuf, file: String },
+    /// `why` names the directory, whose it is, and what would start it.
+    #[error("{why}")]
+    WrongIdentity { why: String },
     #[error("peers refuse this node: {why}")]
     Refused { why: String },
     /// A backup of a part of it was put in its place.
@@ -78,10 +94,10 @@ pub enum Fatal {
 pub const EXIT_STATUSES: &[(u8, &str)] = &[
     (2, "usage or configuration"),
     (10, "an address is taken or cannot be bound"),
-    (11, "the data directory is not writable"),
+    (11, "the data directory cannot be made or written"),
     (12, "the data directory is locked by another process"),
     (13, "the data directory is not prepared"),
-    (14, "init found a directory that is not empty"),
+    (14, "a directory that is not empty where a new one is wanted"),
     (15, "the data directory belongs to another cluster, node or format"),
     (16, "peers refuse this node"),
     (17, "the data directory holds files of different times: a part of it was restored"),
@@ -108,10 +124,10 @@ impl Fatal {
         match self {
             Fatal::Config(_) => 2,
             Fatal::PortTaken { .. } => 10,
-            Fatal::DirectoryNotWritable { .. } => 11,
+            Fatal::DirectoryNotWritable { .. } | Fatal::CannotMake { .. } | Fatal::NotADirectory { .. } => 11,
             Fatal::Locked { .. } => 12,
-            Fatal::NotPrepared { .. } => 13,
-            Fatal::NotEmpty { .. } => 14,
+            Fatal::NotPrepared { .. } | Fatal::NoData { .. } => 13,
+            Fatal::NotEmpty { .. } | Fatal::Foreign { .. } | Fatal::Binlog { .. } => 14,
             Fatal::WrongIdentity { .. } => 15,
             Fatal::Refused { .. } => 16,
             Fatal::PartialRestore { .. } => 17,
@@ -144,7 +160,7 @@ mod tests {
         assert_eq!(statuses.len(), EXIT_STATUSES.len());
         let named = |fatal: Fatal| EXIT_STATUSES.iter().any(|(status, _)| *status == fatal.exit_status());
         assert!(named(Fatal::Internal(String::new())));
-        assert!(named(Fatal::Config(ConfigError::Missing { key: "node" })));
+        assert!(named(Fatal::Config(ConfigError::Missing { file: None, keys: vec!["node"] })));
         assert!(named(Fatal::ThreadLate { what: String::new() }));
         assert!(named(Fatal::Stalled { path: PathBuf::new(), waited_ms: 1, away_ms: 0 }));
     }

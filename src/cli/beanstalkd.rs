@@ -137,7 +137,7 @@ impl BeanstalkdArgs {
             _ => set("log", "-V", "trace".to_owned()),
         }
         activation::lay_over(&mut draft, inherited);
-        Ok(draft.validate_embedded()?)
+        Ok(Config { temporary: self.directory.is_none(), ..draft.validate_embedded()? })
     }
 
     fn listens_on_path(&self) -> bool {
@@ -238,6 +238,8 @@ mod tests {
         assert_eq!(config.clients[0].as_str(), "127.0.0.1:4444");
         assert_eq!(config.tunables.job_bytes_max, 1000);
         assert!(config.embedded);
+        assert!(config.temporary, "without -b");
+        assert!(!parse(&["-b", "d"]).config(Path::new("d")).expect("valid").temporary);
         assert_eq!(parse(&[]).listen(), "0.0.0.0:11300");
         assert_eq!(parse(&["-l", "unix:/tmp/x.sock", "-p", "1"]).listen(), "unix:/tmp/x.sock");
         assert_eq!(parse(&["-l::1", "-p9"]).listen(), "[::1]:9");
@@ -252,8 +254,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_by_the_name_of_the_flag_that_was_given() {
         let told = |flags: &[&str]| parse(flags).config(Path::new("d"), &[]).expect_err("refused").to_string();
-        assert!(told(&["-p", "70000"]).starts_with("flag -l or -p: clients "), "{}", told(&["-p", "70000"]));
-        assert!(told(&["-l", "unix:"]).starts_with("flag -l: clients "), "{}", told(&["-l", "unix:"]));
+        assert_eq!(told(&["-p", "70000"]), "flag -l or -p: clients: 70000 is not a valid port (0 to 65535)");
+        assert!(told(&["-l", "unix:"]).starts_with("flag -l: clients: "), "{}", told(&["-l", "unix:"]));
+        assert!(told(&["-z", "1M"]).starts_with("flag -z: job_bytes_max must be "), "{}", told(&["-z", "1M"]));
     }
 
     #[test]

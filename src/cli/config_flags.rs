@@ -2,7 +2,7 @@
 
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
 
-use crate::config::{ConfigError, Draft, Key};
+use crate::config::{ConfigError, Draft, Key, plain_numbers};
 
 /// The flags of keys that were given.
 #[derive(Debug, Default, Clone)]
@@ -54,7 +54,7 @@ const ALWAYS_SHOWN: [&str; 6] = ["data", "clients", "admin", "shards", "job_byte
 /// The documentation of a key in a line or two.
 fn help(key: &Key) -> String {
     let doc: Vec<&str> = key.doc.split_whitespace().collect();
-    format!("{} [{}; default: {}]", doc.join(" "), key.range.replace('_', ""), key.default.replace('_', ""))
+    format!("{} [{}; default: {}]", doc.join(" "), plain_numbers(key.range), plain_numbers(key.default))
 }
 
 impl FromArgMatches for ConfigFlags {

@@ -25,7 +25,8 @@ const PROGRESS_EVERY_LOG: Duration = Duration::from_secs(10);
 #[command(after_help = "\
 The file is a JSON array of jobs, or one job after the other (JSON lines):
   {\"body\": \"...\", \"tube\": \"mail\", \"priority\": 10, \"delay\": 0, \"ttr\": 60}
-All but the body may be left out. Bytes that are no text go into \"body_base64\".
+All but the body may be left out. An object or an array as the body is stored as
+compact JSON. Bytes that are no text go into \"body_base64\".
 
 Exits with 0 if every job was acknowledged, else with 1 after saying which were
 not. No job is ever sent twice.")]

@@ -11,21 +11,24 @@ use super::run::ended;
 use crate::fatal::Fatal;
 use crate::io::bulk::{Bulk, BulkOptions};
 use crate::io::lock::holder_of;
+use crate::io::startup::Standing;
 use crate::io::uring::{CoreOptions, block_on_core};
 use crate::io::{Disk, Runtime};
 use crate::node::cores::{no_ring, no_thread};
-use crate::node::opening::locked;
+use crate::node::opening::{self, locked};
 use crate::shard::markers::Verdict;
 use crate::snapshot::foreseen::{Foreseen, Pending};
 use crate::snapshot::inspection::{SnapshotFound, SnapshotsFound, inspect as inspect_snapshots};
 use crate::snapshot::install::InstallPlace;
 use crate::types::ShardId;
 use crate::wal::directory::snapshots_dir;
-use crate::wal::directory::{NodeIdentity, identify, segments_dir};
+use crate::wal::directory::{DirectoryError, NodeIdentity, identify, segments_dir};
 use crate::wal::inspection::{Fault, ShardFound, inspect as inspect_log};
 
 /// Files are damaged: the status of a node that would be kept from starting by them.
 const DAMAGED: u8 = 30;
+
+const NO_DATA: &str = "holds no Beaver-Raft data";
 
 /// Show what is in a data directory: segments, what was moved out of them, snapshots, faults
 #[derive(Debug, clap::Args)]
@@ -102,13 +105,24 @@ pub fn inspect(args: &InspectArgs) -> u8 {
 }
 
 fn look(args: &InspectArgs) -> Result<NodeFound, Fatal> {
+    let is_nothing = opening::look_at(&args.data).map(|standing| standing == Standing::Nothing);
+    let no_data = |why| Fatal::NoData { path: args.data.clone(), why };
+    match is_nothing {
+        Ok(true) => return Err(no_data("does not exist")),
+        Err(Fatal::Foreign { .. } | Fatal::Binlog { .. }) => return Err(no_data(NO_DATA)),
+        Err(other) => return Err(other),
+        Ok(false) => {}
+    }
     if let Some(holder) = holder_of(&args.data).map_err(|error| locked(&args.data, &error))? {
         return Err(Fatal::Locked { path: args.data.clone(), holder: format!("process {holder}") });
     }
     let options = CoreOptions::new(Bulk::start(BulkOptions::default()).map_err(|error| no_thread(&error))?);
     let (data, verify): (&Path, bool) = (&args.data, args.verify);
     block_on_core(&options, |rt| async move {
-        let identity = identify(rt.disk(), data).await?;
+        let identity = match identify(rt.disk(), data).await {
+            Err(DirectoryError::NotPrepared { path }) => return Err(Fatal::NoData { path, why: NO_DATA }),
+            identity => identity?,
+        };
         let mut shards = Vec::new();
         for shard in (0..identity.shards).map(ShardId) {
             shards.push(look_at(rt.disk(), data, &identity, shard, verify).await?);

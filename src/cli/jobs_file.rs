@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::api::beanstalkd::request::BODY_BYTES_MAX_LIMIT;
@@ -52,15 +53,22 @@ pub enum JobsError {
     Form { line: u64, why: String },
 }
 
+/// What stands in the fields is looked at one by one, so that what is wrong is told by its name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct JsonJob {
-    tube: Option<String>,
-    body: Option<String>,
-    body_base64: Option<String>,
-    priority: Option<u32>,
-    delay: Option<u32>,
-    ttr: Option<u32>,
+struct JsonJob<'a> {
+    #[serde(borrow)]
+    tube: Option<&'a RawValue>,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+    #[serde(borrow)]
+    body_base64: Option<&'a RawValue>,
+    #[serde(borrow)]
+    priority: Option<&'a RawValue>,
+    #[serde(borrow)]
+    delay: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ttr: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,14 +264,16 @@ impl<R: Read> Jobs<R> {
 }
 
 fn parse(text: &[u8], defaults: &Defaults) -> Result<Job, String> {
-    let json: JsonJob = serde_json::from_slice(text).map_err(|e| {
+    let json: JsonJob<'_> = serde_json::from_slice(text).map_err(|e| {
         // serde_json counts lines from the job's own first one, which would mislead beside our own count.
         let told = e.to_string();
         told.rfind(" at line ").map_or(told.clone(), |end| told[..end].to_owned())
     })?;
     let body = match (json.body, json.body_base64) {
-        (Some(body), None) => body.into_bytes(),
-        (None, Some(encoded)) => STANDARD.decode(encoded).map_err(|e| format!("body_base64 is not base64: {e}"))?,
+        (Some(body), None) => body_of(body)?,
+        (None, Some(encoded)) => {
+            STANDARD.decode(text_of("body_base64", encoded)?).map_err(|e| format!("body_base64 is not base64: {e}"))?
+        }
         (None, None) => return Err("it has no body (`body`, or `body_base64` for bytes that are no text)".to_owned()),
         (Some(_), Some(_)) => return Err("it has both `body` and `body_base64`".to_owned()),
     };
@@ -273,15 +283,47 @@ fn parse(text: &[u8], defaults: &Defaults) -> Result<Job, String> {
             body.len()
         ));
     }
-    let tube = json.tube.unwrap_or_else(|| defaults.tube.clone());
+    let tube = json.tube.map_or_else(|| Ok(defaults.tube.clone()), |tube| text_of("tube", tube))?;
     check_tube(&tube)?;
+    let number = |name, given: Option<&RawValue>, default| given.map_or(Ok(default), |given| number_of(name, given));
     Ok(Job {
         tube,
-        priority: json.priority.unwrap_or(defaults.priority),
-        delay_s: json.delay.unwrap_or(defaults.delay_s),
-        ttr_s: json.ttr.unwrap_or(defaults.ttr_s),
+        priority: number("priority", json.priority, defaults.priority)?,
+        delay_s: number("delay", json.delay, defaults.delay_s)?,
+        ttr_s: number("ttr", json.ttr, defaults.ttr_s)?,
         body,
     })
+}
+
+fn text_of(name: &str, given: &RawValue) -> Result<String, String> {
+    serde_json::from_str(given.get()).map_err(|_| format!("\"{name}\" must be a string"))
+}
+
+fn number_of(name: &str, given: &RawValue) -> Result<u32, String> {
+    serde_json::from_str(given.get()).map_err(|_| format!("\"{name}\" must be a whole number from 0 to {}", u32::MAX))
+}
+
+/// A text as it is; an object or an array as JSON without white space, its keys in their order and its numbers as they
+/// are written.
+fn body_of(given: &RawValue) -> Result<Vec<u8>, String> {
+    match given.get().as_bytes().first() {
+        Some(b'{' | b'[') => Ok(compact(given.get())),
+        _ => serde_json::from_str(given.get())
+            .map(String::into_bytes)
+            .map_err(|_| "\"body\" must be a string, an object or an array".to_owned()),
+    }
+}
+
+/// Valid JSON, less the white space between its parts.
+fn compact(json: &str) -> Vec<u8> {
+    let (mut in_string, mut escaped) = (false, false);
+    let keep = |byte: &u8| {
+        let keeps = in_string || !matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        in_string ^= *byte == b'"' && !escaped;
+        escaped = in_string && !escaped && *byte == b'\\';
+        keeps
+    };
+    json.bytes().filter(keep).collect()
 }
 
 /// # Errors
@@ -393,15 +435,40 @@ mod tests {
     }
 
     #[test]
+    fn an_object_or_an_array_is_a_body_as_compact_json() {
+        for (body, stored) in [
+            ("{ \"z\": 1,\n \"a\" : [ 1.0, 1e400, {} ] }", "{\"z\":1,\"a\":[1.0,1e400,{}]}"),
+            ("{\"a b\": \"c \\\" d\\\\\", \"e\": \" \"}", "{\"a b\":\"c \\\" d\\\\\",\"e\":\" \"}"),
+            ("[ ]", "[]"),
+            ("{\"n\": 123456789012345678901234567890}", "{\"n\":123456789012345678901234567890}"),
+            ("{\"\u{e9}\": \"\u{1f600} \\u00e9\"}", "{\"\u{e9}\":\"\u{1f600} \\u00e9\"}"),
+        ] {
+            let found = all(&format!("{{\"body\": {body}, \"ttr\": 5}}"), 3).expect("reads");
+            assert_eq!(String::from_utf8_lossy(&found[0].1.body), stored);
+        }
+        assert_eq!(all("{\"body\":null,\"body_base64\":\"QQ==\",\"ttr\":null}", 3).expect("reads")[0].1.body, b"A");
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_place() {
         let told = error("{\"body\":\"a\"}\n{\"body\":\"b\",\"pri\":3}\n");
         assert!(told.starts_with("line 2: job 2: unknown field `pri`"), "{told}");
-        assert!(error("{\"body\":7}").starts_with("line 1: job 1: invalid type: integer `7`, expected a string"));
+        for body in ["7", "true"] {
+            let told = error(&format!("{{\"body\":{body}}}"));
+            assert_eq!(told, "line 1: job 1: \"body\" must be a string, an object or an array");
+        }
+        for name in ["priority", "delay", "ttr"] {
+            for value in ["\"high\"", "-1", "1.5", "4294967296", "[1]", "1e3"] {
+                let told = error(&format!("{{\"body\":\"\",\"{name}\":{value}}}"));
+                assert_eq!(told, format!("line 1: job 1: \"{name}\" must be a whole number from 0 to 4294967295"));
+            }
+        }
+        assert_eq!(error("{\"body\":\"\",\"tube\":5}"), "line 1: job 1: \"tube\" must be a string");
+        assert_eq!(error("{\"body_base64\":{}}"), "line 1: job 1: \"body_base64\" must be a string");
+        assert!(error("{\"body\":\"\",\"body\":\"\"}").contains("duplicate field `body`"));
         assert!(error("{\"tube\":\"a\"}").contains("it has no body"));
         assert!(error("{\"body\":\"\",\"body_base64\":\"\"}").contains("both"));
         assert!(error("{\"body_base64\":\"*\"}").contains("not base64"));
-        assert!(error("{\"body\":\"\",\"delay\":-1}").contains("job 1: invalid value"));
-        assert!(error("{\"body\":\"\",\"ttr\":4294967296}").contains("job 1: invalid value"));
         assert!(error("{\"body\":\"\",\"tube\":\"a b\"}").contains("`a b` is no name of a tube"));
         assert!(error("{\"body\":\"\",\"tube\":\"-a\"}").contains("is no name of a tube"));
         assert!(error("{\"body\":\"a\"").contains("job 1: the input ends within it"));

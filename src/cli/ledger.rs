@@ -104,6 +104,9 @@ impl fmt::Display for Run {
 impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Fate::Refused(why) if why == "DRAINING" => f.write_str(
+                "not enqueued (DRAINING: the cluster has no majority, or this node drains; nothing was stored; try again)",
+            ),
             Fate::Refused(why) => write!(f, "not enqueued ({why})"),
             Fate::Unknown => f.write_str("unknown (sent and not answered: in the queue or not)"),
         }
@@ -131,6 +134,15 @@ mod tests {
             ledger.report(),
             "1 job not enqueued (JOB_TOO_BIG): 2 (line 3)\n\
              7 jobs unknown (sent and not answered: in the queue or not): 5-9 (lines 6-10), 12 (line 13), 20\n"
+        );
+        let mut ledger_of_drain = Ledger::default();
+        (1..=3).for_each(|number| {
+            ledger_of_drain.note(Place { number, line: number }, Fate::Refused("DRAINING".to_owned()))
+        });
+        assert_eq!(
+            ledger_of_drain.report(),
+            "3 jobs not enqueued (DRAINING: the cluster has no majority, or this node drains; nothing was stored; try \
+             again): 1-3\n"
         );
         assert_eq!((ledger.acknowledged, ledger.refused(), ledger.unknown()), (1, 1, 7));
     }

@@ -19,6 +19,8 @@ use crate::node;
 A single node:       beaver-raft run --data /var/lib/queue --listen 127.0.0.1:11300
 A cluster's member:  beaver-raft init --config node.yaml     (once)
                      beaver-raft run --config node.yaml
+A member is also who is given a cluster, node or members by the environment or
+by flags; it needs no file then.
 
 SIGTERM stops it: leadership moves, what is under way is finished. SIGUSR1 drains
 it: puts are refused, the rest goes on. SIGHUP has it read the log's level again.
@@ -36,7 +38,7 @@ pub struct RunArgs {
 pub struct InitArgs {
     /// The member's configuration
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    config: Option<PathBuf>,
     #[command(flatten)]
     flags: ConfigFlags,
 }
@@ -55,14 +57,18 @@ pub fn run(args: RunArgs) -> u8 {
 
 /// Prepares the directory; gives the exit status.
 pub fn init(args: &InitArgs) -> u8 {
-    let prepared = load(Some(&args.config), &args.flags, &[]).map_err(Fatal::from).and_then(|config| {
+    let loaded = draft(args.config.as_deref(), &args.flags).and_then(|draft| draft.validate());
+    let prepared = loaded.map_err(Fatal::from).and_then(|config| {
         node::init(&config)?;
+        let start = match &args.config {
+            Some(file) => format!("beaver-raft run --config {}", file.display()),
+            None => "beaver-raft run, and the same environment and flags".to_owned(),
+        };
         output::print(&format!(
-            "{} is prepared for node {} of cluster {}; start it with: beaver-raft run --config {}\n",
+            "{} is prepared for node {} of cluster {}; start it with: {start}\n",
             config.data.display(),
             config.node,
             config.cluster,
-            args.config.display()
         ));
         Ok(())
     });
@@ -126,9 +132,14 @@ pub fn ended(result: Result<(), Fatal>) -> u8 {
     }
 }
 
+/// A member of a cluster is who has a file, or a key that only a member has.
 fn load(file: Option<&Path>, flags: &ConfigFlags, inherited: &[String]) -> Result<Config, ConfigError> {
-    let is_member = file.is_some();
-    let mut draft = flags.lay_over(file.map_or_else(|| Ok(Draft::default()), Draft::read)?)?;
+    let mut draft = draft(file, flags)?;
+    let is_member = file.is_some() || draft.is_of_member();
     activation::lay_over(&mut draft, inherited);
     if is_member { draft.validate() } else { draft.validate_embedded() }
+}
+
+fn draft(file: Option<&Path>, flags: &ConfigFlags) -> Result<Draft, ConfigError> {
+    flags.lay_over(file.map_or_else(|| Ok(Draft::default()), Draft::read)?)
 }

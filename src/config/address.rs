@@ -29,7 +29,7 @@ impl Address {
             return Err(format!("`{text}` is not host:port (an IPv6 address stands in brackets: [::1]:11300)"));
         }
         if port.starts_with('+') || port.parse::<u16>().is_err() {
-            return Err(format!("`{port}` in `{text}` is no port (0 to 65535)"));
+            return Err(format!("{port} is not a valid port (0 to 65535)"));
         }
         Ok(Address(text.to_owned()))
     }

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
 use thiserror::Error;
 
 use super::key::Key;
+use super::yaml::{self, YamlError};
 
 /// The environment overrides a key by this and the key's name in capitals.
 pub const ENVIRONMENT_PREFIX: &str = "BEAVER_RAFT_";
+
+/// Keys that only a member of a cluster has.
+pub(super) const MEMBER_KEYS: [&str; 4] = ["cluster", "node", "peers", "members"];
 
 /// Why a configuration is refused; each names the place and the key.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -23,16 +25,47 @@ pub enum ConfigError {
     NotYaml { path: String, why: String },
     #[error("{origin}: unknown key `{key}`{hint}")]
     Unknown { origin: String, key: String, hint: String },
+    #[error("{path}:{line}: {key} is given twice")]
+    Twice { path: String, line: u64, key: String },
     #[error("{origin}: {key} {why}")]
     Impossible { origin: String, key: &'static str, why: String },
-    #[error("{key} is missing: it has no default; set it in the file, as {ENVIRONMENT_PREFIX}{upper}, or as --{key}", upper = key.to_ascii_uppercase())]
-    Missing { key: &'static str },
+    #[error("{origin}: {key}: {why}")]
+    NoAddress { origin: String, key: &'static str, why: String },
+    #[error("{}", missing(file.as_deref(), keys))]
+    Missing { file: Option<PathBuf>, keys: Vec<&'static str> },
+}
+
+/// All keys that are missing, and where each can be set.
+fn missing(file: Option<&Path>, keys: &[&'static str]) -> String {
+    let list = |name: &dyn Fn(&str) -> String, joint: &str| match keys.split_last() {
+        Some((last, [])) => name(last),
+        Some((last, others)) => {
+            let others: Vec<String> = others.iter().map(|key| name(key)).collect();
+            format!("{} {joint} {}", others.join(", "), name(last))
+        }
+        None => String::new(),
+    };
+    let (are, they, them) = if keys.len() == 1 { ("is", "it has", "it") } else { ("are", "they have", "them") };
+    let named = list(&|key| key.to_owned(), "and");
+    let variables = list(&|key| format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase()), "and");
+    let flags = list(&|key| format!("--{}", key.replace('_', "-")), "and");
+    match file {
+        Some(file) => format!(
+            "{}: {named} {are} missing: {they} no default; set {them} there, as {variables}, or as {flags}",
+            file.display()
+        ),
+        None => format!(
+            "{named} {are} missing: {they} no default; set {them} as {flags}, as {variables}, or in a file (--config FILE)"
+        ),
+    }
 }
 
 /// A configuration under way.
 #[derive(Debug, Default)]
 pub struct Draft {
     pub(super) values: BTreeMap<&'static str, Given>,
+    /// The file that was read, for messages.
+    pub(super) file: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -57,7 +90,7 @@ pub(super) enum Origin {
     },
 }
 
-/// A value in any of the shapes that YAML has for it. Scalars stay text until their key says what they mean.
+/// A value in any of the shapes that YAML has for it. Scalars are text, as written, until their key says what they mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     Absent,
@@ -92,18 +125,19 @@ impl Draft {
     /// # Errors
     /// As [`Draft::read`].
     pub fn from_yaml(text: &str, path: &Path) -> Result<Draft, ConfigError> {
-        let mut draft = Draft::default();
-        let only_comments = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
-        if only_comments {
-            return Ok(draft);
-        }
-        let file: BTreeMap<String, Spanned<Value>> = serde_saphyr::from_str(text)
-            .map_err(|e| ConfigError::NotYaml { path: path.display().to_string(), why: e.to_string() })?;
-        for (name, spanned) in file {
-            let origin = Origin::File { path: path.to_owned(), line: spanned.referenced.line() };
-            let key = known(&name, &origin)?;
-            if spanned.value != Value::Absent {
-                draft.values.insert(key.name, Given { value: spanned.value, origin });
+        let mut draft = Draft { file: Some(path.to_owned()), ..Draft::default() };
+        let entries = yaml::read(text).map_err(|error| {
+            let path = path.display().to_string();
+            match error {
+                YamlError::Form(why) => ConfigError::NotYaml { path, why },
+                YamlError::Twice { name, line } => ConfigError::Twice { path, line, key: name },
+            }
+        })?;
+        for yaml::Entry { name, name_line, value, value_line } in entries {
+            let key = known(&name, &Origin::File { path: path.to_owned(), line: name_line })?;
+            if value != Value::Absent {
+                let origin = Origin::File { path: path.to_owned(), line: value_line };
+                draft.values.insert(key.name, Given { value, origin });
             }
         }
         Ok(draft)
@@ -127,6 +161,12 @@ impl Draft {
         Ok(())
     }
 
+    /// Whether a key is set that only a member of a cluster has.
+    #[must_use]
+    pub fn is_of_member(&self) -> bool {
+        MEMBER_KEYS.iter().any(|key| self.values.contains_key(key))
+    }
+
     /// Lays one flag over what is there. `name`: what the user calls it, as in `--heartbeat-ms` or `-z`.
     pub fn override_with_flag(&mut self, key: &'static Key, name: impl Into<String>, value: String) {
         self.values.insert(key.name, Given { value: Value::Text(value), origin: Origin::Flag { name: name.into() } });
@@ -139,68 +179,4 @@ fn known(name: &str, origin: &Origin) -> Result<&'static Key, ConfigError> {
         key: name.to_owned(),
         hint: Key::nearest(name).map_or_else(String::new, |key| format!("; did you mean `{}`?", key.name)),
     })
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
-
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value, a list of values, or a map of values")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::Text(text.to_owned()))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
-        Ok(Value::Text(number.to_string()))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
-        Ok(Value::Text(number.to_string()))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
-        Ok(Value::Text(number.to_string()))
-    }
-
-    fn visit_bool<E>(self, truth: bool) -> Result<Value, E> {
-        Ok(Value::Text(truth.to_string()))
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Absent)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Absent)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Value, D::Error> {
-        Value::deserialize(inner)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element::<String>()? {
-            list.push(item);
-        }
-        Ok(Value::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = BTreeMap::new();
-        while let Some((key, value)) = entries.next_entry::<String, String>()? {
-            map.insert(key, value);
-        }
-        Ok(Value::Map(map))
-    }
 }

@@ -5,8 +5,10 @@ mod address;
 mod draft;
 mod key;
 mod page;
+mod quantity;
 mod tunables;
 mod validate;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -15,8 +17,9 @@ use std::path::PathBuf;
 pub use address::Address;
 pub use draft::{ConfigError, Draft, ENVIRONMENT_PREFIX};
 pub use key::Key;
-pub use page::reference_page;
+pub use page::{plain_numbers, reference_page};
 pub use tunables::Tunables;
+pub use validate::EMBEDDED_CLUSTER;
 
 use crate::types::NodeId;
 
@@ -48,6 +51,8 @@ pub struct Config {
     /// A complete single node without a configuration file: it prepares its own directory on its first start.
     /// A member of a cluster never does.
     pub embedded: bool,
+    /// The data directory is removed with the server, so that clients are shown no binlog.
+    pub temporary: bool,
     pub tunables: Tunables,
 }
 

@@ -23,7 +23,17 @@ shards: 1
 ```
 
 `beaver-raft init --config FILE` prepares its data directory, once; `beaver-raft run --config FILE` starts it. A single node
-needs no file: `beaver-raft run --data DIR --listen ADDR`.
+needs no file: `beaver-raft run --data DIR --listen ADDR`. A member needs none either where the
+environment or flags give the keys: whoever is given `cluster`, `node`, `members` or `peers` is one.
+
+Values stay as they are written: `cluster: 0123` and `cluster: yes` are names like any other, and
+what YAML would make of them does not count. Numbers are decimal; one with a leading zero is
+refused, since it is octal to some.
+
+Sizes in bytes take `B`, `KiB`, `MiB`, `GiB` and `TiB`, times in milliseconds `ms`, `s`, `min` and `h`
+(`job_bytes_max: 1MiB`, `election_timeout_ms: 1s`); a number alone counts bytes or milliseconds. What
+may mean two things (`16M`, `16MB`, `5m`) is refused, with what to write instead. The same holds for
+the environment and for flags.
 ";
 
 /// The whole page.
@@ -54,7 +64,7 @@ fn section(page: &mut String, title: &str, keys: &[Key]) {
             key.name,
             key.name.to_ascii_uppercase(),
             key.unit,
-            key.default.replace('_', ""),
+            plain_numbers(key.default),
             plain_numbers(key.range),
             doc.join(" ")
         );
@@ -62,7 +72,8 @@ fn section(page: &mut String, title: &str, keys: &[Key]) {
 }
 
 /// Ranges of numbers come from source text, where digits stand in groups.
-fn plain_numbers(range: &str) -> String {
+#[must_use]
+pub fn plain_numbers(range: &str) -> String {
     let mut plain = String::with_capacity(range.len());
     let mut after_digit = false;
     for c in range.chars() {

@@ -1,6 +1,7 @@
 //! The numbers an operator may turn, each with unit, default, range and reason in one list.
 
 use super::key::Key;
+use super::quantity::{self, Unit};
 
 macro_rules! tunables {
     ($($(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:literal $unit:ident, $min:literal to $max:literal;)*) => {
@@ -37,11 +38,15 @@ macro_rules! tunables {
                 match name {
                     $(stringify!($name) => {
                         let range: std::ops::RangeInclusive<$type> = $min..=$max;
-                        match text.replace('_', "").parse::<$type>() {
-                            Ok(value) if range.contains(&value) => self.$name = value,
+                        let number = quantity::parse(text, Unit::of(stringify!($unit)));
+                        match number.clone().ok().and_then(|number| <$type>::try_from(number).ok()) {
+                            Some(value) if range.contains(&value) => self.$name = value,
                             _ => {
+                                let why = number.err().filter(|why| !why.is_empty());
+                                let why = why.map_or_else(String::new, |why| format!(": {why}"));
                                 return Err(format!(
-                                    "must be {} to {} ({}), not `{text}`", range.start(), range.end(), stringify!($unit),
+                                    "must be {} to {} ({}), not `{text}`{why}",
+                                    range.start(), range.end(), stringify!($unit),
                                 ));
                             }
                         }

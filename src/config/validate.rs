@@ -7,15 +7,16 @@ use std::path::PathBuf;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::draft::{ConfigError, Draft, Given, Value};
-use super::{Address, Config, Tunables};
+use super::draft::{ConfigError, Draft, Given, MEMBER_KEYS, Value};
+use super::{Address, Config, Tunables, quantity};
 use crate::types::NodeId;
 
 const MEMBERS_MAX: usize = 7;
 const SHARDS_MAX: u16 = 256;
 const CORES_MAX: u16 = 1024;
 const CLUSTER_NAME_BYTES_MAX: usize = 64;
-const EMBEDDED_CLUSTER: &str = "embedded";
+/// What a single node calls its cluster.
+pub const EMBEDDED_CLUSTER: &str = "embedded";
 const EMBEDDED_NODE: NodeId = NodeId(1);
 
 impl Draft {
@@ -24,6 +25,7 @@ impl Draft {
     /// # Errors
     /// The first thing that is missing or impossible.
     pub fn validate(&self) -> Result<Config, ConfigError> {
+        self.require(&["cluster", "node", "data", "clients", "members"])?;
         let node = self.node()?;
         let members = self.members()?;
         let Some(own_address) = members.get(&node) else {
@@ -50,6 +52,7 @@ impl Draft {
             cores: None,
             log: String::new(),
             embedded: false,
+            temporary: false,
             tunables: Tunables::default(),
         })
     }
@@ -59,11 +62,12 @@ impl Draft {
     /// # Errors
     /// As [`Draft::validate`]; also where a key is set that only a member of a cluster has.
     pub fn validate_embedded(&self) -> Result<Config, ConfigError> {
-        for key in ["cluster", "node", "peers", "members"] {
+        for key in MEMBER_KEYS {
             if self.values.contains_key(key) {
-                return Err(self.impossible(key, "is for a member of a cluster, which needs --config FILE".to_owned()));
+                return Err(self.impossible(key, "is for a member of a cluster, and this is a single node".to_owned()));
             }
         }
+        self.require(&["data", "clients"])?;
         self.finish(Config {
             cluster: EMBEDDED_CLUSTER.to_owned(),
             node: EMBEDDED_NODE,
@@ -77,6 +81,7 @@ impl Draft {
             cores: None,
             log: String::new(),
             embedded: true,
+            temporary: false,
             tunables: Tunables::default(),
         })
     }
@@ -139,8 +144,11 @@ impl Draft {
     }
 
     fn impossible(&self, key: &'static str, why: String) -> ConfigError {
-        let origin = self.values.get(key).map_or_else(|| "configuration".to_owned(), |given| given.origin.to_string());
-        ConfigError::Impossible { origin, key, why }
+        ConfigError::Impossible { origin: self.origin(key), key, why }
+    }
+
+    fn origin(&self, key: &'static str) -> String {
+        self.values.get(key).map_or_else(|| "configuration".to_owned(), |given| given.origin.to_string())
     }
 
     /// A single value; an empty one counts as none given.
@@ -154,7 +162,40 @@ impl Draft {
     }
 
     fn required(&self, key: &'static str) -> Result<&str, ConfigError> {
-        self.text(key)?.ok_or(ConfigError::Missing { key })
+        self.text(key)?.ok_or_else(|| self.missing(vec![key]))
+    }
+
+    fn missing(&self, keys: Vec<&'static str>) -> ConfigError {
+        ConfigError::Missing { file: self.file.clone(), keys }
+    }
+
+    /// All of these that are missing are told at once.
+    fn require(&self, keys: &[&'static str]) -> Result<(), ConfigError> {
+        let is_missing = |key: &&'static str| match self.values.get(key).map(|given| &given.value) {
+            None | Some(Value::Absent) => true,
+            Some(Value::Text(text)) => text.is_empty(),
+            Some(Value::List(list)) => list.is_empty(),
+            Some(Value::Map(map)) => map.is_empty(),
+        };
+        let missing: Vec<&'static str> = keys.iter().copied().filter(is_missing).collect();
+        if missing.is_empty() { Ok(()) } else { Err(self.missing(missing)) }
+    }
+
+    fn no_address(&self, key: &'static str, why: String) -> ConfigError {
+        ConfigError::NoAddress { origin: self.origin(key), key, why }
+    }
+
+    /// A number that counts something, from 1 to `max`.
+    fn count(&self, key: &'static str, max: u16) -> Result<Option<NonZeroU16>, ConfigError> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        let number = quantity::whole(text);
+        match number.clone().ok().and_then(|number| u16::try_from(number).ok()).and_then(NonZeroU16::new) {
+            Some(count) if count.get() <= max => Ok(Some(count)),
+            _ => {
+                let why = number.err().filter(|why| !why.is_empty()).map_or_else(String::new, |why| format!(": {why}"));
+                Err(self.impossible(key, format!("must be 1 to {max}, not `{text}`{why}")))
+            }
+        }
     }
 
     fn cluster(&self) -> Result<String, ConfigError> {
@@ -168,7 +209,7 @@ impl Draft {
 
     fn node(&self) -> Result<NodeId, ConfigError> {
         let text = self.required("node")?;
-        node_id(text).ok_or_else(|| self.impossible("node", format!("must be 1 to 255, not `{text}`")))
+        node_id(text).map_err(|why| self.impossible("node", format!("must be 1 to 255, not `{text}`{why}")))
     }
 
     fn data(&self) -> Result<PathBuf, ConfigError> {
@@ -177,7 +218,7 @@ impl Draft {
 
     fn address(&self, key: &'static str) -> Result<Option<Address>, ConfigError> {
         let Some(text) = self.text(key)? else { return Ok(None) };
-        Address::parse(text).map(Some).map_err(|why| self.impossible(key, format!("cannot be this: {why}")))
+        Address::parse(text).map(Some).map_err(|why| self.no_address(key, why))
     }
 
     fn clients(&self) -> Result<Vec<Address>, ConfigError> {
@@ -185,13 +226,7 @@ impl Draft {
             Some(Value::List(list)) => list.iter().map(String::as_str).collect(),
             _ => self.required("clients")?.split(',').map(str::trim).collect(),
         };
-        if texts.is_empty() {
-            return Err(ConfigError::Missing { key: "clients" });
-        }
-        let parse = |text: &&str| {
-            Address::parse(text).map_err(|why| self.impossible("clients", format!("cannot be this: {why}")))
-        };
-        texts.iter().map(parse).collect()
+        texts.iter().map(|text| Address::parse(text).map_err(|why| self.no_address("clients", why))).collect()
     }
 
     fn clients_mode(&self) -> Result<Option<u32>, ConfigError> {
@@ -206,21 +241,17 @@ impl Draft {
     }
 
     fn members(&self) -> Result<BTreeMap<NodeId, Address>, ConfigError> {
-        let given = self.values.get("members").ok_or(ConfigError::Missing { key: "members" })?;
+        let given = self.values.get("members").ok_or_else(|| self.missing(vec!["members"]))?;
         let mut members = BTreeMap::new();
         let mut addresses = BTreeSet::new();
         for (id, address) in self.member_pairs(given)? {
-            let node =
-                node_id(id).ok_or_else(|| self.impossible("members", format!("have ids from 1 to 255, not `{id}`")))?;
-            let address = Address::parse(address)
-                .ok()
-                .filter(|address| address.port().is_some_and(|port| port != 0))
-                .ok_or_else(|| {
-                self.impossible(
-                    "members",
-                    format!("need an address host:port that peers can dial; {id} has `{address}`"),
-                )
-            })?;
+            let node = node_id(id)
+                .map_err(|why| self.impossible("members", format!("have ids from 1 to 255, not `{id}`{why}")))?;
+            let address = Address::parse(address).map_err(|why| self.no_address("members", why))?;
+            if address.port().is_none_or(|port| port == 0) {
+                let why = format!("need an address host:port that peers can dial; {id} has `{address}`");
+                return Err(self.impossible("members", why));
+            }
             if !addresses.insert(address.clone()) {
                 return Err(
                     self.impossible("members", format!("have addresses of their own; `{address}` is there twice"))
@@ -249,19 +280,11 @@ impl Draft {
     }
 
     fn shards(&self) -> Result<u16, ConfigError> {
-        let Some(text) = self.text("shards")? else { return Ok(1) };
-        match text.parse::<u16>() {
-            Ok(shards @ 1..=SHARDS_MAX) => Ok(shards),
-            _ => Err(self.impossible("shards", format!("must be 1 to {SHARDS_MAX}, not `{text}`"))),
-        }
+        Ok(self.count("shards", SHARDS_MAX)?.map_or(1, NonZeroU16::get))
     }
 
     fn cores(&self) -> Result<Option<NonZeroU16>, ConfigError> {
-        let Some(text) = self.text("cores")? else { return Ok(None) };
-        match text.parse::<NonZeroU16>() {
-            Ok(cores) if cores.get() <= CORES_MAX => Ok(Some(cores)),
-            _ => Err(self.impossible("cores", format!("must be 1 to {CORES_MAX}, not `{text}`"))),
-        }
+        self.count("cores", CORES_MAX)
     }
 
     fn log(&self) -> Result<String, ConfigError> {
@@ -278,6 +301,12 @@ impl Draft {
     }
 }
 
-fn node_id(text: &str) -> Option<NodeId> {
-    text.parse::<u8>().ok().filter(|id| *id != 0).map(NodeId)
+/// # Errors
+/// What there is to add to "must be 1 to 255".
+fn node_id(text: &str) -> Result<NodeId, String> {
+    match quantity::whole(text) {
+        Ok(number) => u8::try_from(number).ok().filter(|id| *id != 0).map(NodeId).ok_or_else(String::new),
+        Err(why) if why.is_empty() => Err(why),
+        Err(why) => Err(format!(": {why}")),
+    }
 }

@@ -246,6 +246,72 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// What stands at the path of a data directory, before anything is changed there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    Nothing,
+    NotADirectory,
+    /// It is empty but for what starts that went no further leave behind.
+    Empty,
+    /// One of its files is there that only a data directory has.
+    Ours,
+    /// The log of a beanstalkd: one of its files.
+    Binlog {
+        file: String,
+    },
+    /// Of something else: some of the names in it, in order.
+    Foreign {
+        holds: String,
+    },
+}
+
+/// So many names are told of a directory that holds something else.
+const NAMES_TOLD_MAX: usize = 3;
+
+/// Looks at a data directory and changes nothing. `is_ours`: whether only a data directory of ours has a
+/// file of this name; `is_tolerated`: whether one may be there before it is prepared.
+///
+/// # Errors
+///
+/// It cannot be looked at.
+pub fn look_at(
+    directory: &Path,
+    is_ours: impl Fn(&str) -> bool,
+    is_tolerated: impl Fn(&str) -> bool,
+) -> io::Result<Standing> {
+    match fs::metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Nothing),
+        // A file stands where one of the directories above it should be.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Standing::Nothing),
+        Err(error) => return Err(error),
+        Ok(found) if !found.is_dir() => return Ok(Standing::NotADirectory),
+        Ok(_) => {}
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    if names.iter().any(|name| is_ours(name)) {
+        return Ok(Standing::Ours);
+    }
+    if let Some(file) = names.iter().find(|name| is_binlog(name)) {
+        return Ok(Standing::Binlog { file: file.clone() });
+    }
+    names.retain(|name| !is_tolerated(name));
+    let more = names.len().saturating_sub(NAMES_TOLD_MAX);
+    let mut holds = names.iter().take(NAMES_TOLD_MAX).cloned().collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        holds.push_str(&format!(" and {more} more"));
+    }
+    Ok(if names.is_empty() { Standing::Empty } else { Standing::Foreign { holds } })
+}
+
+/// `binlog.1`: what beanstalkd calls the files of its log.
+fn is_binlog(name: &str) -> bool {
+    name.strip_prefix("binlog.").is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// Whether nobody listens on a TCP port yet. Core threads that share a port cannot tell another process that shares it
 /// too from one of their own; this asks before the first of them listens.
 ///

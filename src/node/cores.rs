@@ -274,6 +274,7 @@ fn front_door(config: &Config, cores: usize, rt: &UringRuntime) -> FrontDoor {
         platform: host.machine,
         started: rt.now(),
         segment_bytes_max: config.tunables.segment_bytes_max,
+        has_binlog: !config.temporary,
         resource_usage: || {
             let usage = process::usage();
             ResourceUsage { user_micros: micros(usage.user), system_micros: micros(usage.system) }

@@ -1,12 +1,14 @@
 //! How the node ends: once, for one reason, which every task of the core thread can see.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 
 use tokio::sync::Notify;
 
+use crate::config::EMBEDDED_CLUSTER;
 use crate::fatal::Fatal;
 use crate::io::startup::StartupError;
-use crate::wal::directory::DirectoryError;
+use crate::wal::directory::{DirectoryError, NodeIdentity};
 use crate::wal::keeper::KeepError;
 use crate::wal::recovery::RecoveryError;
 use crate::wal::rewrite::RewriteError;
@@ -101,12 +103,27 @@ impl From<VoteError> for Fatal {
         match error {
             VoteError::Write { path, .. } | VoteError::AfterFailure { path } => Fatal::WriteFailed { path, why },
             VoteError::Open { path, .. } => Fatal::ReadFailed { path, why },
-            VoteError::Foreign { path, .. }
-            | VoteError::OtherIncarnation { path }
-            | VoteError::UnknownFormat { path, .. } => Fatal::WrongIdentity { path, why },
+            VoteError::Foreign { .. } | VoteError::OtherIncarnation { .. } | VoteError::UnknownFormat { .. } => {
+                Fatal::WrongIdentity { why }
+            }
             VoteError::Unreadable { .. } => Fatal::VoteUnreadable(why),
         }
     }
+}
+
+/// Whose a directory is that another was expected to have; and what starts it, where that is a matter of flags.
+fn whose(path: &Path, identity: &NodeIdentity, found: &str, expected: &str) -> String {
+    let (path, node, cluster) = (path.display(), identity.node, &identity.cluster);
+    let is_single = |cluster: &str| cluster == EMBEDDED_CLUSTER;
+    if is_single(cluster) && found.starts_with("cluster ") {
+        return format!(
+            "{path} belongs to a single node; start it with --data {path}, without a cluster's configuration"
+        );
+    }
+    if is_single(expected) {
+        return format!("{path} belongs to member {node} of cluster {cluster}; start it with --config");
+    }
+    format!("{path} belongs to {found}, the configuration says {expected}")
 }
 
 impl From<DirectoryError> for Fatal {
@@ -115,9 +132,10 @@ impl From<DirectoryError> for Fatal {
         match error {
             DirectoryError::NotPrepared { path } => Fatal::NotPrepared { path },
             DirectoryError::NotEmpty { path, found } => Fatal::NotEmpty { path, why: found },
-            DirectoryError::Another { path, .. }
-            | DirectoryError::UnknownFormat { path, .. }
-            | DirectoryError::Damaged { path, .. } => Fatal::WrongIdentity { path, why },
+            DirectoryError::Another { path, identity, found, expected } => {
+                Fatal::WrongIdentity { why: whose(&path, &identity, &found, &expected) }
+            }
+            DirectoryError::UnknownFormat { .. } | DirectoryError::Damaged { .. } => Fatal::WrongIdentity { why },
             DirectoryError::PartialRestore { path, .. } => Fatal::PartialRestore { path, why },
             DirectoryError::Io { path, source } => Fatal::DirectoryNotWritable { path, why: source.to_string() },
             DirectoryError::Vote(error) => error.into(),

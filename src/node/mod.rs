@@ -61,6 +61,7 @@ use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::bulk::{Bulk, BulkOptions};
 use crate::io::lock::DirectoryLock;
+use crate::io::startup::Standing;
 use crate::io::uring::{BoundSocket, CoreOptions, block_on_core};
 use crate::io::{signals, startup};
 use crate::metrics::Metrics;
@@ -107,10 +108,13 @@ pub fn run(
     }
     if config.embedded {
         opening::make_directory(&config.data)?;
-    } else if !config.data.exists() {
-        return Err(Fatal::NotPrepared { path: config.data.clone() });
+    } else {
+        // Before anything is written: a directory of something else keeps no trace of this.
+        if opening::look_at(&config.data)? == Standing::Nothing {
+            return Err(Fatal::NotPrepared { path: config.data.clone() });
+        }
+        startup::check_directory(&config.data).map_err(Fatal::from)?;
     }
-    startup::check_directory(&config.data).map_err(Fatal::from)?;
     let _lock = DirectoryLock::acquire(&config.data).map_err(|error| opening::locked(&config.data, &error))?;
     // Before anything that takes time: clients wait in the backlog from now on.
     let sockets = client_sockets::listen(&config, inherited)?;

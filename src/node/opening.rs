@@ -1,5 +1,6 @@
 //! From a directory to shards that are ready to run: identity, boot epoch, vote, log.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use super::restoring::{self, Restored};
 use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::lock::LockError;
+use crate::io::startup::{self, Standing};
 use crate::io::uring::create_directory;
 use crate::io::{Disk, Runtime, is_full};
 use crate::net::standing::Standing;
@@ -114,14 +116,50 @@ pub struct OpenedShard<D: Disk> {
     pub committed: Index,
 }
 
-/// The directory exists from now on, also after a power cut. What it is to lie in must be there: where a volume is not mounted, or
-/// a path is misspelt, an empty queue would be served from another disk.
+/// Looks at the directory before anything is changed there.
 ///
 /// # Errors
-/// It can't be made.
+/// It is no directory, or something else's.
+pub fn look_at(data: &Path) -> Result<Standing, Fatal> {
+    let path = data.to_path_buf();
+    match startup::look_at(data, directory::is_ours, directory::is_tolerated) {
+        Ok(Standing::NotADirectory) => Err(Fatal::NotADirectory { path }),
+        Ok(Standing::Foreign { holds }) => Err(Fatal::Foreign { path, holds }),
+        Ok(Standing::Binlog { file }) => Err(Fatal::Binlog { path, file }),
+        Ok(standing) => Ok(standing),
+        Err(error) => Err(Fatal::DirectoryNotWritable { path, why: error.to_string() }),
+    }
+}
+
+/// The directory exists from now on, also after a power cut, and its disk can hold a log. What it is to lie in must be there:
+/// where a volume is not mounted, or a path is misspelt, an empty queue would be served from another disk.
+///
+/// # Errors
+/// It can't be made, it is something else's, or its disk is none for a log; then nothing is left of it.
 pub fn make_directory(data: &Path) -> Result<(), Fatal> {
-    create_directory(data)
-        .map_err(|error| Fatal::DirectoryNotWritable { path: data.to_path_buf(), why: error.to_string() })
+    let standing = look_at(data)?;
+    create_directory(data).map_err(|error| cannot_make(data, &error))?;
+    startup::check_directory(data).map_err(|error| {
+        if standing == Standing::Nothing {
+            // It is empty. If it cannot be removed, that is no worse.
+            let _ = std::fs::remove_dir(data);
+        }
+        error.into()
+    })
+}
+
+fn cannot_make(data: &Path, error: &io::Error) -> Fatal {
+    let path = data.to_path_buf();
+    let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match (error.kind(), parent) {
+        (io::ErrorKind::NotFound, Some(parent)) => {
+            Fatal::CannotMake { path, why: format!("its parent {} does not exist", parent.display()) }
+        }
+        (io::ErrorKind::NotADirectory, Some(parent)) => {
+            Fatal::CannotMake { path, why: format!("its parent {} is not a directory", parent.display()) }
+        }
+        _ => Fatal::DirectoryNotWritable { path, why: error.to_string() },
+    }
 }
 
 #[must_use]

@@ -251,6 +251,7 @@ impl Cluster {
             cores: None,
             log: "info".to_owned(),
             embedded: false,
+            temporary: false,
             tunables: self.config.tunables.clone(),
         }
     }
@@ -776,6 +777,7 @@ fn front_door(config: &Config, runtime: &SimRuntime, member: &Member) -> FrontDo
         os: "simulated".to_owned(),
         platform: "simulated".to_owned(),
         started: runtime.now(),
+        has_binlog: true,
         segment_bytes_max: config.tunables.segment_bytes_max,
         resource_usage: ResourceUsage::default,
     };

@@ -115,10 +115,10 @@ pub struct KnownPeer {
 pub enum DirectoryError {
     #[error("{path} is not a prepared data directory", path = path.display())]
     NotPrepared { path: PathBuf },
-    #[error("{path} holds something already: {found}", path = path.display())]
+    #[error("{path} is not a new directory: {found}", path = path.display())]
     NotEmpty { path: PathBuf, found: String },
     #[error("{path} belongs to {found}, the configuration says {expected}", path = path.display())]
-    Another { path: PathBuf, found: String, expected: String },
+    Another { path: PathBuf, found: String, expected: String, identity: Box<NodeIdentity> },
     #[error("{path} is of format {format}, this program knows {FORMAT}: start the version that wrote it", path = path.display())]
     UnknownFormat { path: PathBuf, format: u16 },
     #[error("{path} is damaged: {why}; replace this node's data directory", path = path.display())]
@@ -210,26 +210,27 @@ impl NodeIdentity {
 }
 
 impl Expected {
-    fn check(&self, found: &NodeIdentity, data: &Path) -> Result<(), DirectoryError> {
+    fn check(&self, owner: &NodeIdentity, data: &Path) -> Result<(), DirectoryError> {
         let sorted = |members: &[NodeId]| {
             let mut numbers: Vec<u8> = members.iter().map(|member| member.0).collect();
             numbers.sort_unstable();
             numbers
         };
         let differences = [
-            ("cluster", found.cluster.clone(), self.cluster.clone()),
-            ("node", found.node.to_string(), self.node.to_string()),
-            ("a cluster whose number of shards is", found.shards.to_string(), self.shards.to_string()),
+            ("cluster", owner.cluster.clone(), self.cluster.clone()),
+            ("node", owner.node.to_string(), self.node.to_string()),
+            ("a cluster whose number of shards is", owner.shards.to_string(), self.shards.to_string()),
             (
                 "a cluster whose members are",
-                format!("{:?}", sorted(&found.members)),
+                format!("{:?}", sorted(&owner.members)),
                 format!("{:?}", sorted(&self.members)),
             ),
         ];
         match differences.into_iter().find(|(_, found, expected)| found != expected) {
             None => Ok(()),
             Some((what, found, expected)) => {
-                Err(DirectoryError::Another { path: data.to_owned(), found: format!("{what} {found}"), expected })
+                let (path, identity) = (data.to_owned(), Box::new(owner.clone()));
+                Err(DirectoryError::Another { path, found: format!("{what} {found}"), expected, identity })
             }
         }
     }
@@ -264,20 +265,31 @@ async fn check_empty<D: Disk>(disk: &D, data: &Path) -> Result<(), DirectoryErro
     let files = disk.list(data).await.map_err(failed(data))?;
     let has = |name: &str| files.iter().any(|file| file.name == name);
     if has(IDENTITY) {
-        return Err(not_empty("a node's identity"));
+        return Err(not_empty("it is prepared already"));
     }
     if has(PREPARING) {
         return Ok(());
     }
-    if let Some(file) = files.iter().find(|file| !TOLERATED.contains(&file.name.as_str()) && !is_temporary(&file.name))
-    {
-        return Err(not_empty(&file.name));
+    if let Some(file) = files.iter().find(|file| !is_tolerated(&file.name)) {
+        return Err(not_empty(&format!("it holds {}", file.name)));
     }
     // Directories are not listed; a shard's would be a log that lost its identity.
     match disk.list(&shard_dir(data, ShardId(0))).await {
-        Ok(_) => Err(not_empty("a shard's directory")),
+        Ok(_) => Err(not_empty("it holds a shard's directory, and the file identity is lost")),
         Err(_) => Ok(()),
     }
+}
+
+/// Whether a file of this name may be in a directory before it is prepared. A volume's root has its own.
+#[must_use]
+pub fn is_tolerated(name: &str) -> bool {
+    TOLERATED.contains(&name) || is_temporary(name) || name == "lost+found"
+}
+
+/// Whether only a data directory has something of this name.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    name == IDENTITY || name == PREPARING || name == "shard-0"
 }
 
 /// Left over from a small file that was being replaced.

@@ -40,6 +40,7 @@ fn start_at(address: String, shards: u16) -> (String, Arc<FrontDoor>) {
         platform: "test".into(),
         started: Nanos::ZERO,
         segment_bytes_max: 1,
+        has_binlog: true,
         resource_usage: ResourceUsage::default,
     };
     let door = Arc::new(FrontDoor::new(

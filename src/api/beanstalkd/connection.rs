@@ -157,6 +157,10 @@ impl Connection {
             self.closing = true;
             return;
         }
+        let answer = match answer {
+            Answer::JobStats { view, .. } if !self.door.facts.has_binlog => Answer::JobStats { view, file: 0 },
+            other => other,
+        };
         if self.waits.owns(shard, ticket) {
             let end = self.waits.handle_answer(shard, answer, &mut self.outbox);
             self.end_wait(end);

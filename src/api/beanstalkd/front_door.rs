@@ -37,6 +37,9 @@ pub struct NodeFacts {
     pub started: Nanos,
     /// Shown as `binlog-max-size`.
     pub segment_bytes_max: u64,
+    /// Whether clients are shown the log as a binlog. Not where it goes with the server, as
+    /// beanstalkd has no binlog without `-b`.
+    pub has_binlog: bool,
     /// How the process learns what it used up: this room asks no system.
     pub resource_usage: fn() -> ResourceUsage,
 }
@@ -220,6 +223,7 @@ pub(crate) mod tests {
             platform: "x86_64".into(),
             started: Nanos::ZERO,
             segment_bytes_max: 64 << 20,
+            has_binlog: true,
             resource_usage: || ResourceUsage { user_micros: 1_000_002, system_micros: 3 },
         }
     }

@@ -41,6 +41,7 @@ impl Conversation {
             platform: "platform".to_owned(),
             started: Nanos(0),
             segment_bytes_max: 1 << 20,
+            has_binlog: true,
             resource_usage: ResourceUsage::default,
         };
         let bodies = BodyLimits { bytes_max: BODY_BYTES_MAX, together_bytes_max: 1 << 20 };
