@@ -105,6 +105,26 @@ def delay_ends(server, tube):
         c.delete(job)
 
 
+def what_is_due_ends_before_a_wait(server, tube):
+    """Each time the job is ready in the moment in which the time of the wait is over, or just before."""
+    with server.client(tube) as c, server.client(tube) as other:
+        for _ in range(3):
+            id = c.put("delayed", delay=1)
+            job = c.reserve(timeout=1)
+            assert job.id == id
+            c.release(job, delay=1)
+            assert c.reserve(timeout=1).id == id
+            c.delete(id)
+            id = c.put("paused")
+            c.pause_tube(tube, 1)
+            assert c.reserve(timeout=1).id == id
+            c.delete(id)
+            id = c.put("reserved", ttr=1)
+            assert c.reserve(timeout=1).id == id
+            assert other.reserve(timeout=1).id == id
+            other.delete(id)
+
+
 def bury_and_kick(server, tube):
     with server.client(tube) as c:
         ids = [c.put(str(n)) for n in range(3)]
@@ -232,7 +252,7 @@ def stats_of_the_server(server, tube):
 
 CASES = [
     life_of_a_job, bodies_of_any_bytes, priority_before_age, release_goes_back_to_its_place, delay_ends,
-    bury_and_kick, reserve_by_id, touch_and_time_to_run, a_closed_client_gives_back, watching_and_using, pause,
+    what_is_due_ends_before_a_wait, bury_and_kick, reserve_by_id, touch_and_time_to_run, a_closed_client_gives_back, watching_and_using, pause,
     stats_of_a_tube, stats_of_the_server,
 ]
 

@@ -54,14 +54,16 @@ fetch_calls() {
 }
 
 fetch_python() {
-    [ -x "$dir/python/bin/python" ] && return
-    python3 -m venv "$dir/python"
-    "$dir/python/bin/pip" install --quiet --disable-pip-version-check greenstalk==2.1.1 aiostalk==1.3.1
+    [ -x "$dir/python/bin/python" ] || python3 -m venv "$dir/python"
+    "$dir/python/bin/pip" install --quiet --disable-pip-version-check \
+        greenstalk==2.1.1 aiostalk==1.3.1 PyYAML==6.0.3
 }
 
 run_suites() {
     echo "== greenstalk against $1"
     PYTHONDONTWRITEBYTECODE=1 "$dir/python/bin/python" "$here/greenstalk_calls.py" "$1"
+    echo "== PyYAML against $1"
+    "$dir/python/bin/python" "$here/yaml_calls.py" "$1"
     echo "== aiostalk against $1"
     PYTHONDONTWRITEBYTECODE=1 "$dir/python/bin/python" "$here/aiostalk_calls.py" "$1"
 

@@ -1,5 +1,6 @@
 //! The program as operators and scripts meet it: what it prints, and the status with which it exits.
 
+mod directories;
 mod enqueue;
 mod stand_in;
 mod start;

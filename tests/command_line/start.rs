@@ -81,7 +81,41 @@ fn every_key_is_documented_with_its_environment_name_and_taken_from_there() {
 fn a_single_node_must_be_told_where() {
     let ended = beaver_raft(&["run", "--listen", "127.0.0.1:0"]);
     assert_eq!(ended.status, Some(2));
-    assert!(ended.stderr.starts_with("beaver-raft: data is missing"), "{}", ended.stderr);
+    let expected = "beaver-raft: data is missing: it has no default; set it as --data, as BEAVER_RAFT_DATA, or in a file \
+                    (--config FILE)\n";
+    assert_eq!(ended.stderr, expected);
+}
+
+#[test]
+fn a_member_can_be_configured_by_the_environment_alone() {
+    let place = directory("environment");
+    let with = |command: &str, more: &[&str]| {
+        let mut env = Command::new("env");
+        env.current_dir(&place).args(["BEAVER_RAFT_CLUSTER=0123", "BEAVER_RAFT_NODE=1", "BEAVER_RAFT_DATA=d"]);
+        env.args(["BEAVER_RAFT_CLIENTS=127.0.0.1:0"]).args(more).args([BINARY, command]);
+        run(&mut env, "")
+    };
+    let missing = "beaver-raft: members is missing: it has no default; set it as --members, as BEAVER_RAFT_MEMBERS, or in a \
+                   file (--config FILE)\n";
+    for command in ["run", "init"] {
+        let ended = with(command, &[]);
+        assert_eq!((ended.status, ended.stderr.as_str()), (Some(2), missing), "{command}");
+    }
+    let members = ["BEAVER_RAFT_MEMBERS=1=127.0.0.1:1"];
+    let ended = with("run", &members);
+    assert_eq!(ended.status, Some(13), "a member's directory is prepared first: {}", ended.stderr);
+    let ended = with("init", &members);
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    let expected = "d is prepared for node 1 of cluster 0123; start it with: beaver-raft run, and the same environment and flags\n";
+    assert_eq!(ended.stdout, expected);
+}
+
+#[test]
+fn the_help_shows_which_characters_a_name_may_have() {
+    let ended = beaver_raft(&["run", "--help"]);
+    let shown: Vec<&str> = ended.stdout.split_whitespace().collect();
+    assert!(shown.join(" ").contains("1 to 64 of A-Z a-z 0-9 - _ .;"), "{}", ended.stdout);
+    assert!(shown.join(" ").contains("33554432 to 1099511627776"), "numbers are plain: {}", ended.stdout);
 }
 
 #[test]

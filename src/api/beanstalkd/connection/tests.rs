@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::api::beanstalkd::body_budget::BodyLimits;
-use crate::api::beanstalkd::front_door::NodeCounts;
 use crate::api::beanstalkd::front_door::tests::{bodies_up_to, facts, roomy};
+use crate::api::beanstalkd::front_door::{NodeCounts, NodeFacts};
 use crate::api::beanstalkd::output_budget::OutputLimits;
 use crate::api::beanstalkd::request::Counted;
 use crate::api::routing::shard_of_tube;
 use crate::api::{ShardStats, TubeReferences};
-use crate::job::view::{Counts, TubeCounts};
+use crate::job::view::{Counts, JobState, JobView, TubeCounts};
 
 const A: ShardId = ShardId(0);
 const START: Nanos = Nanos(1_000);
@@ -476,6 +476,48 @@ fn stats_sum_up_the_shards_and_show_the_node() {
         binlog-records-written: 3\nbinlog-max-size: 67108864\ndraining: false\nid: 0000000000000abc\n\
         hostname: host\nos: \"#1 SMP\"\nplatform: x86_64\n";
     assert_eq!(client.got(), format!("OK {}\r\n{expected}\r\n", expected.len()));
+}
+
+/// As in beanstalkd without `-b`.
+#[test]
+fn a_server_without_a_binlog_shows_no_numbers_of_one() {
+    let shown = |has_binlog| {
+        let facts = NodeFacts { has_binlog, ..facts() };
+        let mut client = Client::at(&Arc::new(FrontDoor::new(1, 1, bodies_up_to(100), facts)));
+        let view = JobView {
+            job: JobId(1),
+            tube: name("t"),
+            state: JobState::Ready,
+            priority: 0,
+            age_s: 0,
+            delay_s: 0,
+            ttr_s: 1,
+            time_left_s: 0,
+            reserves: 0,
+            timeouts: 0,
+            releases: 0,
+            buries: 0,
+            kicks: 0,
+        };
+        let (_, job) = client.decide("stats-job 1\r\n", Answer::JobStats { view: Box::new(view), file: 7 });
+        let stats = ShardStats { segment_oldest: 3, segment_newest: 7, entries_written: 9, ..ShardStats::default() };
+        let (_, server) = client.decide("stats\r\n", Answer::ShardStats(Box::new(stats)));
+        let lines = job.lines().chain(server.lines());
+        let of_binlog = |line: &&str| line.starts_with("file: ") || line.starts_with("binlog-");
+        lines.filter(of_binlog).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let numbers = |file, oldest, current, written| {
+        vec![
+            format!("file: {file}"),
+            format!("binlog-oldest-index: {oldest}"),
+            format!("binlog-current-index: {current}"),
+            "binlog-records-migrated: 0".to_owned(),
+            format!("binlog-records-written: {written}"),
+            "binlog-max-size: 67108864".to_owned(),
+        ]
+    };
+    assert_eq!(shown(true), numbers(7, 3, 7, 9));
+    assert_eq!(shown(false), numbers(0, 0, 0, 0));
 }
 
 #[test]
