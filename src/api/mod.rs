@@ -157,7 +157,7 @@ pub enum Answer {
     Undone,
 }
 
-/// Names of tubes as the lines of a list, each `- name` with a line feed behind it. All who ask at the same time share one.
+/// Names of tubes as the lines of a YAML list. All who ask at the same time share one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TubeLines(Bytes);
 
@@ -176,8 +176,9 @@ impl TubeLines {
 
 impl<'a> FromIterator<&'a Bytes> for TubeLines {
     fn from_iter<T: IntoIterator<Item = &'a Bytes>>(names: T) -> TubeLines {
-        let line = |name: &Bytes| format!("- {}\n", String::from_utf8_lossy(name));
-        TubeLines::of_text(names.into_iter().map(line).collect())
+        let mut lines = String::new();
+        names.into_iter().for_each(|name| beanstalkd::stats::push_item(&mut lines, name));
+        TubeLines::of_text(lines)
     }
 }
 

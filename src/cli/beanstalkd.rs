@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(config.tunables.job_bytes_max, 1000);
         assert!(config.embedded);
         assert!(config.temporary, "without -b");
-        assert!(!parse(&["-b", "d"]).config(Path::new("d")).expect("valid").temporary);
+        assert!(!parse(&["-b", "d"]).config(Path::new("d"), &[]).expect("valid").temporary);
         assert_eq!(parse(&[]).listen(), "0.0.0.0:11300");
         assert_eq!(parse(&["-l", "unix:/tmp/x.sock", "-p", "1"]).listen(), "unix:/tmp/x.sock");
         assert_eq!(parse(&["-l::1", "-p9"]).listen(), "[::1]:9");

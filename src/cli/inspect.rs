@@ -11,7 +11,7 @@ use super::run::ended;
 use crate::fatal::Fatal;
 use crate::io::bulk::{Bulk, BulkOptions};
 use crate::io::lock::holder_of;
-use crate::io::startup::Standing;
+use crate::io::startup::Occupancy;
 use crate::io::uring::{CoreOptions, block_on_core};
 use crate::io::{Disk, Runtime};
 use crate::node::cores::{no_ring, no_thread};
@@ -105,7 +105,7 @@ pub fn inspect(args: &InspectArgs) -> u8 {
 }
 
 fn look(args: &InspectArgs) -> Result<NodeFound, Fatal> {
-    let is_nothing = opening::look_at(&args.data).map(|standing| standing == Standing::Nothing);
+    let is_nothing = opening::look_at(&args.data).map(|standing| standing == Occupancy::Nothing);
     let no_data = |why| Fatal::NoData { path: args.data.clone(), why };
     match is_nothing {
         Ok(true) => return Err(no_data("does not exist")),

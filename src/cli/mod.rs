@@ -66,7 +66,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         arguments.splice(0..1, ["beaver-raft".into(), "beanstalkd".into()]);
     }
     let status = match Cli::parse_from(arguments).command {
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(args),
         Command::Init(args) => run::init(&args),
         Command::Beanstalkd(args) => beanstalkd::run(&args),
         Command::Enqueue(args) => enqueue::enqueue(&args),

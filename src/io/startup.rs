@@ -248,7 +248,7 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
 
 /// What stands at the path of a data directory, before anything is changed there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum Occupancy {
     Nothing,
     NotADirectory,
     /// It is empty but for what starts that went no further leave behind.
@@ -278,13 +278,13 @@ pub fn look_at(
     directory: &Path,
     is_ours: impl Fn(&str) -> bool,
     is_tolerated: impl Fn(&str) -> bool,
-) -> io::Result<Standing> {
+) -> io::Result<Occupancy> {
     match fs::metadata(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupancy::Nothing),
         // A file stands where one of the directories above it should be.
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Standing::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Occupancy::Nothing),
         Err(error) => return Err(error),
-        Ok(found) if !found.is_dir() => return Ok(Standing::NotADirectory),
+        Ok(found) if !found.is_dir() => return Ok(Occupancy::NotADirectory),
         Ok(_) => {}
     }
     let mut names = Vec::new();
@@ -293,10 +293,10 @@ pub fn look_at(
     }
     names.sort();
     if names.iter().any(|name| is_ours(name)) {
-        return Ok(Standing::Ours);
+        return Ok(Occupancy::Ours);
     }
     if let Some(file) = names.iter().find(|name| is_binlog(name)) {
-        return Ok(Standing::Binlog { file: file.clone() });
+        return Ok(Occupancy::Binlog { file: file.clone() });
     }
     names.retain(|name| !is_tolerated(name));
     let more = names.len().saturating_sub(NAMES_TOLD_MAX);
@@ -304,7 +304,7 @@ pub fn look_at(
     if more > 0 {
         holds.push_str(&format!(" and {more} more"));
     }
-    Ok(if names.is_empty() { Standing::Empty } else { Standing::Foreign { holds } })
+    Ok(if names.is_empty() { Occupancy::Empty } else { Occupancy::Foreign { holds } })
 }
 
 /// `binlog.1`: what beanstalkd calls the files of its log.

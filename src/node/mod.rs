@@ -61,7 +61,7 @@ use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::bulk::{Bulk, BulkOptions};
 use crate::io::lock::DirectoryLock;
-use crate::io::startup::Standing;
+use crate::io::startup::Occupancy;
 use crate::io::uring::{BoundSocket, CoreOptions, block_on_core};
 use crate::io::{signals, startup};
 use crate::metrics::Metrics;
@@ -110,7 +110,7 @@ pub fn run(
         opening::make_directory(&config.data)?;
     } else {
         // Before anything is written: a directory of something else keeps no trace of this.
-        if opening::look_at(&config.data)? == Standing::Nothing {
+        if opening::look_at(&config.data)? == Occupancy::Nothing {
             return Err(Fatal::NotPrepared { path: config.data.clone() });
         }
         startup::check_directory(&config.data).map_err(Fatal::from)?;

@@ -13,7 +13,7 @@ use super::restoring::{self, Restored};
 use crate::config::Config;
 use crate::fatal::Fatal;
 use crate::io::lock::LockError;
-use crate::io::startup::{self, Standing};
+use crate::io::startup::{self, Occupancy};
 use crate::io::uring::create_directory;
 use crate::io::{Disk, Runtime, is_full};
 use crate::net::standing::Standing;
@@ -120,12 +120,12 @@ pub struct OpenedShard<D: Disk> {
 ///
 /// # Errors
 /// It is no directory, or something else's.
-pub fn look_at(data: &Path) -> Result<Standing, Fatal> {
+pub fn look_at(data: &Path) -> Result<Occupancy, Fatal> {
     let path = data.to_path_buf();
     match startup::look_at(data, directory::is_ours, directory::is_tolerated) {
-        Ok(Standing::NotADirectory) => Err(Fatal::NotADirectory { path }),
-        Ok(Standing::Foreign { holds }) => Err(Fatal::Foreign { path, holds }),
-        Ok(Standing::Binlog { file }) => Err(Fatal::Binlog { path, file }),
+        Ok(Occupancy::NotADirectory) => Err(Fatal::NotADirectory { path }),
+        Ok(Occupancy::Foreign { holds }) => Err(Fatal::Foreign { path, holds }),
+        Ok(Occupancy::Binlog { file }) => Err(Fatal::Binlog { path, file }),
         Ok(standing) => Ok(standing),
         Err(error) => Err(Fatal::DirectoryNotWritable { path, why: error.to_string() }),
     }
@@ -140,7 +140,7 @@ pub fn make_directory(data: &Path) -> Result<(), Fatal> {
     let standing = look_at(data)?;
     create_directory(data).map_err(|error| cannot_make(data, &error))?;
     startup::check_directory(data).map_err(|error| {
-        if standing == Standing::Nothing {
+        if standing == Occupancy::Nothing {
             // It is empty. If it cannot be removed, that is no worse.
             let _ = std::fs::remove_dir(data);
         }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use super::effect::ConnectionId;
 use super::{Moment, Shard};
+use crate::api::beanstalkd::stats::push_item;
 use crate::api::{Answer, ShardStats, TubeLines};
 use crate::job::TubeCursor;
 use crate::net::message::{ReadAbout, Soft};
@@ -249,12 +250,7 @@ impl Shard {
     fn walk_tubes(&mut self, moment: Moment, tubes_max: usize) -> usize {
         let Some(walk) = self.surveys.walk.as_mut() else { return 0 };
         let Walk { stage, bare, lines } = walk;
-        let mut write = |name: &[u8]| {
-            lines.push_str("- ");
-            // Names that came through the grammar are ASCII.
-            lines.push_str(std::str::from_utf8(name).unwrap_or("?"));
-            lines.push('\n');
-        };
+        let mut write = |name: &[u8]| push_item(lines, name);
         if let Stage::Walking { next, end } = stage {
             let is_listed = |name: &Bytes| *name != DEFAULT_TUBE && !bare.contains(name);
             let each = |name: &Bytes| {

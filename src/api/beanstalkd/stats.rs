@@ -64,11 +64,16 @@ pub fn tube(name: &[u8], counts: &TubeCounts, references: TubeReferences) -> Byt
         .end()
 }
 
+/// Appends the name of a tube to the lines of a list.
+pub fn push_item(lines: &mut String, name: &[u8]) {
+    let _ = writeln!(lines, "- {}", Scalar(text(name)));
+}
+
 #[must_use]
 pub fn list<'a>(names: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
     let mut document = Document::new();
     for name in names {
-        document.push(format_args!("- {}\n", Scalar(text(name))));
+        push_item(&mut document.0, name);
     }
     document.end()
 }

@@ -483,7 +483,7 @@ fn stats_sum_up_the_shards_and_show_the_node() {
 fn a_server_without_a_binlog_shows_no_numbers_of_one() {
     let shown = |has_binlog| {
         let facts = NodeFacts { has_binlog, ..facts() };
-        let mut client = Client::at(&Arc::new(FrontDoor::new(1, 1, bodies_up_to(100), facts)));
+        let mut client = Client::at(&Arc::new(FrontDoor::new(1, 1, bodies_up_to(100), roomy(), facts)));
         let view = JobView {
             job: JobId(1),
             tube: name("t"),
