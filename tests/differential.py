@@ -135,7 +135,7 @@ class Server:
             return wire.reply()
 
         for tube in ask(b"list-tubes\r\n")[1].decode().splitlines()[1:]:
-            tube = tube[2:].encode()
+            tube = tube[2:].strip('"').encode()
             for command in (b"watch %b", b"use %b", b"pause-tube %b 0"):
                 ask(command % tube + b"\r\n")
             while ask(b"kick 4294967295\r\n")[0] != ["KICKED", "0"]:
@@ -448,6 +448,8 @@ class Round:
         lines = body.decode("latin1").splitlines()
         if lines[1:] and not lines[1].startswith("- "):
             return [words[0], self.comparable_stats(yaml_dict(body), server)]
+        # A name that YAML would misread is in quotes here, and not there.
+        lines = [line.replace('"', "") for line in lines]
         return [words[0], lines] if "- default" not in lines[:2] else [words[0], lines[:2], sorted(lines[2:])]
 
     def comparable_stats(self, stats, server):

@@ -301,6 +301,15 @@ impl Connection {
         self.line().expect("an answer")
     }
 
+    /// What a command is answered that gives YAML.
+    pub fn document(&mut self, command: &str) -> String {
+        let bytes = usize::try_from(id_of(&self.call(command), "OK")).expect("it fits into memory");
+        let mut document = vec![0; bytes + 2];
+        self.reader.read_exact(&mut document).expect("all of it comes in time");
+        document.truncate(bytes);
+        String::from_utf8(document).expect("names of tubes are ASCII")
+    }
+
     pub fn put(&mut self, body: &str) -> u64 {
         let reply = self.call(&format!("put 100 0 60 {}\r\n{body}", body.len()));
         id_of(&reply, "INSERTED")

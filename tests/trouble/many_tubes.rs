@@ -15,14 +15,9 @@ const WATCHED_EACH: usize = 500;
 const ITEMS_MAX: f64 = 2.0 * (512.0 + 1024.0) + 8.0 * 256.0;
 
 fn list(connection: &mut Connection) -> usize {
-    let answer = connection.call("list-tubes");
-    assert!(answer.starts_with("OK "), "{answer}");
-    assert_eq!(connection.line().as_deref(), Some("---"));
-    let mut tubes = 0;
-    while connection.line().expect("the list ends with an empty line").starts_with("- ") {
-        tubes += 1;
-    }
-    tubes
+    let document = connection.document("list-tubes");
+    assert!(document.starts_with("---\n"), "{document}");
+    document.lines().filter(|line| line.starts_with("- ")).count()
 }
 
 #[test]
