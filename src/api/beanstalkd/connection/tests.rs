@@ -7,7 +7,7 @@ use crate::api::beanstalkd::front_door::{NodeCounts, NodeFacts};
 use crate::api::beanstalkd::output_budget::OutputLimits;
 use crate::api::beanstalkd::request::Counted;
 use crate::api::routing::shard_of_tube;
-use crate::api::{ShardStats, TubeReferences};
+use crate::api::{ShardStats, TubeLines, TubeReferences};
 use crate::job::view::{Counts, JobState, JobView, TubeCounts};
 
 const A: ShardId = ShardId(0);
