@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use beaver_raft::io::Disk;
 use beaver_raft::sim::disk::SimDisk;
 use beaver_raft::sim::disk::block_on::block_on;
-use beaver_raft::types::{Incarnation, NodeId};
-use beaver_raft::wal::directory::{Expected, NodeIdentity, create, open, save_peers};
+use beaver_raft::types::{BootEpoch, Incarnation, NodeId, Start, StartId};
+use beaver_raft::wal::directory::{Expected, KnownPeer, NodeIdentity, create, open, save_peers};
 use beaver_raft_fuzz::harm::harm;
 use beaver_raft_fuzz::input::Input;
 use libfuzzer_sys::fuzz_target;
@@ -20,11 +20,16 @@ fuzz_target!(|bytes: &[u8]| {
     let expected =
         Expected { cluster: "c".into(), node: NodeId(2), shards: 1, members: [1, 2, 3].map(NodeId).to_vec() };
     let identity = NodeIdentity::new(&expected, Incarnation(u128::from(input.u64())));
-    let peers = BTreeMap::from([(NodeId(1), Incarnation(u128::from(input.u64())))]);
+    let peer = KnownPeer {
+        incarnation: Incarnation(u128::from(input.u64())),
+        start: Start { boot: BootEpoch(1), id: StartId(3) },
+        went_back: false,
+    };
+    let peers = BTreeMap::from([(NodeId(1), peer)]);
     block_on(disk.create_dir(&data)).expect("an empty disk");
     block_on(create(&disk, &data, &identity)).expect("an empty directory");
     block_on(save_peers(&disk, &data, &peers)).expect("prepared");
-    let boot = block_on(open(&disk, &data, &expected)).expect("prepared").boot;
+    let boot = block_on(open(&disk, &data, &expected, StartId(1))).expect("prepared").boot;
     let files = ["identity", "boot", "peers"].map(|name| data.join(name));
     if input.below(2) == 0 {
         // A file is the fuzzer's as a whole.
@@ -34,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
     while !input.is_empty() {
         harm(&disk, &files, &mut input, false);
     }
-    if let Ok(opened) = block_on(open(&disk, &data, &expected)) {
+    if let Ok(opened) = block_on(open(&disk, &data, &expected, StartId(2))) {
         assert_eq!((opened.identity, opened.peers), (identity, peers));
         assert!(opened.boot > boot);
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use beaver_raft::api::Operation;
 use beaver_raft::api::beanstalkd::output_budget::AnswerBudget;
-use beaver_raft::job::codec::{body_hash, encode, encode_tubes};
 use beaver_raft::job::Machine;
+use beaver_raft::job::codec::{body_hash, encode, encode_tubes};
 use beaver_raft::job::command::{Class, Command, Numbered, Origin, TubeList};
 use beaver_raft::net::codec;
 use beaver_raft::net::frame::{FrameBuilder, FrameKind, HEADER_BYTES};
@@ -161,6 +161,8 @@ impl World {
             Effect::GivePiece { .. } | Effect::GiveJobs { .. } => unreachable!("this shard has no snapshot to give"),
             // Somebody offers what is never pulled.
             Effect::Install(_) => {}
+            // No peer goes back here.
+            Effect::ShutOut { .. } => {}
             Effect::Stop(_) => self.stopped = true,
         }
     }
@@ -301,7 +303,7 @@ impl World {
                 },
             }),
             0 | 1 => PeerMessage::Wait { term, session, seq, registration, poll: input.below(2) == 0, tubes },
-            2 => PeerMessage::Withdraw { term, session, seq, registration },
+            2 => PeerMessage::Withdraw { term, session, seq, registration, at_once: input.below(2) == 0 },
             3 => PeerMessage::WaitEnded { term, session, seq, registration, applied: self.index(input) },
             4 => {
                 let about = match input.below(5) {
