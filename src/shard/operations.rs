@@ -243,7 +243,9 @@ impl Shard {
         let due_by = self.clock.foreseen(moment.now, moment.wall);
         let Some(leading) = self.leading.as_mut() else { return };
         let is_due = !at_once && self.machine.next_due().is_reached(due_by);
-        let until = moment.now.saturating_add(DUE_GRACE);
+        // Its node must hear of the end before it gives the wait up.
+        let grace = DUE_GRACE.min(Nanos(self.config.no_quorum_timeout.0 / 2));
+        let until = moment.now.saturating_add(grace);
         if !is_due || !leading.waits.postpone_end(end, due_by, until) {
             self.end_registered(moment, end);
         }
