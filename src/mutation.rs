@@ -45,6 +45,8 @@ mutations! {
     VoteBeforeDurable = "e10",
     /// A read is confirmed by answers to what was sent before it was asked.
     ReadByEarlierRound = "d3",
+    /// A node that leads again goes on from its own earlier clock, which nobody went by meanwhile.
+    EarlierClockKept = "earlier-clock",
     /// A command that is handed over twice happens twice.
     NoDeduplication = "no-deduplication",
     /// A leader applies and answers what it has just appended.

@@ -92,12 +92,13 @@ def shared_holds(history, kills):
     windows = collections.defaultdict(list)
     for hold in history.holds:
         end = min([hold.until] + [at for at in kills.get(hold.node, ()) if at > hold.invoked])
-        windows[hold.id].append((hold.held, end, hold.node))
+        windows[hold.id].append((hold.held, end, hold))
     for job, held in windows.items():
         held.sort()
         for (_, end, first), (start, _, second) in zip(held, held[1:]):
             if start < end:
-                yield f"job {job} was held twice at once, by clients of nodes {first} and {second}"
+                yield (f"job {job} was held twice at once, by clients of nodes {first.node} and {second.node}, for "
+                       f"{end - start:.3f} s: {first}, then {second}")
 
 
 def descending_ids(history):

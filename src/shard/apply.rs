@@ -72,7 +72,7 @@ impl Shard {
         let is_new_term = position.term > self.applied.term;
         self.applied = position;
         self.last_progress = moment.now;
-        self.clock.handle_stamp(moment.now, entry.times);
+        self.clock.handle_stamp(moment.now, position.term, entry.times);
         self.counters.handle_applied(position.index, moment.now);
         self.settle(moment, &outcomes);
         self.serve(moment, entry, &outcomes);

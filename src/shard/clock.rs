@@ -2,7 +2,8 @@
 //! machine by the state machine itself.
 
 use crate::job::Due;
-use crate::types::{Nanos, Times};
+use crate::mutation::{self, Mutation};
+use crate::types::{Nanos, Term, Times};
 
 /// A leaderless gap counts at most this much of lease time: the longest that an election takes to begin.
 const LEADERLESS_MAX: Nanos = Nanos::from_millis(300);
@@ -12,33 +13,38 @@ const LEADERLESS_MAX: Nanos = Nanos::from_millis(300);
 /// had come up, after an hour or a year. A clock that runs a tenth slow is still followed exactly.
 const SLOWER_BY: u64 = 8;
 
-/// Invariant: neither time ever goes backwards.
+/// Invariant: while one leader leads, neither time goes backwards. A later leader's clock may be behind an earlier one's, which did not
+/// count what passed without a leader: then it is followed, or else who goes by the earlier one would, once it leads, end
+/// reservations before their time.
 #[derive(Debug, Clone)]
 pub struct LogClock {
     times: Times,
+    /// The term of the leader whose clock it is.
+    term: Term,
     /// The node's own monotonic clock when `times` was right.
     at: Nanos,
 }
 
 impl LogClock {
     #[must_use]
-    pub fn new(now: Nanos, last_stamp: Times) -> LogClock {
-        LogClock { times: last_stamp, at: now }
+    pub fn new(now: Nanos, term: Term, last_stamp: Times) -> LogClock {
+        LogClock { times: last_stamp, term, at: now }
     }
 
     /// What was heard before the state was replaced still holds.
     pub fn succeed(&mut self, before: &LogClock) {
-        self.handle_stamp(before.at, before.times);
+        self.handle_stamp(before.at, before.term, before.times);
     }
 
-    /// A stamp of the leader arrived, on an entry or a heartbeat. One that is not newer says nothing of now: it was made
-    /// before, maybe by this very node.
-    pub fn handle_stamp(&mut self, now: Nanos, stamp: Times) {
-        if stamp.lease <= self.times.lease {
+    /// A stamp of the leader of this term arrived, on an entry or a heartbeat. One that is not newer says nothing of now: it was
+    /// made before, maybe by this very node.
+    pub fn handle_stamp(&mut self, now: Nanos, term: Term, stamp: Times) {
+        let is_of_later_leader = term > self.term && !mutation::is_on(Mutation::EarlierClockKept);
+        if term < self.term || (!is_of_later_leader && stamp.lease <= self.times.lease) {
             return;
         }
-        self.times = self.times.latest(stamp);
-        self.at = now;
+        self.times = if is_of_later_leader { stamp } else { self.times.latest(stamp) };
+        (self.term, self.at) = (term, now);
     }
 
     /// What the leader's clocks say by now, as far as one can tell from here.
@@ -48,15 +54,15 @@ impl LogClock {
         Times { lease: self.times.lease.saturating_add(elapsed), wall: self.times.wall.saturating_add(elapsed) }
     }
 
-    /// This node leads from now on. Lease time continues from the last stamp or heartbeat plus what passed here since,
+    /// This node leads this term from now on. Lease time continues from the last stamp or heartbeat plus what passed here since,
     /// but does not count the time without a leader; wall time is free to step forward.
-    pub fn lead(&mut self, now: Nanos, wall: Nanos) {
+    pub fn lead(&mut self, now: Nanos, term: Term, wall: Nanos) {
         let elapsed = now.saturating_sub(self.at);
         self.times = Times {
             lease: self.times.lease.saturating_add(elapsed.min(LEADERLESS_MAX)),
             wall: wall.max(self.times.wall.saturating_add(slowed(elapsed))),
         };
-        self.at = now;
+        (self.term, self.at) = (term, now);
     }
 
     /// The leader's stamp for an entry made now.
@@ -110,23 +116,23 @@ mod tests {
 
     #[test]
     fn a_jump_of_the_wall_clock_is_slewed_while_a_leader_lives_and_free_at_a_new_term() {
-        let mut clock = LogClock::new(secs(10), Times { lease: secs(1), wall: secs(1000) });
-        clock.lead(secs(10), secs(1000));
+        let mut clock = LogClock::new(secs(10), Term(1), Times { lease: secs(1), wall: secs(1000) });
+        clock.lead(secs(10), Term(2), secs(1000));
         let jumped = clock.stamp(secs(11), secs(5000));
         assert_eq!(jumped, Times { lease: secs(2), wall: secs(1002) });
         let back = clock.stamp(secs(19), secs(10));
         assert_eq!(back, Times { lease: secs(10), wall: secs(1009) });
-        clock.lead(secs(27), secs(20));
+        clock.lead(secs(27), Term(2), secs(20));
         assert_eq!(clock.stamp(secs(27), secs(20)).wall, secs(1016), "time passes without a leader, too");
-        clock.lead(secs(27), secs(5000));
+        clock.lead(secs(27), Term(2), secs(5000));
         assert_eq!(clock.stamp(secs(27), secs(5000)).wall, secs(5000));
     }
 
     /// A host that leads for an entry with a clock that is a year ahead must not hold up all delays for a year.
     #[test]
     fn a_clock_that_the_log_is_ahead_of_is_neared_while_time_passes() {
-        let mut clock = LogClock::new(secs(0), Times { lease: secs(0), wall: secs(1_000_000) });
-        clock.lead(secs(0), secs(100));
+        let mut clock = LogClock::new(secs(0), Term(1), Times { lease: secs(0), wall: secs(1_000_000) });
+        clock.lead(secs(0), Term(2), secs(100));
         assert_eq!(clock.stamp(secs(80), secs(180)).wall, secs(1_000_070));
         // So near that it is overtaken meanwhile.
         assert_eq!(clock.stamp(secs(160), secs(1_000_145)).wall, secs(1_000_145));
@@ -140,7 +146,7 @@ mod tests {
             machine in 0..1u64 << 42,
             (lease, wall) in (option::of(0..1u64 << 41), option::of(0..1u64 << 42)),
         ) {
-            let clock = LogClock::new(Nanos(at), Times { lease: Nanos(1 << 39), wall: Nanos(1 << 40) });
+            let clock = LogClock::new(Nanos(at), Term(1), Times { lease: Nanos(1 << 39), wall: Nanos(1 << 40) });
             let (now, machine) = (Nanos(at + elapsed), Nanos(machine));
             let due = Due { lease: lease.map(Nanos), wall: wall.map(Nanos) };
             prop_assume!(due != Due::default());
@@ -156,33 +162,48 @@ mod tests {
 
     #[test]
     fn lease_time_does_not_count_the_time_without_a_leader() {
-        let mut clock = LogClock::new(secs(10), Times { lease: secs(1), wall: secs(1000) });
-        clock.lead(secs(700), secs(1700));
+        let mut clock = LogClock::new(secs(10), Term(1), Times { lease: secs(1), wall: secs(1000) });
+        clock.lead(secs(700), Term(2), secs(1700));
         assert_eq!(clock.stamp(secs(700), secs(1700)).lease, secs(1).saturating_add(LEADERLESS_MAX));
     }
 
     #[test]
     fn a_leader_that_applies_its_own_entries_loses_no_time() {
-        let mut clock = LogClock::new(secs(0), Times { lease: secs(1), wall: secs(1000) });
-        clock.lead(secs(0), secs(1000));
+        let mut clock = LogClock::new(secs(0), Term(1), Times { lease: secs(1), wall: secs(1000) });
+        clock.lead(secs(0), Term(2), secs(1000));
         let stamped = clock.stamp(secs(1), secs(1001));
-        clock.handle_stamp(secs(2), stamped);
+        clock.handle_stamp(secs(2), Term(2), stamped);
         assert_eq!(clock.stamp(secs(2), secs(1002)), Times { lease: secs(3), wall: secs(1002) });
     }
 
     #[test]
     fn what_was_heard_before_a_state_was_replaced_is_not_forgotten() {
-        let mut before = LogClock::new(secs(0), Times::default());
-        before.handle_stamp(secs(8), Times { lease: secs(90), wall: secs(900) });
-        let mut anew = LogClock::new(secs(10), Times { lease: secs(60), wall: secs(600) });
+        let mut before = LogClock::new(secs(0), Term(1), Times::default());
+        before.handle_stamp(secs(8), Term(1), Times { lease: secs(90), wall: secs(900) });
+        let mut anew = LogClock::new(secs(10), Term(1), Times { lease: secs(60), wall: secs(600) });
         anew.succeed(&before);
         assert_eq!(anew.estimate(secs(10)), Times { lease: secs(92), wall: secs(902) });
     }
 
     #[test]
     fn a_late_heartbeat_never_turns_the_clock_back() {
-        let mut clock = LogClock::new(secs(0), Times { lease: secs(9), wall: secs(9) });
-        clock.handle_stamp(secs(1), Times { lease: secs(3), wall: secs(3) });
+        let mut clock = LogClock::new(secs(0), Term(1), Times { lease: secs(9), wall: secs(9) });
+        clock.handle_stamp(secs(1), Term(1), Times { lease: secs(3), wall: secs(3) });
         assert_eq!(clock.estimate(secs(1)), Times { lease: secs(10), wall: secs(10) });
+    }
+
+    /// A leader that was cut off stamps on, for as long as it holds itself for one. Its successor does not count that time, and
+    /// what is reserved then ends by the successor's clock, whoever leads when it does.
+    #[test]
+    fn who_leads_again_goes_on_from_the_clock_of_the_leader_between() {
+        let reserved_at = Times { lease: secs(12), wall: secs(1002) };
+        let mut clock = LogClock::new(secs(0), Term(1), Times { lease: secs(10), wall: secs(1000) });
+        clock.lead(secs(0), Term(2), secs(1000));
+        clock.stamp(secs(5), secs(1005));
+        clock.handle_stamp(secs(6), Term(3), reserved_at);
+        clock.handle_stamp(secs(6), Term(2), Times { lease: secs(15), wall: secs(1005) });
+        assert_eq!(clock.estimate(secs(7)).lease, secs(13));
+        clock.lead(secs(6), Term(4), secs(1006));
+        assert_eq!(clock.stamp(secs(9), secs(1009)).lease, secs(15), "three seconds later");
     }
 }

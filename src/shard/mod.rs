@@ -241,7 +241,7 @@ impl Shard {
             applied: recovered.machine.applied(),
             machine: recovered.machine,
             gate: Gate::new(durable, recovered.vote),
-            clock: LogClock::new(moment.now, last_times),
+            clock: LogClock::new(moment.now, last.term, last_times),
             cache: EntryCache::new(config.cache_bytes_max),
             catalog: Catalog::new(recovered.pieces, recovered.index, recovered.rows),
             closing: None,
@@ -617,7 +617,7 @@ impl Shard {
     }
 
     fn lead(&mut self, moment: Moment, term: Term) {
-        self.clock.lead(moment.now, moment.wall);
+        self.clock.lead(moment.now, term, moment.wall);
         let before = self.leading.replace(Leading::new(term));
         self.steps.retire(before);
         self.count_room();

@@ -258,9 +258,13 @@ impl Shard {
 
     fn handle_raft(&mut self, moment: Moment, from: NodeId, message: RaftMessage) {
         self.arriving = message.entries;
+        let term = message.message.term;
         self.raft.handle_message(moment.now, from, message.message);
         if self.raft.leader() == Some(from) {
-            self.clock.handle_stamp(moment.now, message.times);
+            // Who leads next goes on from the clock that the last entry of its log was stamped by.
+            if term == self.raft.last_position().term {
+                self.clock.handle_stamp(moment.now, term, message.times);
+            }
             self.cluster_room = message.room;
         } else if let Some(leading) = self.leading.as_mut() {
             leading.room.insert(from, message.room);

@@ -49,6 +49,7 @@ pub fn mutants() -> Vec<Mutant> {
             Mutation::PreVoteWithoutRecency => (cut_links, 40),
             Mutation::VoteBeforeDurable => (changes_of_leader, 40),
             Mutation::ReadByEarlierRound => (reads_of_deposed_leaders, 400),
+            Mutation::EarlierClockKept => (leaders_that_come_and_go, 40),
             Mutation::NoDeduplication => (changes_of_leader, 40),
             Mutation::ReplyBeforeCommit => (as_drawn, 20),
             Mutation::ForgottenHole | Mutation::DroppedRecord => (nodes_that_start_again, 20),
@@ -136,6 +137,12 @@ fn changes_of_leader(swarm: &mut Swarm, random: &Random) {
         random,
         &[FaultKind::Kill, FaultKind::Isolate, FaultKind::Pause, FaultKind::Restart, FaultKind::SlowLink],
     );
+}
+
+/// Leaders are cut off, for longer than an election takes to begin, and lead again.
+fn leaders_that_come_and_go(swarm: &mut Swarm, random: &Random) {
+    only(swarm, random, &[FaultKind::Isolate, FaultKind::Isolate, FaultKind::CutLink]);
+    swarm.chaos = Nanos::from_secs(random.between(8, 15));
 }
 
 /// What a snapshot holds is seen by who starts from it.

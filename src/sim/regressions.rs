@@ -36,5 +36,6 @@ pub const REGRESSIONS: &[Regression] = &[
     with_snapshots(5_000_580, "a leader offered a snapshot again and again, of which it could not give a damaged job"),
     with_snapshots(8_200_161, "a log whose first segment is lost was refused, though nothing in that counted"),
     with_snapshots(8_209_405, "of the simulator: a segment in use was taken for one below the floor"),
+    with_snapshots(432, "an install that was completed before a kill was completed once more after a power cut"),
     with_snapshots(8_202_180, "a log was refused for a segment without a header that lay below its floor"),
 ];

@@ -68,7 +68,13 @@ pub async fn decision<D: Disk>(disk: &D, place: &InstallPlace) -> Result<Option<
 /// # Errors
 /// If the disk fails; it is to be called again before the shard's files are used.
 pub async fn complete<D: Disk>(disk: &D, place: &InstallPlace) -> Result<bool, InstallError> {
-    let Some(Decision { manifest, moves }) = decision(disk, place).await? else { return Ok(false) };
+    let Some(Decision { manifest, moves }) = decision(disk, place).await? else {
+        // A process that died may have completed one, and that it is gone may not be durable yet.
+        return match disk.sync_dir(&place.dir).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("sync", &place.dir)(error)),
+            _ => Ok(false),
+        };
+    };
     disk.create_dir(&place.stores).await.map_err(failed("make", &place.stores))?;
     disk.create_dir(&place.snapshots).await.map_err(failed("make", &place.snapshots))?;
     for Move { from, to, .. } in &moves {

@@ -14,6 +14,7 @@ use crate::shard::effect::Effect;
 use crate::shard::{Moment, Shard};
 use crate::sim::executor::Executor;
 use crate::sim::oracle::freshness::Freshness;
+use crate::sim::oracle::leases::Leases;
 use crate::sim::oracle::stability::Stability;
 use crate::types::{ChainHash, Index, NodeId, Term};
 use crate::wal::entry::Entry;
@@ -51,6 +52,7 @@ struct State {
     broken: RefCell<Option<String>>,
     stability: RefCell<Stability>,
     freshness: RefCell<Freshness>,
+    leases: RefCell<Leases>,
     outside_only: Cell<bool>,
     /// What each running node was told by each other in promises.
     told: RefCell<BTreeMap<(NodeId, NodeId), Standing>>,
@@ -84,6 +86,7 @@ impl GroupOracle {
             broken: RefCell::default(),
             stability: RefCell::default(),
             freshness: RefCell::default(),
+            leases: RefCell::default(),
             outside_only: Cell::default(),
             told: RefCell::default(),
             elected: RefCell::default(),
@@ -237,7 +240,12 @@ impl GroupOracle {
         }
         self.0.history.borrow_mut().observe_from_outside(raft).map_err(|broken| broken.to_string())?;
         let committed = raft.committed();
+        self.0.leases.borrow_mut().observe(shard, self.0.executor.now());
         if committed > self.0.committed.get() {
+            for index in (self.0.committed.get().0 + 1..=committed.0).map(Index) {
+                let Some(chain) = raft.log().chain_at(index) else { continue };
+                self.0.leases.borrow_mut().commit(index, chain)?;
+            }
             self.0.committed.set(committed);
             let chain = raft.log().chain_at(committed).expect("what is committed is in the log");
             self.0.committed_chain.set(chain);

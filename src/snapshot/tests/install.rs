@@ -264,6 +264,28 @@ fn a_process_that_ends_anywhere_and_then_the_power_lose_nothing_that_was_decided
     assert!(stops > 20, "{stops} changes of the disk make up an install");
 }
 
+/// Behind a start the log goes on, and grows: a decision that came back with an older state of its directory would take that away.
+#[test]
+fn what_a_start_has_completed_is_not_completed_again_after_the_power_went() {
+    let (name, file) = given();
+    let mut stops = 0;
+    for stop_at in 1.. {
+        let disk = puller();
+        block_on(install(&disk, name, &file)).unwrap();
+        disk.stop_at(disk.changes() + stop_at);
+        let ended = block_on(complete(&disk, &place())).is_err();
+        let disk = disk.crash(Crash::Process);
+        block_on(complete(&disk, &place())).unwrap();
+        let disk = disk.crash(Crash::Power(SectorOdds::OLD));
+        assert!(!block_on(complete(&disk, &place())).unwrap(), "stopped at {stop_at}");
+        if !ended {
+            break;
+        }
+        stops += 1;
+    }
+    assert!(stops > 10, "{stops} changes of the disk complete an install");
+}
+
 /// Another leader's newest snapshot may be older than the one that was being pulled.
 #[test]
 fn jobs_of_a_later_snapshot_do_not_pass_for_those_of_an_earlier_one() {
