@@ -206,6 +206,9 @@ pub struct TubeStatus {
     pub delayed: u64,
     pub buried: u64,
     pub paused: bool,
+    /// How long ago the ready job that was put first was put, in milliseconds. Null where none is ready, or those that are have
+    /// more than 256 priorities and classes.
+    pub oldest_ready_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

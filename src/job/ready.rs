@@ -90,6 +90,24 @@ impl Ready {
         }
     }
 
+    /// The job that was put first. None where none is ready, or to find it takes looking at more than `levels_max` classes and
+    /// priorities.
+    pub(super) fn oldest(&self, levels_max: usize) -> Option<JobId> {
+        if self.firsts.len() > levels_max {
+            return None;
+        }
+        let mut oldest = self.firsts.iter().map(|&(_, job, _)| job).min();
+        let mut from = Some((0, JobId(0)));
+        for _ in self.firsts.len()..=levels_max {
+            let Some(&(priority, job)) = from.and_then(|from| self.differing.range(from..).next()) else {
+                return oldest;
+            };
+            oldest = Some(oldest.map_or(job, |oldest| oldest.min(job)));
+            from = priority.checked_add(1).map(|next| (next, JobId(0)));
+        }
+        None
+    }
+
     pub(super) fn has_bit(&self, class: ClassKey, job: JobId) -> bool {
         self.sets.get(&class).is_some_and(|set| set.contains(job))
     }
@@ -203,6 +221,21 @@ mod tests {
             order.push(head.job.0);
         }
         order
+    }
+
+    #[test]
+    fn the_oldest_job_is_found_over_classes_and_records_where_they_are_few() {
+        let mut ready = Ready::default();
+        assert_eq!(ready.oldest(0), None);
+        ready.insert_bit(class(5, 60), JobId(4));
+        ready.insert_bit(class(1, 10), JobId(6));
+        assert_eq!((ready.oldest(2), ready.oldest(1)), (Some(JobId(4)), None));
+        for (priority, job) in [(7, 9), (7, 3), (9, 5), (u32::MAX, 2)] {
+            ready.insert_record(priority, JobId(job));
+        }
+        assert_eq!((ready.oldest(5), ready.oldest(4)), (Some(JobId(2)), None));
+        ready.remove_record(u32::MAX, JobId(2));
+        assert_eq!((ready.oldest(4), ready.oldest(3)), (Some(JobId(3)), None));
     }
 
     #[test]

@@ -12,6 +12,9 @@ use super::machine::Machine;
 use super::tube::{Tube, TubeId};
 use super::view::TubeDepth;
 
+/// Among the ready jobs of more classes and priorities the oldest is not looked for.
+const LEVELS_MAX: usize = 256;
+
 /// A place among the tubes in the order of their creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TubeCursor(TubeId);
@@ -130,5 +133,6 @@ fn depth(tube: &Tube) -> TubeDepth {
         delayed: tube.delayed.len() as u64,
         buried: tube.buried.len() as u64,
         is_paused: tube.pause.is_some(),
+        oldest_ready: tube.ready.oldest(LEVELS_MAX),
     }
 }

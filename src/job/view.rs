@@ -60,6 +60,9 @@ pub struct TubeDepth {
     pub delayed: u64,
     pub buried: u64,
     pub is_paused: bool,
+    /// The ready job that was put first. None where none is ready, or they are of so many priorities and classes that it is not
+    /// looked for.
+    pub oldest_ready: Option<JobId>,
 }
 
 /// Counts of the whole state machine.

@@ -132,7 +132,7 @@ pub trait Answers {
 
 /// Who sees the shard's status and counters.
 pub trait Observer {
-    fn observe(&self, shard: &mut Shard, disk: DiskView);
+    fn observe(&self, shard: &mut Shard, now: Nanos, disk: DiskView);
     /// A turn has ended: how much work it was, and what processor time of the thread it took.
     fn turned(&self, items: usize, took: Nanos);
 }
@@ -377,7 +377,7 @@ impl<R: Runtime> Host<R> {
                     snapshot_age,
                     install,
                 };
-                self.observer.observe(&mut shard, view);
+                self.observer.observe(&mut shard, moment.now, view);
                 let took = self.rt.now().saturating_sub(begun);
                 let pause = PUBLISH_EVERY.max(Nanos(took.0.saturating_mul(PUBLISH_PART_MAX)));
                 publish_at = moment.now.saturating_add(pause);

@@ -94,7 +94,7 @@ impl Observer for StatusObserver {
         self.note_turn(items, took);
     }
 
-    fn observe(&self, shard: &mut Shard, disk: DiskView) {
+    fn observe(&self, shard: &mut Shard, now: Nanos, disk: DiskView) {
         let picture = shard.picture();
         for latency in shard.take_commit_latencies() {
             self.metrics.commit_seconds.observe(latency.duration().as_secs_f64());
@@ -102,13 +102,15 @@ impl Observer for StatusObserver {
         self.count(shard.counters(), &picture);
         self.tell_leadership(&picture);
         self.count_peers(&picture);
-        let tubes = shard.deepest_tubes(TUBES_MAX).into_iter().map(|depth| TubeStatus {
+        let deepest = shard.deepest_tubes(TUBES_MAX);
+        let tubes = deepest.into_iter().map(|depth| TubeStatus {
             tube: String::from_utf8_lossy(&depth.tube).into_owned(),
             ready: depth.ready,
             reserved: depth.reserved,
             delayed: depth.delayed,
             buried: depth.buried,
             paused: depth.is_paused,
+            oldest_ready_ms: depth.oldest_ready.and_then(|job| shard.age(now, job)).map(milliseconds),
         });
         self.board.publish(ShardStatus { deepest_tubes: tubes.collect(), ..self.status(&picture, disk) });
         if let Some(clients) = self.board.begins_to_serve() {

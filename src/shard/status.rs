@@ -6,7 +6,7 @@ use super::Shard;
 use crate::job::command::Outcome;
 use crate::job::view::{Counts, TubeDepth};
 use crate::raft::{PeerProgress, RoleName};
-use crate::types::{Index, Nanos, NodeId, Term};
+use crate::types::{Index, JobId, Nanos, NodeId, Term};
 
 /// So many tubes are looked at each time when the status is shown.
 const TUBES_PER_LOOK: usize = 4096;
@@ -145,6 +145,13 @@ impl Shard {
     pub fn deepest_tubes(&mut self, count: usize) -> Vec<TubeDepth> {
         self.depths.go_on(&self.machine, TUBES_PER_LOOK, count);
         self.depths.deepest(&self.machine)
+    }
+
+    /// How long ago a job was put, by the log's clock. None where its row cannot be read.
+    #[must_use]
+    pub fn age(&self, now: Nanos, job: JobId) -> Option<Nanos> {
+        let found = self.catalog.find(job).ok().flatten()?;
+        Some(self.clock.estimate(now).wall.saturating_sub(found.enqueued_wall))
     }
 
     #[must_use]

@@ -170,7 +170,14 @@ pub mod tests {
             cluster_room: true,
             jobs: JobCounts { ready: 12, tubes: 2, ..JobCounts::default() },
             deepest_tubes: vec![
-                TubeStatus { tube: "mail".to_owned(), ready: 9, buried: 1, paused: true, ..TubeStatus::default() },
+                TubeStatus {
+                    tube: "mail".to_owned(),
+                    ready: 9,
+                    buried: 1,
+                    paused: true,
+                    oldest_ready_ms: Some(61_500),
+                    ..TubeStatus::default()
+                },
                 TubeStatus { tube: "images".to_owned(), ready: 3, reserved: 2, delayed: 4, ..TubeStatus::default() },
             ],
             age_ms: 100 * u64::from(node),

@@ -223,7 +223,7 @@ fn tubes_text(status: &ShardStatus, filter: &TubeFilter) -> String {
             _ => format!("  not one of the {} deepest tubes is named so\n", status.deepest_tubes.len()),
         };
     }
-    let mut table = Table::new(&["  TUBE", "READY", "RESERVED", "DELAYED", "BURIED"]);
+    let mut table = Table::new(&["  TUBE", "READY", "RESERVED", "DELAYED", "BURIED", "OLDEST READY"]);
     for depth in shown {
         let name = format!("  {}{}", depth.tube, if depth.paused { " (paused)" } else { "" });
         table.row(vec![
@@ -232,6 +232,7 @@ fn tubes_text(status: &ShardStatus, filter: &TubeFilter) -> String {
             depth.reserved.to_string(),
             depth.delayed.to_string(),
             depth.buried.to_string(),
+            depth.oldest_ready_ms.map_or("-".to_owned(), |ms| span(ms / 1000)),
         ]);
     }
     table.render()
@@ -313,9 +314,9 @@ LINKS  TO 1  TO 2      TO 3
 shard 0: node 1 leads term 7, committed 40
   ready 12, reserved 0, delayed 0, buried 0 in 2 tubes; 0 waiting workers; log 0 B
   a second, over the last 10 s: 2.5 put, 12 reserved, 0.0 deleted
-  TUBE           READY  RESERVED  DELAYED  BURIED
-  mail (paused)  9      0         0        1
-  images         3      2         4        0
+  TUBE           READY  RESERVED  DELAYED  BURIED  OLDEST READY
+  mail (paused)  9      0         0        1       1m01s
+  images         3      2         4        0       -
   NODE  ROLE      TERM  DURABLE  COMMITTED  APPLIED  BEHIND  DISK  LOG WRITES         AGE
   1     leader    7     42       40         40       0       room  0.15 ms / 2.00 ms  100 ms
   2     follower  7     40       40         40       2       room  -                  200 ms

@@ -76,3 +76,33 @@ fn a_tube_that_nobody_uses_is_forgotten() {
     world.call(NodeId(1), FIRST, Operation::Delete { job });
     world.run_until("it is forgotten", |world| world.shards.values().all(|shard| !shard.machine.has_tube(&name)));
 }
+
+/// Put behind it is what comes first in the order of serving; it was reserved and given back, and is a record now.
+#[test]
+fn the_deepest_tubes_are_shown_with_the_age_of_their_oldest_ready_job() {
+    let mut world = settled(1);
+    let node = NodeId(1);
+    let client = ConnectionId(1);
+    let shown = |world: &mut World| {
+        let now = world.now;
+        let shard = world.shards.get_mut(&node).expect("it runs");
+        let oldest = shard.deepest_tubes(20).first().and_then(|depth| depth.oldest_ready);
+        oldest.map(|job| (job, shard.age(now, job).expect("it has a row").0 / 1_000_000_000))
+    };
+    assert_eq!(shown(&mut world), None);
+    let Answer::Inserted { job: older } = world.call(node, client, put("older")) else { panic!("it was put") };
+    world.pass_time(Nanos::from_secs(40));
+    let urgent = Operation::Put { tube: tube(), priority: 0, delay_s: 0, ttr_s: 60, body: Bytes::new() };
+    let Answer::Inserted { job: newer } = world.call(node, client, urgent) else { panic!("it was put") };
+    world.pass_time(Nanos::from_secs(30));
+    assert_eq!(shown(&mut world), Some((older, 70)));
+    for _ in 0..2 {
+        assert!(matches!(world.call(node, client, reserve(true)), Answer::Reserved { .. }));
+    }
+    assert_eq!(shown(&mut world), None, "both are held");
+    for job in [newer, older] {
+        let release = Operation::Release { job, priority: 5, delay_s: 0 };
+        assert_eq!(world.call(node, client, release), Answer::Released);
+    }
+    assert_eq!(shown(&mut world), Some((older, 70)));
+}
