@@ -32,6 +32,9 @@ class Cluster:
     def __init__(self, binary):
         self.directory = tempfile.mkdtemp(prefix="beaver-raft-compare.", dir="/var/tmp")
         self.processes = []
+        # Older builds know no such key.
+        usage = subprocess.run([binary, "init", "--help"], capture_output=True, text=True).stdout
+        cluster_id = "cluster_id: 000000000000000000000000c0c0c0c0\n" if "--cluster-id" in usage else ""
         for node in (1, 2, 3):
             members = ", ".join(f"{member}: 127.0.0.1:{PORTS['peers'] + member}" for member in (1, 2, 3))
             path = f"{self.directory}/{node}.yaml"
@@ -39,7 +42,7 @@ class Cluster:
                 file.write(
                     f"cluster: compare\nnode: {node}\ndata: {self.directory}/{node}\n"
                     f"clients: 127.0.0.1:{PORTS['clients'] + node}\nadmin: 127.0.0.1:{PORTS['admin'] + node}\n"
-                    f"members: {{ {members} }}\n"
+                    f"members: {{ {members} }}\n" + cluster_id
                 )
             subprocess.run([binary, "init", "--config", path], check=True, stdout=subprocess.DEVNULL)
             log = open(f"{self.directory}/{node}.log", "w")

@@ -76,6 +76,7 @@ chmod +x "$out/leader" "$out/rejoin"
 for id in 1 2 3; do
     cat >"$out/node$id.yaml" <<YAML
 cluster: figures
+cluster_id: 000000000000000000000000c1c1c1c1
 node: $id
 data: $out/node$id
 clients: 127.0.0.1:1502$id

@@ -42,6 +42,7 @@ trap stop_all EXIT
 for id in 1 2 3; do
     cat >"$out/node$id.yaml" <<YAML
 cluster: flame
+cluster_id: 000000000000000000000000c1c1c1c1
 node: $id
 data: $out/node$id
 clients: 127.0.0.1:1512$id

@@ -57,9 +57,15 @@ number! {
     /// A seeded XXH3-128 of a job's body; repair trusts it as the body's identity.
     BodyHash(u128)
 }
-number! {
-    /// Which cluster: a hash of its name, first members, shards and format.
-    ClusterId(u128)
+/// Which cluster. Drawn at random when the directory of its first member is prepared; never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ClusterId(pub u128);
+
+/// 32 hexadecimal digits.
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
 }
 number! {
     /// Drawn at random when a node's directory is prepared; another directory is another incarnation.

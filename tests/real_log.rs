@@ -6,7 +6,9 @@ use beaver_raft::io::bulk::{Bulk, BulkOptions};
 use beaver_raft::io::uring::{CoreOptions, UringRuntime, block_on_core};
 use beaver_raft::io::{Disk, Runtime};
 use beaver_raft::raft::message::Vote;
-use beaver_raft::types::{BootEpoch, Incarnation, Index, JobId, LogPosition, NodeId, ShardId, StartId, Term, Times};
+use beaver_raft::types::{
+    BootEpoch, ClusterId, Incarnation, Index, JobId, LogPosition, NodeId, ShardId, StartId, Term, Times,
+};
 use beaver_raft::wal::directory::{self, Expected, NodeIdentity};
 use beaver_raft::wal::entry::{Draft, Entry, EntryKind, LogIdentity, origin_chain};
 use beaver_raft::wal::reader::LogReader;
@@ -18,7 +20,7 @@ const SHARD: ShardId = ShardId(0);
 const SIZES: SegmentSizes = SegmentSizes { first_bytes: 64 << 10, max_bytes: 256 << 10 };
 
 fn expected() -> Expected {
-    Expected { cluster: "real".into(), node: NodeId(1), shards: 1, members: vec![NodeId(1)] }
+    Expected { cluster: "real".into(), cluster_id: None, node: NodeId(1), shards: 1, members: vec![NodeId(1)] }
 }
 
 fn extend(log: &mut Vec<Entry>, identity: &LogIdentity, count: usize) {
@@ -85,7 +87,7 @@ fn a_log_on_a_real_disk_lives_through_restarts() {
     let data = directory.path().to_owned();
     let bulk = Bulk::start(BulkOptions::default()).expect("glommio starts");
     let main = |runtime: UringRuntime| async move {
-        let identity = NodeIdentity::new(&expected(), Incarnation(1));
+        let identity = NodeIdentity::new(&expected(), ClusterId(1), Incarnation(1));
         directory::create(runtime.disk(), &data, &identity).await.expect("it is empty");
         let mut log = Vec::new();
         for boot in 1..4 {

@@ -28,6 +28,7 @@ from history import Delete, History, Hold, Put, check
 PREFIX = f"bt{os.getpid() % 10000}"
 NODES = (1, 2, 3)
 TTR = 6
+CLUSTER_ID = "7" * 32
 
 
 def sh(*command, check=True):
@@ -92,7 +93,7 @@ class Cluster:
         for node in NODES:
             with open(self.config(node), "w") as file:
                 members = ", ".join(f"{n}: {address(n)}:7300" for n in NODES)
-                file.write(f"cluster: torture\nnode: {node}\ndata: {self.directory}/data{node}\n"
+                file.write(f"cluster: torture\ncluster_id: {CLUSTER_ID}\nnode: {node}\ndata: {self.directory}/data{node}\n"
                            f"clients: {address(node)}:11300\npeers: {address(node)}:7300\n"
                            f"admin: {address(node)}:9300\nmembers: {{ {members} }}\nshards: 1\n")
             subprocess.run([self.binary, "init", "--config", self.config(node)], check=True,

@@ -51,6 +51,8 @@ pub struct InspectArgs {
 #[derive(Debug, Serialize)]
 struct NodeFound {
     cluster: String,
+    /// 32 hexadecimal digits.
+    cluster_id: String,
     node: u8,
     members: Vec<u8>,
     /// Everything was read.
@@ -127,9 +129,16 @@ fn look(args: &InspectArgs) -> Result<NodeFound, Fatal> {
         for shard in (0..identity.shards).map(ShardId) {
             shards.push(look_at(rt.disk(), data, &identity, shard, verify).await?);
         }
-        let NodeIdentity { cluster, node, members, .. } = identity;
+        let NodeIdentity { cluster, cluster_id, node, members, .. } = identity;
         let members = members.into_iter().map(|member| member.0).collect();
-        Ok(NodeFound { cluster, node: node.0, members, is_verified: verify, shards })
+        Ok(NodeFound {
+            cluster,
+            cluster_id: cluster_id.to_string(),
+            node: node.0,
+            members,
+            is_verified: verify,
+            shards,
+        })
     })
     .map_err(|error| no_ring(&error))?
 }

@@ -39,6 +39,9 @@ pub struct InitArgs {
     /// The member's configuration
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// This is the first member to be prepared: draws the cluster's id, and prints it for the others
+    #[arg(long, conflicts_with = "cluster_id")]
+    first: bool,
     #[command(flatten)]
     flags: ConfigFlags,
 }
@@ -59,13 +62,21 @@ pub fn run(args: RunArgs) -> u8 {
 pub fn init(args: &InitArgs) -> u8 {
     let loaded = draft(args.config.as_deref(), &args.flags).and_then(|draft| draft.validate());
     let prepared = loaded.map_err(Fatal::from).and_then(|config| {
-        node::init(&config)?;
+        check_cluster_id(&config, args.first)?;
+        let cluster_id = node::init(&config)?;
+        let others = match (config.cluster_id, config.members.len()) {
+            (None, 2..) => format!(
+                "The cluster's id is {cluster_id}: set `cluster_id: {cluster_id}` in the configuration of all members, or \
+                 prepare each of the others with `beaver-raft init --cluster-id {cluster_id}`\n"
+            ),
+            _ => String::new(),
+        };
         let start = match &args.config {
             Some(file) => format!("beaver-raft run --config {}", file.display()),
             None => "beaver-raft run, and the same environment and flags".to_owned(),
         };
         output::print(&format!(
-            "{} is prepared for node {} of cluster {}; start it with: {start}\n",
+            "{} is prepared for node {} of cluster {}; start it with: {start}\n{others}",
             config.data.display(),
             config.node,
             config.cluster,
@@ -73,6 +84,18 @@ pub fn init(args: &InitArgs) -> u8 {
         Ok(())
     });
     ended(prepared)
+}
+
+/// Members that were prepared apart, each for a cluster of its own, would never find together.
+fn check_cluster_id(config: &Config, is_first: bool) -> Result<(), ConfigError> {
+    let (node, members) = (config.node, config.members.len());
+    if is_first && config.cluster_id.is_some() {
+        return Err(ConfigError::NotFirst);
+    }
+    if is_first || config.cluster_id.is_some() || members == 1 {
+        return Ok(());
+    }
+    Err(ConfigError::WhichCluster { node, members })
 }
 
 /// Starts logging and runs a node until it stops. `inherited`: the sockets for clients, where a service manager passed some.

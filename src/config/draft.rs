@@ -9,12 +9,13 @@ use thiserror::Error;
 
 use super::key::Key;
 use super::yaml::{self, YamlError};
+use crate::types::NodeId;
 
 /// The environment overrides a key by this and the key's name in capitals.
 pub const ENVIRONMENT_PREFIX: &str = "BEAVER_RAFT_";
 
 /// Keys that only a member of a cluster has.
-pub(super) const MEMBER_KEYS: [&str; 4] = ["cluster", "node", "peers", "members"];
+pub(super) const MEMBER_KEYS: [&str; 5] = ["cluster", "cluster_id", "node", "peers", "members"];
 
 /// Why a configuration is refused; each names the place and the key.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -33,6 +34,15 @@ pub enum ConfigError {
     NoAddress { origin: String, key: &'static str, why: String },
     #[error("{}", missing(file.as_deref(), keys))]
     Missing { file: Option<PathBuf>, keys: Vec<&'static str> },
+    #[error(
+        "node {node} is one of {members} members, and of which cluster is not said: prepare one member with `beaver-raft init \
+         --first`, which prints the cluster's id, and all others with `--cluster-id ID`, or `cluster_id` in their configuration"
+    )]
+    WhichCluster { node: NodeId, members: usize },
+    #[error(
+        "the configuration says which cluster this is (cluster_id): then no member is the first; leave --first away"
+    )]
+    NotFirst,
 }
 
 /// All keys that are missing, and where each can be set.

@@ -59,7 +59,15 @@ pub(super) const IDENTITY: &[Key] = &[
         unit: "name",
         default: "required",
         range: "1 to 64 of A-Z a-z 0-9 - _ .",
-        doc: "Name of the cluster. A node of another name never talks to this one. Fixed at `init`.",
+        doc: "Name of the cluster, for people to tell it from others. The same on every node; fixed at `init`.",
+    },
+    Key {
+        name: "cluster_id",
+        unit: "id",
+        default: "the one of the data directory",
+        range: "32 hexadecimal digits, as `init --first` prints them",
+        doc: "Which cluster this is: a node of another one never talks to this one. `init --first` draws it for the first member; \
+              `init` of every other takes it from here. Fixed at `init`.",
     },
     Key {
         name: "node",

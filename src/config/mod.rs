@@ -21,13 +21,15 @@ pub use page::{plain_numbers, reference_page};
 pub use tunables::Tunables;
 pub use validate::EMBEDDED_CLUSTER;
 
-use crate::types::NodeId;
+use crate::types::{ClusterId, NodeId};
 
 /// A node's configuration, proven. Made by [`Draft::validate`] or [`Config::embedded`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// 1 to 64 letters, digits, `-`, `_`, `.`.
     pub cluster: String,
+    /// None: whichever the data directory was prepared for.
+    pub cluster_id: Option<ClusterId>,
     /// Always one of `members`.
     pub node: NodeId,
     pub data: PathBuf,

@@ -12,7 +12,7 @@ const HEAD: &str = "\
 A member of a cluster is told who it is by a YAML file:
 
 ```yaml
-cluster: orders            # name; a different name never talks to this one
+cluster: orders            # name, for people
 node: 1
 data: /var/lib/beaver-raft
 clients: 127.0.0.1:11301   # beanstalkd protocol
@@ -22,7 +22,10 @@ members: { 1: 127.0.0.1:7301, 2: 127.0.0.1:7302, 3: 127.0.0.1:7303 }
 shards: 1
 ```
 
-`beaver-raft init --config FILE` prepares its data directory, once; `beaver-raft run --config FILE` starts it. A single node
+`beaver-raft init --config FILE` prepares its data directory, once; `beaver-raft run --config FILE` starts it. Which cluster the
+node is a member of goes by an id that `init --first` draws and prints on the first member. All others are told: by
+`init --cluster-id ID`, or by `cluster_id: ID` in the file, which then is the same on all of them but for `node` and addresses.
+Who keeps files in a repository may draw the id beforehand (`openssl rand -hex 16`). A single node
 needs no file: `beaver-raft run --data DIR --listen ADDR`. A member needs none either where the
 environment or flags give the keys: whoever is given `cluster`, `node`, `members` or `peers` is one.
 

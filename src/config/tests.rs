@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 
 const MEMBER: &str = "\
-cluster: orders            # name; a different name never talks to this one
+cluster: orders            # name, for people
 node: 1
 data: /var/lib/beaver-raft
 clients: 127.0.0.1:11301   # beanstalkd protocol
@@ -26,6 +26,20 @@ fn refusal(yaml: &str) -> String {
 
 fn variable(name: &str, value: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
+}
+
+#[test]
+fn a_cluster_id_is_32_digits_and_nothing_else() {
+    let with = |id: &str| format!("{MEMBER}cluster_id: {id}\n");
+    let id = draft(&with("000000000000000000000000000000aB")).validate().expect("valid").cluster_id;
+    assert_eq!(id, Some(ClusterId(0xab)));
+    assert_eq!(draft(MEMBER).validate().expect("valid").cluster_id, None);
+    for wrong in
+        ["ab", "0x0000000000000000000000000000ab", "+00000000000000000000000000000ab", &"0".repeat(32), &"g".repeat(32)]
+    {
+        let refused = refusal(&with(wrong));
+        assert!(refused.contains("cluster_id must be 32 hexadecimal digits") && refused.contains(wrong), "{refused}");
+    }
 }
 
 #[test]

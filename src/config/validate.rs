@@ -9,7 +9,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::draft::{ConfigError, Draft, Given, MEMBER_KEYS, Value};
 use super::{Address, Config, Tunables, quantity};
-use crate::types::NodeId;
+use crate::types::{ClusterId, NodeId};
 
 const MEMBERS_MAX: usize = 7;
 const SHARDS_MAX: u16 = 256;
@@ -41,6 +41,7 @@ impl Draft {
         };
         self.finish(Config {
             cluster: self.cluster()?,
+            cluster_id: self.cluster_id()?,
             node,
             data: self.data()?,
             clients: self.clients()?,
@@ -70,6 +71,7 @@ impl Draft {
         self.require(&["data", "clients"])?;
         self.finish(Config {
             cluster: EMBEDDED_CLUSTER.to_owned(),
+            cluster_id: None,
             node: EMBEDDED_NODE,
             data: self.data()?,
             clients: self.clients()?,
@@ -205,6 +207,18 @@ impl Draft {
             return Err(self.impossible("cluster", format!("must be 1 to 64 of A-Z a-z 0-9 - _ . , not `{name}`")));
         }
         Ok(name.to_owned())
+    }
+
+    fn cluster_id(&self) -> Result<Option<ClusterId>, ConfigError> {
+        let Some(text) = self.text("cluster_id")? else { return Ok(None) };
+        let id = if text.len() == 32 { u128::from_str_radix(text, 16).ok() } else { None };
+        match id.filter(|id| *id != 0 && !text.starts_with('+')) {
+            Some(id) => Ok(Some(ClusterId(id))),
+            None => Err(self.impossible(
+                "cluster_id",
+                format!("must be 32 hexadecimal digits, as `init --first` prints them, not `{text}`"),
+            )),
+        }
     }
 
     fn node(&self) -> Result<NodeId, ConfigError> {

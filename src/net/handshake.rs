@@ -229,18 +229,18 @@ pub enum HelloError {
     Decode(#[from] DecodeError),
 }
 
-/// Both sides must agree on these. The cluster id covers the other three, which come first because they say better
-/// what differs.
+/// Both sides must agree on these.
 fn check_same(own: &Identity, peer: &Identity) -> Result<(), Refusal> {
     let (us, them) = (own.node, peer.node);
     let (code, text) = if peer.format != own.format {
         (RefusalCode::Format, format!("node {them} stores format {}, node {us} format {}", peer.format, own.format))
+    } else if peer.cluster != own.cluster {
+        let (theirs, ours) = (peer.cluster, own.cluster);
+        (RefusalCode::Cluster, format!("node {them} belongs to cluster {theirs}, node {us} to cluster {ours}"))
     } else if peer.shards != own.shards {
         (RefusalCode::Shards, format!("node {them} has {} shards, node {us} has {}", peer.shards, own.shards))
     } else if peer.members != own.members {
         (RefusalCode::Members, format!("node {them} was prepared with other members than node {us}"))
-    } else if peer.cluster != own.cluster {
-        (RefusalCode::Cluster, format!("node {them} belongs to another cluster than node {us}"))
     } else {
         return Ok(());
     };
@@ -358,16 +358,6 @@ mod tests {
         assert_eq!(refused(&|hello| hello.to = NodeId(3)), RefusalCode::WrongNode);
         assert_eq!(refused(&|hello| hello.identity.node = NodeId(2)), RefusalCode::WrongNode);
         assert_eq!(refused(&|hello| hello.shard = ShardId(2)), RefusalCode::Shard);
-    }
-
-    #[test]
-    fn a_difference_that_the_cluster_id_covers_is_named_rather_than_the_cluster() {
-        let mut hello = hello();
-        hello.identity.cluster = ClusterId(78);
-        hello.identity.shards = 4;
-        let refusal = hello.check(&identity(2)).expect_err("must not pass");
-        assert_eq!(refusal.code, RefusalCode::Shards);
-        assert_eq!(refusal.to_string(), "node 1 has 4 shards, node 2 has 2");
     }
 
     #[test]

@@ -66,15 +66,17 @@ use crate::io::uring::{BoundSocket, CoreOptions, block_on_core};
 use crate::io::{signals, startup};
 use crate::metrics::Metrics;
 use crate::status::Board;
+use crate::types::ClusterId;
 
 /// How often a node that is started by a service manager looks whether it is ready.
 const READINESS_POLL: Duration = Duration::from_millis(20);
 
-/// Prepares a member's data directory: its identity, bound to the cluster that the configuration describes.
+/// Prepares a member's data directory: its identity, bound to the cluster that the configuration describes, or to a new one
+/// where it does not say which. Gives that cluster's id.
 ///
 /// # Errors
 /// The directory holds something already, or can't be written.
-pub fn init(config: &Config) -> Result<(), Fatal> {
+pub fn init(config: &Config) -> Result<ClusterId, Fatal> {
     startup::check_uring().map_err(Fatal::from)?;
     startup::raise_limits(files_kept(config)).map_err(Fatal::from)?;
     opening::make_directory(&config.data)?;

@@ -24,7 +24,7 @@ use crate::shard::{Moment, Recovered, Shard, ShardConfig};
 use crate::snapshot::Snapshot;
 use crate::snapshot::completion::complete;
 use crate::snapshot::install::InstallError;
-use crate::types::{Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, StartId, Term, Times};
+use crate::types::{ClusterId, Incarnation, Index, JobId, LogPosition, Nanos, NodeId, ShardId, StartId, Term, Times};
 use crate::wal::catalog::lowest_uncovered;
 use crate::wal::compaction::Bounds;
 use crate::wal::directory::{
@@ -174,20 +174,24 @@ pub fn locked(data: &Path, error: &LockError) -> Fatal {
 fn expected(config: &Config) -> Expected {
     Expected {
         cluster: config.cluster.clone(),
+        cluster_id: config.cluster_id,
         node: config.node,
         shards: config.shards,
         members: config.members.keys().copied().collect(),
     }
 }
 
-/// Prepares a directory for a member, with an incarnation drawn at random.
+/// Prepares a directory for a member, with an incarnation drawn at random; for a cluster that is drawn, too, where the
+/// configuration does not say which.
 ///
 /// # Errors
 /// The directory holds something already, or can't be written.
-pub async fn prepare<R: Runtime>(rt: &R, config: &Config) -> Result<(), Fatal> {
-    let incarnation = Incarnation((u128::from(rt.random()) << 64) | u128::from(rt.random()));
-    let identity = NodeIdentity::new(&expected(config), incarnation);
-    Ok(directory::create(rt.disk(), &config.data, &identity).await?)
+pub async fn prepare<R: Runtime>(rt: &R, config: &Config) -> Result<ClusterId, Fatal> {
+    let draw = || (u128::from(rt.random()) << 64) | u128::from(rt.random());
+    let cluster_id = config.cluster_id.unwrap_or_else(|| ClusterId(draw()));
+    let identity = NodeIdentity::new(&expected(config), cluster_id, Incarnation(draw()));
+    directory::create(rt.disk(), &config.data, &identity).await?;
+    Ok(cluster_id)
 }
 
 /// Opens the directory and begins a new boot. An embedded node prepares its own directory on its first start; a member of
@@ -200,7 +204,7 @@ pub async fn open_node<R: Runtime>(rt: &R, config: &Config) -> Result<Opened, Fa
     let start_id = StartId(rt.random());
     loop {
         match directory::open(rt.disk(), &config.data, &expected(config), start_id).await {
-            Err(DirectoryError::NotPrepared { .. }) if config.embedded => prepare(rt, config).await?,
+            Err(DirectoryError::NotPrepared { .. }) if config.embedded => drop(prepare(rt, config).await?),
             Err(DirectoryError::Io { source, .. }) if is_full(&source) && remove_a_spare(rt, config).await? => {}
             opened => return Ok(opened?),
         }

@@ -33,9 +33,9 @@ use crate::node::opening;
 use crate::raft::message::Vote;
 use crate::snapshot::shelf;
 use crate::status::{Board, StatusReport};
-use crate::types::{Index, Nanos, NodeId, ShardId, Term};
+use crate::types::{ClusterId, Index, Nanos, NodeId, ShardId, Term};
 use crate::wal::decision::TABLE;
-use crate::wal::directory::{self, cluster_id, segments_dir, shard_dir, snapshots_dir, stores_dir, vote_path};
+use crate::wal::directory::{self, segments_dir, shard_dir, snapshots_dir, stores_dir, vote_path};
 use crate::wal::entry::LogIdentity;
 use crate::wal::format::{BLOCK, record_bytes};
 use crate::wal::index::SegmentNumber;
@@ -45,6 +45,9 @@ use crate::wal::vote::{VoteFile, newest_readable};
 
 const DATA: &str = "/data";
 const CLUSTER: &str = "simulated";
+
+/// Nobody draws it: the same seed is the same run.
+pub const CLUSTER_ID: ClusterId = ClusterId(0x51ed);
 /// The only shard.
 const SHARD: ShardId = ShardId(0);
 
@@ -164,8 +167,7 @@ impl Cluster {
     #[must_use]
     pub fn on(executor: &Executor, network: &Network, config: ClusterConfig, disks: Vec<SimDisk>) -> Cluster {
         let oracle = GroupOracle::new(executor);
-        let nodes: Vec<NodeId> = (1..=config.nodes).map(NodeId).collect();
-        let identity = LogIdentity { cluster: cluster_id(CLUSTER, &nodes, 1), shard: SHARD };
+        let identity = LogIdentity { cluster: CLUSTER_ID, shard: SHARD };
         let random = executor.fork_random();
         let members = (1..=config.nodes).zip(disks).map(|(number, disk)| {
             let latency = DiskLatency::new(executor);
@@ -240,6 +242,7 @@ impl Cluster {
         let members = self.members.iter().map(|member| (member.node, address(member.node, 7300)));
         Config {
             cluster: CLUSTER.to_owned(),
+            cluster_id: Some(CLUSTER_ID),
             node,
             data: PathBuf::from(DATA),
             clients: vec![address(node, 11300)],

@@ -75,7 +75,7 @@ pub enum Invalid {
     Format { format: u16 },
     #[error("its header is damaged")]
     Header,
-    #[error("it belongs to shard {shard} of cluster {cluster:032x}", cluster = cluster.0)]
+    #[error("it belongs to shard {shard} of cluster {cluster}")]
     Foreign { cluster: ClusterId, shard: ShardId },
     #[error("it is {found} bytes long and was written with {expected}")]
     Length { expected: u64, found: u64 },

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::entry::LogIdentity;
 use super::format::FORMAT;
@@ -50,7 +50,6 @@ const SMALL_BYTES_MAX: usize = 1 << 30;
 
 /// Keep these hashes apart from all others.
 const CHECKSUM_DOMAIN: u64 = u64::from_le_bytes(*b"beaverDI");
-const CLUSTER_DOMAIN: u64 = u64::from_le_bytes(*b"beaverCL");
 
 /// Files that may be in a directory before it is prepared.
 const TOLERATED: &[&str] = &["LOCK", PREPARING];
@@ -66,6 +65,7 @@ pub struct NodeIdentity {
     pub shards: u16,
     /// The members that the cluster began with.
     pub members: Vec<NodeId>,
+    /// Drawn when the cluster's first directory was prepared.
     pub cluster_id: ClusterId,
 }
 
@@ -73,6 +73,8 @@ pub struct NodeIdentity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
     pub cluster: String,
+    /// None: whichever the directory was prepared for.
+    pub cluster_id: Option<ClusterId>,
     pub node: NodeId,
     pub shards: u16,
     pub members: Vec<NodeId>,
@@ -135,20 +137,6 @@ pub enum DirectoryError {
     Vote(#[from] VoteError),
 }
 
-/// Which cluster this is: another name, other first members, shards or format make another cluster. Addresses do not
-/// count: hosts move.
-#[must_use]
-pub fn cluster_id(cluster: &str, members: &[NodeId], shards: u16) -> ClusterId {
-    let mut sorted: Vec<u8> = members.iter().map(|member| member.0).collect();
-    sorted.sort_unstable();
-    let mut hash = Xxh3::with_seed(CLUSTER_DOMAIN);
-    for part in [cluster.as_bytes(), &sorted, &shards.to_le_bytes(), &FORMAT.to_le_bytes()] {
-        hash.update(&(part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    ClusterId(hash.digest128())
-}
-
 /// Where a shard's files are.
 #[must_use]
 pub fn shard_dir(data: &Path, shard: ShardId) -> PathBuf {
@@ -192,9 +180,8 @@ pub fn vote_path(data: &Path, shard: ShardId) -> PathBuf {
 
 impl NodeIdentity {
     #[must_use]
-    pub fn new(expected: &Expected, incarnation: Incarnation) -> NodeIdentity {
-        let Expected { cluster, node, shards, members } = expected.clone();
-        let cluster_id = cluster_id(&cluster, &members, shards);
+    pub fn new(expected: &Expected, cluster_id: ClusterId, incarnation: Incarnation) -> NodeIdentity {
+        let Expected { cluster, node, shards, members, .. } = expected.clone();
         NodeIdentity { cluster, node, incarnation, shards, members, cluster_id }
     }
 
@@ -218,6 +205,11 @@ impl Expected {
         };
         let differences = [
             ("cluster", owner.cluster.clone(), self.cluster.clone()),
+            (
+                "a cluster whose id is",
+                owner.cluster_id.to_string(),
+                self.cluster_id.unwrap_or(owner.cluster_id).to_string(),
+            ),
             ("node", owner.node.to_string(), self.node.to_string()),
             ("a cluster whose number of shards is", owner.shards.to_string(), self.shards.to_string()),
             (
@@ -309,7 +301,7 @@ pub async fn identify<D: Disk>(disk: &D, data: &Path) -> Result<NodeIdentity, Di
     if stored.format != FORMAT {
         return Err(DirectoryError::UnknownFormat { path, format: stored.format });
     }
-    stored.identity(&path)
+    Ok(stored.identity())
 }
 
 /// What a directory counts and knows, looked at from outside.
@@ -492,20 +484,16 @@ impl From<&NodeIdentity> for StoredIdentity {
 }
 
 impl StoredIdentity {
-    fn identity(self, path: &Path) -> Result<NodeIdentity, DirectoryError> {
+    fn identity(self) -> NodeIdentity {
         let members: Vec<NodeId> = self.members.into_iter().map(NodeId).collect();
-        let cluster_id = cluster_id(&self.cluster, &members, self.shards);
-        if cluster_id.0 != self.cluster_id.0 {
-            return Err(damaged(path, "its cluster id does not belong to its name, members and shards"));
-        }
-        Ok(NodeIdentity {
+        NodeIdentity {
             cluster: self.cluster,
             node: NodeId(self.node),
             incarnation: Incarnation(self.incarnation.0),
             shards: self.shards,
             members,
-            cluster_id,
-        })
+            cluster_id: ClusterId(self.cluster_id.0),
+        }
     }
 }
 

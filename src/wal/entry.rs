@@ -145,7 +145,7 @@ pub enum EntryError {
     Version { version: u8 },
     #[error("its kind {kind} is unknown: written by a newer version of the program?")]
     Kind { kind: u8 },
-    #[error("it belongs to shard {shard} of cluster {cluster:032x}", cluster = cluster.0)]
+    #[error("it belongs to shard {shard} of cluster {cluster}")]
     Foreign { cluster: ClusterId, shard: ShardId },
     #[error("it states index 0, which no entry has")]
     IndexZero,

@@ -153,8 +153,8 @@ pub enum RecoveryError {
     #[error("cannot remove the unused segment {path}: {source}", path = path.display())]
     Remove { path: PathBuf, source: io::Error },
     #[error(
-        "{path} belongs to shard {shard} of cluster {cluster:032x}: a file of another log was put here; take it away",
-        path = path.display(), cluster = cluster.0
+        "{path} belongs to shard {shard} of cluster {cluster}: a file of another log was put here; take it away",
+        path = path.display()
     )]
     Foreign { path: PathBuf, cluster: ClusterId, shard: ShardId },
     #[error(

@@ -59,7 +59,7 @@ pub enum VoteError {
         path = path.display()
     )]
     Unreadable { path: PathBuf, reason: Unreadable },
-    #[error("{path} belongs to shard {shard} of cluster {cluster:032x}", path = path.display(), cluster = cluster.0)]
+    #[error("{path} belongs to shard {shard} of cluster {cluster}", path = path.display())]
     Foreign { path: PathBuf, cluster: ClusterId, shard: ShardId },
     #[error(
         "{path} was written by another incarnation of this node: files of two directories were mixed",

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Of the clusters that are prepared here.
+pub const CLUSTER_ID: &str = "00000000000000000000000000007e57";
+
 pub const BINARY: &str = env!("CARGO_BIN_EXE_beaver-raft");
 
 /// Long enough for a busy machine; no test asserts a time.
@@ -79,7 +82,7 @@ impl Cluster {
             let (clients, admin) = (free_address(), free_address());
             let config = directory.join(format!("node{number}.yaml"));
             let text = format!(
-                "cluster: test\nnode: {number}\ndata: {}\nclients: {clients}\npeers: {}\nadmin: {admin}\n\
+                "cluster: test\ncluster_id: {CLUSTER_ID}\nnode: {number}\ndata: {}\nclients: {clients}\npeers: {}\nadmin: {admin}\n\
                  members: {{ {} }}\nshards: {shards}\n{more}",
                 directory.join(format!("data{number}")).display(),
                 peers[number - 1],

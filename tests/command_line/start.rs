@@ -110,6 +110,50 @@ fn a_member_can_be_configured_by_the_environment_alone() {
     assert_eq!(ended.stdout, expected);
 }
 
+/// Prepared apart, each for itself, they would never find together, and each would say that the others are strangers.
+#[test]
+fn members_of_one_cluster_are_prepared_with_the_id_that_the_first_one_draws() {
+    let directory = directory("which-cluster");
+    let init = |node: u8, more: &[&str]| {
+        let file = directory.join(format!("{node}.yaml"));
+        let members = "{ 1: '127.0.0.1:1', 2: '127.0.0.1:2', 3: '127.0.0.1:3' }";
+        let data = directory.join(node.to_string());
+        let yaml = format!(
+            "cluster: orders\nnode: {node}\ndata: {}\nclients: 127.0.0.1:0\nmembers: {members}\n",
+            data.display()
+        );
+        std::fs::write(&file, yaml).expect("writes");
+        run(Command::new(BINARY).args(["init", "--config"]).arg(&file).args(more), "")
+    };
+    let ended = init(2, &[]);
+    let expected = "beaver-raft: node 2 is one of 3 members, and of which cluster is not said: prepare one member with \
+                    `beaver-raft init --first`, which prints the cluster's id, and all others with `--cluster-id ID`, or \
+                    `cluster_id` in their configuration\n";
+    assert_eq!((ended.status, ended.stderr.as_str()), (Some(2), expected));
+    assert!(!directory.join("2").exists(), "nothing was made");
+    let ended = init(1, &["--first"]);
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    let id = ended
+        .stdout
+        .split("--cluster-id ")
+        .nth(1)
+        .and_then(|rest| rest.get(..32))
+        .expect("an id is printed")
+        .to_owned();
+    let ended = init(2, &["--first", "--cluster-id", &id]);
+    assert_eq!(ended.status, Some(2), "{}", ended.stderr);
+    let ended = init(2, &["--cluster-id", &id]);
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    let shown =
+        |node: u8| run(Command::new(BINARY).args(["inspect", "--data"]).arg(directory.join(node.to_string())), "");
+    for node in [1, 2] {
+        let first = format!("node {node} of cluster orders, whose id is {id}\n");
+        assert!(shown(node).stdout.starts_with(&first), "{}", shown(node).stdout);
+    }
+    let ended = init(3, &["--first"]);
+    assert!(ended.status == Some(0) && !ended.stdout.contains(&id), "another cluster: {}", ended.stdout);
+}
+
 #[test]
 fn the_help_shows_which_characters_a_name_may_have() {
     let ended = beaver_raft(&["run", "--help"]);
@@ -161,7 +205,8 @@ fn a_prepared_directory_is_inspected_and_another_one_is_refused() {
     let inspect =
         |arguments: &[&str]| run(Command::new(BINARY).arg("inspect").arg("--data").arg(&data).args(arguments), "");
     assert_eq!(inspect(&[]).status, Some(13), "nobody prepared it");
-    let prepared = run(Command::new(BINARY).args(["init", "--config"]).arg(&file), "");
+    let id = "a".repeat(32);
+    let prepared = run(Command::new(BINARY).args(["init", "--cluster-id", &id, "--config"]).arg(&file), "");
     assert_eq!(prepared.status, Some(0), "{}", prepared.stderr);
     let ended = inspect(&["--verify"]);
     assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""));
@@ -171,7 +216,7 @@ fn a_prepared_directory_is_inspected_and_another_one_is_refused() {
         )
     };
     let end = "everything was read: no fault\n";
-    assert_eq!(ended.stdout, format!("node 1 of cluster orders\n{}{}{end}", shard(0), shard(1)));
+    assert_eq!(ended.stdout, format!("node 1 of cluster orders, whose id is {id}\n{}{}{end}", shard(0), shard(1)));
     assert!(inspect(&["--json"]).stdout.contains(r#""floor":0"#));
     // A file that calls itself a segment and of which nothing shows that it was one: a power cut leaves such things.
     std::fs::write(data.join("shard-1/wal/0000000001.seg"), vec![7; 8192]).expect("writes");

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Node};
+use crate::cluster::{CLUSTER_ID, Cluster, Node};
 use crate::{drain, eventually};
 
 /// Sends these bytes and reads until the other side closes; what it said.
@@ -84,7 +84,7 @@ fn a_member_of_another_cluster_is_refused_with_one_line() {
     // It believes our node 1 to be its own node 2.
     let theirs = std::fs::read_to_string(&stranger.config).expect("it was written");
     let old = theirs.split("2: ").nth(1).and_then(|rest| rest.split(',').next()).expect("an address");
-    let mistaken = theirs.replace(old, &peers(node).to_string()).replace("cluster: test", "cluster: other");
+    let mistaken = theirs.replace(old, &peers(node).to_string()).replace(CLUSTER_ID, &"9".repeat(32));
     std::fs::write(&stranger.config, mistaken).expect("it can be written");
     stranger.init();
     stranger.start();

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
-use crate::cluster::{Cluster, Node};
+use crate::cluster::{CLUSTER_ID, Cluster, Node};
 use crate::eventually;
 
 fn lines_with(node: &Node, what: &str) -> Vec<String> {
@@ -62,14 +62,14 @@ fn c2_a_member_of_another_cluster_is_one_line_that_says_so() {
     let mut cluster = Cluster::lay_out("mixed", 3, 1, "");
     let stray = &cluster.nodes[2].config;
     let text = std::fs::read_to_string(stray).expect("it was written");
-    std::fs::write(stray, text.replace("cluster: test", "cluster: other")).expect("it can be written");
+    std::fs::write(stray, text.replace(CLUSTER_ID, &"9".repeat(32))).expect("it can be written");
     for node in &mut cluster.nodes {
         node.init();
         node.start();
     }
     assert_eq!(cluster.nodes[2].wait().code(), Some(16));
     for node in &cluster.nodes[..2] {
-        let lines = lines_with(node, "another cluster");
+        let lines = lines_with(node, "belongs to cluster 9999");
         let of_incoming = lines.iter().filter(|line| line.contains("refused node 3 at 127.0.0.1: ")).count();
         assert_eq!(of_incoming, 1, "{lines:?}");
         assert!(lines.len() <= 2, "and one of what was dialled: {lines:?}");

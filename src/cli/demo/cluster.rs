@@ -9,9 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rand::TryRng;
+use rand::rngs::SysRng;
+
 use crate::cli::status::fetch;
 use crate::config::Address;
 use crate::status::{RoleName, ShardStatus, StatusReport};
+use crate::types::ClusterId;
 
 const NODES: u8 = 3;
 const STOPPING: Duration = Duration::from_secs(10);
@@ -78,6 +82,11 @@ impl View {
     }
 }
 
+fn draw_cluster_id() -> Result<ClusterId, String> {
+    let draw = || SysRng.try_next_u64().map(u128::from).map_err(|e| format!("no random numbers: {e}"));
+    Ok(ClusterId(draw()? << 64 | draw()?))
+}
+
 impl Cluster {
     /// Finds a place, writes a configuration for each node, and prepares its directory.
     pub fn prepare(wanted: Option<&Path>, keep: bool) -> Result<Cluster, String> {
@@ -88,10 +97,11 @@ impl Cluster {
         let (clients, rest) = ports.split_at(usize::from(NODES));
         let (peers, admins) = rest.split_at(usize::from(NODES));
         let members: Vec<String> = (1..=NODES).zip(peers).map(|(id, port)| format!("{id}: 127.0.0.1:{port}")).collect();
+        let cluster_id = draw_cluster_id()?;
         for id in 1..=NODES {
             let at = usize::from(id) - 1;
             let config = format!(
-                "cluster: demo\nnode: {id}\ndata: {}\nclients: 127.0.0.1:{}\nadmin: 127.0.0.1:{}\nmembers: {{ {} }}\n\
+                "cluster: demo\ncluster_id: {cluster_id}\nnode: {id}\ndata: {}\nclients: 127.0.0.1:{}\nadmin: 127.0.0.1:{}\nmembers: {{ {} }}\n\
                  disk_reserve_bytes: 16777216\n",
                 cluster.directory.join(format!("node-{id}")).display(),
                 clients[at],

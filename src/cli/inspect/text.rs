@@ -7,7 +7,7 @@ use crate::snapshot::inspection::SnapshotFound;
 use crate::wal::inspection::{FileFound, FileKind, LogFound, ShardFound};
 
 pub(super) fn of(found: &NodeFound) -> String {
-    let mut text = format!("node {} of cluster {}\n", found.node, found.cluster);
+    let mut text = format!("node {} of cluster {}, whose id is {}\n", found.node, found.cluster, found.cluster_id);
     for shard in &found.shards {
         // Writing to a string cannot fail.
         let _ = of_shard(&mut text, shard);

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use super::group::{Group, config, segment_path};
 use crate::raft::message::EntryMeta;
+use crate::sim::cluster::CLUSTER_ID;
 use crate::sim::dialogue::Said;
 use crate::sim::disk::SimDisk;
 use crate::sim::disk::block_on::block_on;
 use crate::types::*;
-use crate::wal::directory::{cluster_id, segments_dir};
+use crate::wal::directory::segments_dir;
 use crate::wal::entry::LogIdentity;
 use crate::wal::format::{BLOCK, PLACEMENT_HEADER_BYTES, record_bytes};
 use crate::wal::index::Placement;
@@ -108,8 +109,7 @@ impl Base {
 }
 
 fn log_place(segment_bytes: u64) -> LogPlace {
-    let nodes = [1, 2, 3].map(NodeId);
-    let identity = LogIdentity { cluster: cluster_id("simulated", &nodes, 1), shard: ShardId(0) };
+    let identity = LogIdentity { cluster: CLUSTER_ID, shard: ShardId(0) };
     let sizes = SegmentSizes { first_bytes: segment_bytes, max_bytes: segment_bytes };
     LogPlace::whole(segments_dir(Path::new("/data"), ShardId(0)), identity, sizes)
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::sim::disk::block_on::block_on;
 use crate::sim::disk::{Crash, SectorOdds, SimDisk};
-use crate::types::Index;
+use crate::types::{ClusterId, Index};
 use crate::wal::index::SegmentNumber;
 use crate::wal::manifest::Manifest;
 
@@ -12,11 +12,17 @@ fn data() -> PathBuf {
 }
 
 fn expected() -> Expected {
-    Expected { cluster: "orders".into(), node: NodeId(2), shards: 2, members: [1, 2, 3].map(NodeId).to_vec() }
+    Expected {
+        cluster: "orders".into(),
+        cluster_id: None,
+        node: NodeId(2),
+        shards: 2,
+        members: [1, 2, 3].map(NodeId).to_vec(),
+    }
 }
 
 fn identity() -> NodeIdentity {
-    NodeIdentity::new(&expected(), Incarnation(0xabc))
+    NodeIdentity::new(&expected(), ClusterId(0xdef), Incarnation(0xabc))
 }
 
 fn empty(seed: u64) -> SimDisk {
@@ -64,6 +70,8 @@ fn another_nodes_directory_is_refused_by_name() {
     let refusal = |expected: Expected| block_on(open(&disk, &data(), &expected, StartId(7))).unwrap_err().to_string();
     let other = refusal(Expected { cluster: "invoices".into(), ..expected() });
     assert!(other.contains("cluster orders") && other.contains("invoices"), "{other}");
+    let other = refusal(Expected { cluster_id: Some(ClusterId(0xdee)), ..expected() });
+    assert!(other.contains("id is 00000000000000000000000000000def,") && other.ends_with("dee"), "{other}");
     let other = refusal(Expected { node: NodeId(1), ..expected() });
     assert!(other.contains("node 2") && other.contains("says 1"), "{other}");
     let other = refusal(Expected { shards: 4, ..expected() });
@@ -75,6 +83,8 @@ fn another_nodes_directory_is_refused_by_name() {
         BootEpoch(1),
         "a refusal is no start"
     );
+    let told = Expected { cluster_id: Some(ClusterId(0xdef)), ..expected() };
+    block_on(open(&disk, &data(), &told, StartId(7))).unwrap();
 }
 
 #[test]
@@ -159,16 +169,6 @@ fn a_crash_never_takes_a_start_back() {
         disk = disk.crash(Crash::Power(odds));
     }
     assert!(counted > 5);
-}
-
-#[test]
-fn clusters_differ_by_name_members_and_shards() {
-    let members = [1, 2, 3].map(NodeId);
-    let id = cluster_id("orders", &members, 1);
-    assert_ne!(id, cluster_id("order", &members, 1));
-    assert_ne!(id, cluster_id("orders", &members[..2], 1));
-    assert_ne!(id, cluster_id("orders", &members, 2));
-    assert_eq!(id, cluster_id("orders", &[3, 2, 1].map(NodeId), 1));
 }
 
 /// The shortest segments that may be configured, and a hundred gigabytes that wait in them.

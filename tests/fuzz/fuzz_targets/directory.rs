@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use beaver_raft::io::Disk;
 use beaver_raft::sim::disk::SimDisk;
 use beaver_raft::sim::disk::block_on::block_on;
-use beaver_raft::types::{BootEpoch, Incarnation, NodeId, Start, StartId};
+use beaver_raft::types::{BootEpoch, ClusterId, Incarnation, NodeId, Start, StartId};
 use beaver_raft::wal::directory::{Expected, KnownPeer, NodeIdentity, create, open, save_peers};
 use beaver_raft_fuzz::harm::harm;
 use beaver_raft_fuzz::input::Input;
@@ -18,8 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let (disk, data) = (SimDisk::new(1, 1 << 20), PathBuf::from("/data"));
     let expected =
-        Expected { cluster: "c".into(), node: NodeId(2), shards: 1, members: [1, 2, 3].map(NodeId).to_vec() };
-    let identity = NodeIdentity::new(&expected, Incarnation(u128::from(input.u64())));
+        Expected { cluster: "c".into(), cluster_id: None, node: NodeId(2), shards: 1, members: [1, 2, 3].map(NodeId).to_vec() };
+    let identity = NodeIdentity::new(&expected, ClusterId(3), Incarnation(u128::from(input.u64())));
     let peer = KnownPeer {
         incarnation: Incarnation(u128::from(input.u64())),
         start: Start { boot: BootEpoch(1), id: StartId(3) },
