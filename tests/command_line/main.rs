@@ -8,6 +8,7 @@ mod status;
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -50,6 +51,14 @@ impl Running {
                 command.env_remove(name);
             }
         }
+        // Whoever runs the tests in the background of a script ignores SIGINT, and a program goes on ignoring what it is born with.
+        // SAFETY: `signal` is async-signal-safe and touches nothing of the parent.
+        unsafe {
+            command.pre_exec(|| match libc::signal(libc::SIGINT, libc::SIG_DFL) {
+                libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            })
+        };
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
