@@ -26,6 +26,7 @@ use crate::fatal::Fatal;
 use crate::io::{process, unix_socket};
 use crate::metrics::{Format, Metrics, gauge_value};
 use crate::status::{Board, StatusReport};
+use crate::wal::directory::ADMIN_SOCKET;
 
 const PORT_SHARES: Shares = Shares { all: 32, each: 16 };
 
@@ -86,7 +87,7 @@ struct Switched {
 /// The socket of the node that runs in this data directory.
 #[must_use]
 pub fn socket_path(data: &Path) -> PathBuf {
-    data.join("admin.sock")
+    data.join(ADMIN_SOCKET)
 }
 
 /// What is served; it ends when this is dropped.

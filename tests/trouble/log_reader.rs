@@ -220,7 +220,8 @@ fn lines_for_the_journal_have_their_priority_and_others_have_none() {
         let mut command = single(&directory.join(data), "127.0.0.1:0");
         command.env("JOURNAL_STREAM", named(&file));
         let mut child = Running(command.stderr(file).spawn().expect("the binary runs"));
-        eventually("it says something", || read(&log).contains("node 1 of cluster"));
+        // By then it holds its directory.
+        eventually("it listens", || read(&log).contains("listening for clients"));
         let fatal = single(&directory.join(data), "127.0.0.1:0")
             .env("JOURNAL_STREAM", named(&append()))
             .stderr(append())
