@@ -69,6 +69,10 @@ mutations! {
     LowerIndexAccepted = "lower-index",
     /// A directory with votes of another time than the rest is opened.
     PartialRestoreAccepted = "partial-restore",
+    /// A start votes, acknowledges and opens sessions before a majority knows of it.
+    UnadmittedStartPromises = "unadmitted-start",
+    /// A leader counts what a former start of a follower acknowledged.
+    FormerMatchKept = "former-match",
 }
 
 impl fmt::Display for Mutation {

@@ -234,7 +234,9 @@ impl Progress {
 
     /// Another start of the follower, of which nothing is known. `next`: behind the end of the leader's log.
     pub(super) fn restarted(&mut self, next: Index, round: u64) {
-        self.matched = Index::ZERO;
+        if !mutation::is_on(Mutation::FormerMatchKept) {
+            self.matched = Index::ZERO;
+        }
         self.enter(ProgressState::Probe { paused: false }, round);
         self.next = next;
     }

@@ -94,7 +94,7 @@ impl State {
     }
 
     pub(super) fn is_admitted(&self) -> bool {
-        self.admission.is_none()
+        self.admission.is_none() || mutation::is_on(Mutation::UnadmittedStartPromises)
     }
 
     pub(super) fn take_admission(&mut self, before: &State) {

@@ -25,7 +25,11 @@ pub struct Mutant {
 ///
 /// `r2`: entries are replaced only once the later term is durable, and by then what was being written before is done, as
 /// good as always. `tests/raft` plays the exception.
-pub const NOT_FOUND: &[Mutation] = &[Mutation::LateCompletion];
+///
+/// `unadmitted-start` and `former-match`: each is the second of two guards, and the first (every peer that has evidence refuses
+/// the node) holds in runs, where one node goes back that all others know. `scenarios::put_back` plays what gets past it.
+pub const NOT_FOUND: &[Mutation] =
+    &[Mutation::LateCompletion, Mutation::UnadmittedStartPromises, Mutation::FormerMatchKept];
 
 /// Looked for with the invariants inside of nodes (`raft::invariants::check_node`): it breaks no promise, and a follower
 /// that is starved by it is helped by the next change of leader.
@@ -57,6 +61,7 @@ pub fn mutants() -> Vec<Mutant> {
             Mutation::FloorAboveSnapshots => (nodes_that_start_again, 200),
             Mutation::LowerBootAccepted | Mutation::OtherStartAccepted => (disks_put_back, 40),
             Mutation::LowerTermAccepted | Mutation::LowerIndexAccepted => (disks_of_one_start_put_back, 40),
+            Mutation::UnadmittedStartPromises | Mutation::FormerMatchKept => (disks_of_one_start_put_back, 40),
             Mutation::PartialRestoreAccepted => (disks_put_back_in_part, 20),
         };
         Mutant { mutation, profile, seeds_max }

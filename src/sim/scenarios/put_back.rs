@@ -2,7 +2,9 @@
 //! know it. Whoever was told of that must not let it take part again, and all others must learn so; and no crash may be
 //! taken for it.
 
-use super::stage::Stage;
+use super::stage::{Stage, put};
+#[cfg(feature = "mutants")]
+use crate::mutation::{self, Mutation};
 use crate::sim::cluster::{PutBack, Tell};
 use crate::sim::disk::{Crash, SectorOdds, SimDisk};
 use crate::types::NodeId;
@@ -225,4 +227,89 @@ fn c1_a_backup_of_all_hosts_serves_again() {
     let client = stage.client(stage.leader());
     assert_eq!(client.reserves(), kept);
     stage.clear();
+}
+
+/// Of five, two knew of the start of a node whose image is put back, and they are gone; two were down meanwhile. One of these
+/// admits it and has the other's vote: with its vote, too, a majority would lead that has nothing of what was committed.
+fn a_start_that_one_node_knows_of_votes_for_nobody() {
+    let stage = Stage::new(5);
+    let [node, near, far, knows] = stage.others(stage.leader())[..] else { unreachable!() };
+    let leader = stage.leader();
+    stop(&stage, node);
+    let old = image(&stage, node);
+    stage.pass(1_000);
+    [near, far].iter().for_each(|other| stage.cluster.kill(stage.member(*other)));
+    stage.cluster.start(stage.member(node));
+    stage.pass(2_000);
+    assert_eq!(stage.leader(), leader);
+    put_some(&stage, leader);
+    [leader, knows].iter().for_each(|other| stage.cluster.kill(stage.member(*other)));
+    stage.cluster.put_back(stage.member(node), &old, PutBack::All);
+    stage.cut_both(node, far);
+    let before = stage.cluster.oracle().counts().leaders;
+    [node, near, far].iter().for_each(|other| stage.cluster.start(stage.member(*other)));
+    stage.pass(10_000);
+    assert_eq!(stage.cluster.oracle().counts().leaders, before, "two of five have elected a leader");
+    assert_eq!(stage.member(node).ended(), None, "nobody in its reach knows that it went back");
+    // Those that know come back: it is told, and all that was committed is there.
+    [leader, knows].iter().for_each(|other| stage.cluster.start(stage.member(*other)));
+    stage.wait_for(20_000, "end of the node that went back", || stage.member(node).ended().is_some());
+    assert_eq!(stage.member(node).ended().unwrap().0, 16);
+    stage.client(leader).puts(b"without it");
+    stage.cluster.check_durability();
+    assert_eq!(stage.cluster.oracle().broken(), None);
+}
+
+#[test]
+fn c1_a_start_that_one_node_of_five_knows_of_votes_for_nobody() {
+    a_start_that_one_node_knows_of_votes_for_nobody();
+}
+
+/// Of five, the leader and a follower have a put, and the disks of the others stand still. What the follower's image has
+/// forgotten counts no more when one of the others has the put, too.
+fn a_put_is_answered_when_three_hold_it_without_the_node_that_went_back() {
+    let stage = Stage::new(5);
+    let before = stage.leader_and_term();
+    let leader = before.0;
+    let [node, slow @ ..] = &stage.others(leader)[..] else { unreachable!() };
+    let old = image(&stage, *node);
+    slow.iter().for_each(|other| stage.member(*other).latency.set_stalled(true));
+    let client = stage.client(leader);
+    client.ask(put(b"on two disks"));
+    stage.pass(500);
+    let member = stage.member(*node);
+    stage.cluster.put_back(member, &old, PutBack::All);
+    stage.cluster.start(member);
+    stage.wait_for(10_000, "end of the node that went back", || member.ended().is_some());
+    assert_eq!(member.ended().unwrap().0, 16);
+    stage.member(slow[0]).latency.set_stalled(false);
+    stage.pass(2_000);
+    assert_eq!(stage.leader_and_term(), before);
+    assert!(client.heard().is_empty(), "a put was answered that is on two disks of five");
+    stage.member(slow[1]).latency.set_stalled(false);
+    stage.wait_for(2_000, "answer", || client.heard().len() == 1);
+    stage.member(slow[2]).latency.set_stalled(false);
+    stage.pass(2_000);
+    stage.cluster.check_durability();
+    assert_eq!(stage.cluster.oracle().broken(), None);
+}
+
+#[test]
+fn c1_a_put_is_answered_when_three_hold_it_without_the_node_that_went_back() {
+    a_put_is_answered_when_three_hold_it_without_the_node_that_went_back();
+}
+
+/// These two rules are guards behind a guard, which no seed gets past: see `sim::mutants`.
+#[cfg(feature = "mutants")]
+#[test]
+fn c1_without_either_rule_the_scenario_that_plays_it_fails() {
+    let fails = |mutation, play: fn()| {
+        let ended = mutation::with(Some(mutation), || std::panic::catch_unwind(play));
+        let why = ended.expect_err("nothing was amiss");
+        why.downcast::<String>().map_or_else(|why| (*why.downcast::<&str>().expect("a text")).to_owned(), |why| *why)
+    };
+    let why = fails(Mutation::UnadmittedStartPromises, a_start_that_one_node_knows_of_votes_for_nobody);
+    assert!(why.contains("without committed"), "{why}");
+    let why = fails(Mutation::FormerMatchKept, a_put_is_answered_when_three_hold_it_without_the_node_that_went_back);
+    assert!(why.contains("a put was answered that is on two disks of five"), "{why}");
 }
