@@ -260,6 +260,10 @@ fn into_io(error: GlommioError<()>) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::sync::Mutex;
+    use std::task::{Context, Wake, Waker};
+
     use super::*;
 
     #[test]
@@ -272,6 +276,33 @@ mod tests {
             7
         }));
         assert_eq!(answer.unwrap(), 7);
+    }
+
+    /// It runs the work in its queue when it is woken, and not before.
+    struct Sleeper(Mutex<mpsc::UnboundedReceiver<Work>>);
+
+    impl Wake for Sleeper {
+        fn wake(self: Arc<Self>) {
+            if let Ok(work) = self.0.lock().unwrap().try_recv() {
+                work();
+            }
+        }
+    }
+
+    #[test]
+    fn a4_whoever_waits_wakes_an_executor_that_sleeps_with_work_in_its_queue() {
+        let (zeroed, _zeroed) = mpsc::unbounded_channel();
+        let (filled, _filled) = mpsc::unbounded_channel();
+        let (cold, _cold) = mpsc::unbounded_channel();
+        let (work, to_do) = mpsc::unbounded_channel();
+        let alarm = Arc::new(Alarm::new(Duration::ZERO));
+        let waker = Waker::from(Arc::new(Sleeper(Mutex::new(to_do))));
+        assert!(pin!(alarm.rest()).poll(&mut Context::from_waker(&waker)).is_pending());
+        let bulk = Bulk { zeroed, filled, cold, work, alarm };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let limit = WAKE_AFTER * 240;
+        let answer = runtime.block_on(async { tokio::time::timeout(limit, bulk.run(|| 7)).await });
+        assert_eq!(answer.expect("it is never woken").unwrap(), 7);
     }
 
     /// What a loaded machine does to it, made certain: the time for tasks is over before glommio looks.
