@@ -136,3 +136,132 @@ fn depth(tube: &Tube) -> TubeDepth {
         oldest_ready: tube.ready.oldest(LEVELS_MAX),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::command::{Class, Command, Outcome};
+    use crate::types::{BodyHash, BootEpoch, JobId, NodeId, SessionId};
+
+    const SESSION: SessionId = SessionId { node: NodeId(1), boot: BootEpoch(1), number: 1 };
+
+    fn class(tube: &[u8]) -> Class<'_> {
+        Class { tube, priority: 1, ttr_s: 60, delay_s: 0 }
+    }
+
+    fn name(number: u64) -> Vec<u8> {
+        format!("t{number}").into_bytes()
+    }
+
+    /// Job `id` into a tube.
+    fn enqueue(machine: &mut Machine, id: u64, tube: &[u8]) {
+        machine.next_job = machine.next_job.max(JobId(id + 1));
+        let command = Command::Enqueue { class: class(tube), body_hash: BodyHash::default(), body: b"" };
+        assert_eq!(machine.execute(SESSION, &command, JobId(id)), Outcome::Enqueued { job: JobId(id) });
+    }
+
+    fn delete(machine: &mut Machine, id: u64, tube: &[u8]) {
+        let command = Command::Delete { job: JobId(id), class: Some(class(tube)) };
+        assert_eq!(machine.execute(SESSION, &command, JobId(0)), Outcome::Deleted);
+    }
+
+    /// Tubes t1 to tN, each with the job of its number.
+    fn with_tubes(count: u64) -> Machine {
+        let mut machine = Machine::new();
+        (1..=count).for_each(|number| enqueue(&mut machine, number, &name(number)));
+        machine
+    }
+
+    /// The whole scan in steps of so many tubes; `between` happens after each.
+    fn scan(machine: &mut Machine, step: usize, mut between: impl FnMut(&mut Machine, usize)) -> Vec<Bytes> {
+        let (mut next, end) = (TubeCursor::START, machine.tubes_end());
+        let mut names = Vec::new();
+        for turn in 0.. {
+            let (seen, further) = machine.inhabited_from(next, end, step, |name| names.push(name.clone()));
+            assert!(seen <= step);
+            let Some(further) = further else { break };
+            assert!(further > next, "it goes on");
+            next = further;
+            between(machine, turn);
+        }
+        names
+    }
+
+    #[test]
+    fn a_scan_shows_all_inhabited_tubes_once_in_order_of_creation_whatever_its_steps() {
+        for step in [1, 2, 3, 7, 10, 11, 12, 100] {
+            let mut machine = with_tubes(10);
+            delete(&mut machine, 4, b"t4");
+            let shown = scan(&mut machine, step, |_, _| {});
+            let expected: Vec<Bytes> = (1..=10).filter(|n| *n != 4).map(|n| name(n).into()).collect();
+            assert_eq!(shown.into_iter().filter(|name| name != "default").collect::<Vec<_>>(), expected, "step {step}");
+        }
+    }
+
+    #[test]
+    fn tubes_that_vanish_or_come_while_a_scan_goes_on_take_nothing_from_the_others() {
+        let mut machine = with_tubes(40);
+        let shown = scan(&mut machine, 4, |machine, turn| {
+            // In front of the scan, behind it, and at its very place.
+            for number in [4 * turn as u64 + 4, 39 - turn as u64] {
+                if machine.is_inhabited(&name(number)) && number.is_multiple_of(2) {
+                    delete(machine, number, &name(number));
+                    machine.execute_system(&Command::TubeDrop { tube: &name(number) });
+                    assert!(!machine.has_tube(&name(number)));
+                }
+            }
+            enqueue(machine, 100 + turn as u64, format!("new-{turn}").as_bytes());
+        });
+        let once: std::collections::BTreeSet<&Bytes> = shown.iter().collect();
+        assert_eq!(once.len(), shown.len(), "shown twice");
+        assert!((1..40).step_by(2).all(|n| once.contains(&Bytes::from(name(n)))), "one that was there is missing");
+        assert!(!shown.iter().any(|name| name.starts_with(b"new-")), "what comes later is behind the end");
+    }
+
+    #[test]
+    fn droppable_tubes_are_given_out_in_pieces_and_only_those() {
+        let mut machine = with_tubes(20);
+        (1..=20).filter(|n| n % 3 == 0).for_each(|n| delete(&mut machine, n, &name(n)));
+        let (mut next, mut names) = (Some(TubeCursor::START), Vec::new());
+        while let Some(from) = next {
+            let (piece, further) = machine.droppable_from(from, 2);
+            assert!(piece.len() <= 2);
+            names.extend(piece);
+            next = further;
+        }
+        let expected: Vec<Bytes> = (1..=20).filter(|n| n % 3 == 0).map(|n| name(n).into()).collect();
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn the_deepest_tubes_are_found_in_rounds_and_shown_as_deep_as_they_are_now() {
+        let mut machine = with_tubes(30);
+        let mut id = 100;
+        for (tube, more) in [(7, 5), (20, 9), (21, 9), (30, 2)] {
+            for _ in 0..more {
+                id += 1;
+                enqueue(&mut machine, id, &name(tube));
+            }
+        }
+        let mut scan = DepthScan::default();
+        let deepest = |scan: &DepthScan, machine: &Machine| -> Vec<(Bytes, u64)> {
+            scan.deepest(machine).into_iter().map(|depth| (depth.tube, depth.ready)).collect()
+        };
+        let tube = |number: u64, jobs: u64| (Bytes::from(name(number)), jobs);
+        // A round is over once a step came to the end; before, it shows what it has seen so far.
+        scan.go_on(&machine, 10, 3);
+        assert_eq!(deepest(&scan, &machine)[0], tube(7, 6));
+        (0..3).for_each(|_| scan.go_on(&machine, 10, 3));
+        assert_eq!(deepest(&scan, &machine), [tube(20, 10), tube(21, 10), tube(7, 6)]);
+        // In the next round they are others; until it is over, the old ones are shown as they are now.
+        for _ in 0..20 {
+            id += 1;
+            enqueue(&mut machine, id, &name(30));
+        }
+        delete(&mut machine, 7, &name(7));
+        scan.go_on(&machine, 10, 3);
+        assert_eq!(deepest(&scan, &machine), [tube(20, 10), tube(21, 10), tube(7, 5)]);
+        (0..3).for_each(|_| scan.go_on(&machine, 10, 3));
+        assert_eq!(deepest(&scan, &machine), [tube(30, 23), tube(20, 10), tube(21, 10)]);
+    }
+}

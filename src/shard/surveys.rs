@@ -60,16 +60,18 @@ pub struct Surveys {
     stats: Askers,
     is_stats_under_way: bool,
     list: Askers,
-    walk: Option<Walk>,
+    pub(super) walk: Option<Walk>,
 }
 
 /// A list that is being gathered.
 #[derive(Debug, Default)]
-struct Walk {
+pub(super) struct Walk {
     stage: Stage,
     /// The tubes without a job that the leader told of, and those that have lost their last job since.
     bare: BTreeSet<Bytes>,
     lines: String,
+    /// The page that was asked for is to be thrown away, and the list begun anew.
+    is_void: bool,
 }
 
 #[derive(Debug, Default)]
@@ -133,10 +135,13 @@ impl Surveys {
         all.into_iter().flatten().map(|asker| asker.since).min()
     }
 
-    /// The state jumps: what was gathered of it is of another one.
+    /// The state jumps: what was gathered of it is of another one. A page that is on its way is of no use either: a tube may
+    /// have had a job when the leader wrote it, and have lost it in what was skipped here.
     pub fn begin_anew(&mut self) {
-        if let Some(walk) = self.walk.as_mut().filter(|walk| !matches!(walk.stage, Stage::Asked)) {
-            *walk = Walk::default();
+        let Some(walk) = self.walk.as_mut() else { return };
+        match walk.stage {
+            Stage::Asked => (walk.is_void, walk.bare) = (true, BTreeSet::new()),
+            _ => *walk = Walk::default(),
         }
     }
 
@@ -200,6 +205,10 @@ impl Shard {
             }
             (SurveyRead::Page { .. }, Soft::BareTubes { names, is_more }) => {
                 let Some(walk) = self.surveys.walk.as_mut() else { return };
+                if walk.is_void {
+                    *walk = Walk::default();
+                    return;
+                }
                 let last = names.last().cloned().filter(|_| is_more);
                 // A copy: the frame that they came in is not to be kept for them.
                 walk.bare.extend(names.iter().map(|name| Bytes::copy_from_slice(name)));
@@ -211,7 +220,10 @@ impl Shard {
             // Whoever was asked does not lead any more.
             (SurveyRead::Page { after }, _) => {
                 if let Some(walk) = self.surveys.walk.as_mut() {
-                    walk.stage = after.map_or(Stage::First, Stage::Next);
+                    match walk.is_void {
+                        true => *walk = Walk::default(),
+                        false => walk.stage = after.map_or(Stage::First, Stage::Next),
+                    }
                 }
             }
         }
@@ -249,7 +261,7 @@ impl Shard {
 
     fn walk_tubes(&mut self, moment: Moment, tubes_max: usize) -> usize {
         let Some(walk) = self.surveys.walk.as_mut() else { return 0 };
-        let Walk { stage, bare, lines } = walk;
+        let Walk { stage, bare, lines, is_void: _ } = walk;
         let mut write = |name: &[u8]| push_item(lines, name);
         if let Stage::Walking { next, end } = stage {
             let is_listed = |name: &Bytes| *name != DEFAULT_TUBE && !bare.contains(name);

@@ -8,6 +8,7 @@ mod due;
 mod markers;
 mod placement;
 mod serving;
+mod surveys;
 mod trouble;
 mod waiting;
 

@@ -45,6 +45,7 @@ pub enum Asked {
     StatsJob(u64),
     StatsTube(&'static str),
     Stats,
+    ListTubes,
 }
 
 /// What a server says.
@@ -101,6 +102,7 @@ impl Asked {
             Asked::StatsJob(id) => write!(line, "stats-job {id}"),
             Asked::StatsTube(tube) => write!(line, "stats-tube {tube}"),
             Asked::Stats => write!(line, "stats"),
+            Asked::ListTubes => write!(line, "list-tubes"),
         };
         written.expect("a string takes everything");
         line.push_str("\r\n");
@@ -125,7 +127,7 @@ impl Asked {
             ("FOUND", [id, bytes], Asked::Peek(_)) => {
                 return Some(Line::Body { bytes: *bytes, id: Some(*id), reserved: false });
             }
-            ("OK", [bytes], Asked::StatsJob(_) | Asked::StatsTube(_) | Asked::Stats) => {
+            ("OK", [bytes], Asked::StatsJob(_) | Asked::StatsTube(_) | Asked::Stats | Asked::ListTubes) => {
                 return Some(Line::Body { bytes: *bytes, id: None, reserved: false });
             }
             ("DELETED", [], Asked::Delete(_)) => Said::Deleted,
@@ -150,7 +152,13 @@ impl Asked {
     fn may_find_nothing(&self) -> bool {
         !matches!(
             self,
-            Asked::Use(_) | Asked::Watch(_) | Asked::Put { .. } | Asked::Reserve { .. } | Asked::Kick(_) | Asked::Stats
+            Asked::Use(_)
+                | Asked::Watch(_)
+                | Asked::Put { .. }
+                | Asked::Reserve { .. }
+                | Asked::Kick(_)
+                | Asked::Stats
+                | Asked::ListTubes
         )
     }
 }

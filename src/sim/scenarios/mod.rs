@@ -11,6 +11,7 @@ mod full_disk;
 mod gray;
 mod installs;
 mod linearizable;
+mod many_tubes;
 mod offers;
 mod partitions;
 mod put_back;

@@ -204,7 +204,7 @@ impl Stage {
     }
 }
 
-/// A client that puts one job after another for as long as the stage stands, on a new connection where one was lost.
+/// A client that asks the same again and again for as long as the stage stands, on a new connection where one was lost.
 pub struct Load {
     heard: Rc<RefCell<Vec<Heard>>>,
     executor: Executor,
@@ -236,6 +236,12 @@ impl Load {
 
 impl Stage {
     pub fn load(&self, node: NodeId) -> Load {
+        self.asks_again(node, put(b"load"), Nanos::from_millis(50))
+    }
+
+    /// A client that asks the same again and again, on a new connection where one was lost. `pause`: between an answer and the
+    /// next question.
+    pub fn asks_again(&self, node: NodeId, asked: Asked, pause: Nanos) -> Load {
         let number = self.clients.get();
         self.clients.set(number + 1);
         let host = self.network.add_host(&format!("client-{number}"));
@@ -251,7 +257,6 @@ impl Stage {
                 let mut dialogue = Dialogue::new(halves);
                 loop {
                     let since = executor.now();
-                    let asked = put(b"load");
                     let answer = match dialogue.ask(std::slice::from_ref(&asked)).await {
                         Ok(()) => dialogue.hear(&asked).await,
                         Err(ended) => Err(ended),
@@ -263,7 +268,7 @@ impl Stage {
                     if is_lost {
                         break;
                     }
-                    executor.sleep(Nanos::from_millis(50)).await;
+                    executor.sleep(pause).await;
                 }
             }
         });
