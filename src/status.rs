@@ -103,8 +103,16 @@ pub struct ShardStatus {
     pub durable: u64,
     pub committed: u64,
     pub applied: u64,
-    /// Whether everything that was committed when this node found its leader is applied: it serves without a wait.
+    /// Whether this node comes to what is committed without delay: it serves without a wait.
     pub caught_up: bool,
+    /// The highest commit index that a leader told this node, which may hold less; at least
+    /// `committed`.
+    pub leader_committed: u64,
+    /// For how many milliseconds this node has not come to what was committed at the beginning of
+    /// that time; 0 where it comes to that within two of the longest election timeouts.
+    pub behind_ms: u64,
+    /// For how many milliseconds the oldest write has been under way; 0 up to one second.
+    pub disk_stalled_ms: u64,
     /// While the log is being read: bytes read so far, and in all.
     pub recovered_bytes: u64,
     pub recovery_bytes: u64,
@@ -236,6 +244,10 @@ pub struct LinkStatus {
     pub since_ms: u64,
     /// How often the connection broke since the process began.
     pub lost: u64,
+    /// Why the last attempt to connect failed, of any shard, until all are connected.
+    pub why: Option<String>,
+    /// For how many milliseconds the peer has not been reached by all shards, where `why` is there.
+    pub unreached_ms: u64,
 }
 
 /// What was applied in the last `over_ms` milliseconds, of at most some ten seconds; 0: nothing was counted yet.
@@ -357,10 +369,21 @@ impl ShardStatus {
         if let Some(link) = leader_is_away {
             return Some(format!("node {} leads, and is not connected for {} s", link.node, link.since_ms / 1000));
         }
-        (!self.caught_up).then(|| match self.applied < self.committed {
-            true => format!("catching up, applied {} of {}", self.applied, self.committed),
-            false => format!("catching up, applied {}, and how far the leader is, is not known yet", self.applied),
-        })
+        let mut reasons = Vec::new();
+        if !self.caught_up {
+            let all = self.leader_committed.max(self.committed);
+            reasons.push(match self.applied < all {
+                true => format!("catching up, applied {} of {all}", self.applied),
+                false => format!("catching up, applied {}, and how far the leader is, is not known yet", self.applied),
+            });
+        }
+        if self.behind_ms > 0 {
+            reasons.push(format!("behind for {}.{} s", self.behind_ms / 1000, self.behind_ms / 100 % 10));
+        }
+        if self.disk_stalled_ms > 0 {
+            reasons.push(format!("the disk has not completed a write for {} ms", self.disk_stalled_ms));
+        }
+        (!reasons.is_empty()).then(|| reasons.join(", "))
     }
 
     /// Sets the gauges that show the same as this.
@@ -623,6 +646,16 @@ mod tests {
         let unheard = ShardStatus { caught_up: false, applied: 9, committed: 9, ..serving() };
         let says = "shard 0: catching up, applied 9, and how far the leader is, is not known yet".to_owned();
         assert_eq!(report(vec![unheard]).ready(), Err(vec![says]));
+        // It takes nothing, and what it knows to be committed reaches no further than what it
+        // holds.
+        let stuck = ShardStatus { caught_up: false, applied: 9, committed: 9, leader_committed: 70, ..serving() };
+        let stuck = ShardStatus { behind_ms: 5_260, disk_stalled_ms: 5_300, ..stuck };
+        let says = "shard 0: catching up, applied 9 of 70, behind for 5.2 s, the disk has not completed a write for \
+                    5300 ms";
+        assert_eq!(report(vec![stuck]).ready(), Err(vec![says.to_owned()]));
+        let stalled = ShardStatus { disk_stalled_ms: 1_001, ..serving() };
+        let says = "shard 0: the disk has not completed a write for 1001 ms".to_owned();
+        assert_eq!(report(vec![stalled]).ready(), Err(vec![says]));
     }
 
     #[test]
@@ -651,7 +684,7 @@ mod tests {
 
     #[test]
     fn a_follower_whose_leader_is_not_connected_is_not_ready_and_says_for_how_long() {
-        let link = LinkStatus { node: 2, connected: false, since_ms: 5900, lost: 1 };
+        let link = LinkStatus { node: 2, since_ms: 5900, lost: 1, ..LinkStatus::default() };
         let status = ShardStatus { links: vec![link], caught_up: false, ..serving() };
         let says = "shard 0: node 2 leads, and is not connected for 5 s".to_owned();
         assert_eq!(report(vec![status]).ready(), Err(vec![says]));

@@ -253,7 +253,8 @@ mod tests {
         assert_eq!(deepest(&scan, &machine)[0], tube(7, 6));
         (0..3).for_each(|_| scan.go_on(&machine, 10, 3));
         assert_eq!(deepest(&scan, &machine), [tube(20, 10), tube(21, 10), tube(7, 6)]);
-        // In the next round they are others; until it is over, the old ones are shown as they are now.
+        // In the next round they are others; until it is over, the old ones are shown as they are
+        // now.
         for _ in 0..20 {
             id += 1;
             enqueue(&mut machine, id, &name(30));

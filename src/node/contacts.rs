@@ -1,7 +1,8 @@
 //! What the operator hears of the links to peers: a peer that cannot be reached, and for how long; a link that broke, and is there
 //! again. A peer is one thing to him, however many shards have a link to it.
 //!
-//! It must never say the same again and again: a reason that lasts is said once a minute.
+//! It must never say the same again and again: a reason that lasts is said once a minute. The
+//! status shows what it is now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -30,6 +31,8 @@ struct Contact {
     since: Option<Nanos>,
     /// A line said that something is wrong, or that a link broke.
     is_said: bool,
+    /// Why the last attempt failed, until a link of each shard is up again.
+    why: Option<String>,
     /// Reasons, and when each was said.
     said: BTreeMap<String, Nanos>,
 }
@@ -57,6 +60,7 @@ impl Contacts {
             return None;
         }
         let since = contact.since.take();
+        contact.why = None;
         contact.said.clear();
         match since {
             Some(since) if std::mem::take(&mut contact.is_said) => {
@@ -89,6 +93,9 @@ impl Contacts {
         contact.up.remove(&shard);
         contact.down.insert(shard);
         let lasted = now.saturating_sub(*contact.since.get_or_insert(now));
+        if contact.why.as_deref() != Some(why) {
+            contact.why = Some(why.to_owned());
+        }
         if is_passing && lasted < PASSING_MAX {
             return None;
         }
@@ -100,6 +107,14 @@ impl Contacts {
         contact.is_said = true;
         let so_far = if lasted < PASSING_MAX { String::new() } else { format!(", for {} now", Lasted(lasted)) };
         Some(Line::Warn(format!("{why}; trying again{so_far}")))
+    }
+
+    /// Why the last attempt to reach a peer failed, a clause that names it, and since when a link
+    /// to it is missing.
+    pub fn trouble(&self, peer: NodeId) -> Option<(String, Nanos)> {
+        let contacts = self.lock();
+        let contact = contacts.get(&peer)?;
+        contact.why.clone().zip(contact.since)
     }
 }
 
@@ -159,6 +174,25 @@ mod tests {
         assert_eq!(failed, [Line::Warn(format!("{why}; trying again"))]);
         let again: Vec<_> = shards().filter_map(|shard| contacts.connected(at(255), PEER, shard, "two:1")).collect();
         assert_eq!(again, [Line::Info("connected to node 2 at two:1 again, after 250 ms".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_in_the_way_now_is_known_until_the_links_of_all_shards_are_up() {
+        let (contacts, at) = (Contacts::default(), Nanos::from_secs);
+        let failed = |second, shard, why, is_passing| {
+            contacts.failed(at(second), PEER, ShardId(shard), why, is_passing);
+        };
+        assert_eq!(contacts.trouble(PEER), None);
+        failed(5, 0, "it is not ready", true);
+        assert_eq!(contacts.trouble(PEER), Some(("it is not ready".to_owned(), at(5))), "not said, and known");
+        failed(6, 1, "connection refused", false);
+        assert_eq!(contacts.trouble(PEER), Some(("connection refused".to_owned(), at(5))));
+        contacts.connected(at(7), PEER, ShardId(0), "two:1");
+        assert!(contacts.trouble(PEER).is_some());
+        contacts.connected(at(8), PEER, ShardId(1), "two:1");
+        assert_eq!(contacts.trouble(PEER), None);
+        contacts.lost(at(9), PEER, SHARD, "two:1");
+        assert_eq!(contacts.trouble(PEER), None, "nobody has tried yet");
     }
 
     #[test]

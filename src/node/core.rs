@@ -235,6 +235,7 @@ fn make_host<R: Runtime>(
         node: setup.config.node,
         shard,
         board: Arc::clone(&setup.board),
+        contacts: Arc::clone(&answers.place.together.contacts),
         metrics,
         peers: links.keys().map(|&peer| (peer, setup.metrics.peer(shard, peer))).collect(),
         shown: RefCell::default(),

@@ -186,6 +186,8 @@ impl Event {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DiskView {
     /// How long the disk has left writes unanswered.
+    /// The time of the node's clock.
+    pub at: Nanos,
     pub stalled: Option<Nanos>,
     pub segments: u64,
     pub log_bytes: u64,
@@ -367,6 +369,7 @@ impl<R: Runtime> Host<R> {
                 let log_needs_bytes = self.log_lacks_room.get();
                 let log_writes = self.write_times.borrow().summary();
                 let view = DiskView {
+                    at: begun,
                     stalled,
                     segments,
                     log_bytes,

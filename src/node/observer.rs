@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::contacts::Contacts;
 use super::host::{DiskView, Observer};
 use super::trends::{Sample, Trends};
 use crate::metrics::{PeerMetrics, ShardMetrics};
@@ -21,6 +22,7 @@ pub struct StatusObserver {
     pub node: NodeId,
     pub shard: ShardId,
     pub board: Arc<Board>,
+    pub contacts: Arc<Contacts>,
     pub metrics: ShardMetrics,
     pub peers: BTreeMap<NodeId, PeerMetrics>,
     /// What was counted when this was last shown.
@@ -195,12 +197,15 @@ impl StatusObserver {
         }
     }
 
-    fn links(&self, picture: &Picture) -> Vec<LinkStatus> {
+    fn links(&self, picture: &Picture, now: Nanos) -> Vec<LinkStatus> {
         let (now_ms, mut shown) = (self.board.now_ms(), self.shown.borrow_mut());
         let link = |peer: &PeerPicture| {
             let lost = self.peers.get(&peer.node).map_or(0, |metrics| metrics.connections_lost.get());
             let since_ms = shown.trends.link_since(now_ms, peer.node, peer.connected, lost);
-            LinkStatus { node: peer.node.0, connected: peer.connected, since_ms, lost }
+            let trouble = self.contacts.trouble(peer.node);
+            let unreached_ms = trouble.as_ref().map_or(0, |(_, since)| milliseconds(now.saturating_sub(*since)));
+            let why = trouble.map(|(why, _)| why);
+            LinkStatus { node: peer.node.0, connected: peer.connected, since_ms, lost, why, unreached_ms }
         };
         picture.peers.iter().map(link).collect()
     }
@@ -234,7 +239,8 @@ impl StatusObserver {
                 stuck: peer.is_stuck,
             })
         });
-        if let Some(stalled) = disk.stalled.filter(|stalled| *stalled > Nanos::from_secs(1)) {
+        let stalled = disk.stalled.filter(|stalled| *stalled > Nanos::from_secs(1));
+        if let Some(stalled) = stalled {
             tracing::warn!(shard = %self.shard, "the disk has not completed a write for {} ms", stalled.0 / 1_000_000);
         }
         ShardStatus {
@@ -251,6 +257,9 @@ impl StatusObserver {
             committed: picture.committed.0,
             applied: picture.applied.0,
             caught_up: picture.leader_reachable && picture.is_caught_up,
+            leader_committed: picture.leader_committed.0,
+            behind_ms: picture.behind.map_or(0, milliseconds),
+            disk_stalled_ms: stalled.map_or(0, milliseconds),
             room: picture.own_room,
             cluster_room: picture.room,
             jobs: JobCounts {
@@ -286,7 +295,7 @@ impl StatusObserver {
             install: disk.install,
             peers: peers.collect(),
             shut_out: picture.shut_out.iter().map(|node| node.0).collect(),
-            links: self.links(picture),
+            links: self.links(picture, disk.at),
             rates: self.rates(),
             log_writes: disk.log_writes,
             ..ShardStatus::default()

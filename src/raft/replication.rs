@@ -83,14 +83,15 @@ pub(super) fn inquire(peer: &mut Progress, rounds: &mut Rounds, state: &mut Stat
 }
 
 /// Speaks of what the follower acknowledged; of the floor to one that is behind it, so that it can say when it no longer is.
+/// The commit index is the leader's own, of which the follower believes what `prev` covers: the
+/// rest tells it that it lacks entries, which it might not learn otherwise.
 pub(super) fn heartbeat(peer: &Progress, rounds: &mut Rounds, state: &mut State) {
     let known = match peer.state() {
         ProgressState::Behind => state.log.floor().index,
         ProgressState::Probe { .. } | ProgressState::Replicate => peer.matched(),
     };
     let prev = state.log.position_at(known).unwrap_or(LogPosition::ORIGIN);
-    let commit = state.committed.min(prev.index);
-    let round = rounds.begin();
+    let (commit, round) = (state.committed, rounds.begin());
     state.send(peer.node, Body::Append { prev, entries: Vec::new(), commit, round });
 }
 

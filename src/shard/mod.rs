@@ -12,7 +12,8 @@
 //! `closing` and `floor` (where entries and jobs are), `sessions` (the side of the client's node), `leading`, `waits`,
 //! `references` (the side of the leader), `surveys` (questions about all tubes), `steps` (work that is too much for one turn), `placement` (which node that should be), `operations` (what clients ask), `peers`
 //! (what other nodes say), `apply` (what is committed), `markers` (what is kept of it), `giving` and `installing` (a node that is behind the log and one
-//! that is not), `copies` (jobs that cannot be read here), `write_watch` and `pace` (what stands still); `repair` (a shard whose
+//! that is not), `copies` (jobs that cannot be read here), `write_watch` and `pace` (what stands
+//! still), `freshness` (how old this node's state is); `repair` (a shard whose
 //! log is damaged, before it takes part).
 
 pub mod apply;
@@ -22,6 +23,7 @@ pub mod closing;
 pub mod copies;
 pub mod effect;
 pub mod floor;
+mod freshness;
 pub mod gate;
 pub mod giving;
 pub mod installing;
@@ -50,6 +52,7 @@ use self::cache::EntryCache;
 use self::clock::LogClock;
 use self::copies::Copies;
 use self::effect::{Append, ConnectionId, Effect, Stop};
+use self::freshness::Freshness;
 use self::gate::Gate;
 use self::giving::Giving;
 use self::leading::Leading;
@@ -161,6 +164,7 @@ pub struct Shard {
     leading: Option<Leading>,
     /// The leader that this node's sessions hand their commands to, if it can be reached.
     upstream: Option<(NodeId, Term)>,
+    freshness: Freshness,
     /// Since when there is none.
     upstream_lost: Option<Nanos>,
     /// When an entry was last applied here, or the first of the outstanding commands was handed over.
@@ -259,6 +263,7 @@ impl Shard {
             went_back: BTreeMap::new(),
             leading: None,
             upstream: None,
+            freshness: Freshness::default(),
             upstream_lost: Some(moment.now),
             last_progress: moment.now,
             given_up_until: moment.now,
@@ -318,6 +323,7 @@ impl Shard {
         self.raft.handle_time(moment.now);
         self.follow_raft(moment);
         self.watch_progress(moment);
+        self.watch_freshness(moment);
         self.propose_tick(moment);
         self.end_postponed(moment);
         self.give_up_waiting(moment);
@@ -471,6 +477,13 @@ impl Shard {
         if is_write_stuck || is_apply_stuck {
             self.give_up_leadership(moment);
         }
+    }
+
+    /// Whether this node comes to what its leader commits, within the time after which a leader
+    /// reports that a follower takes nothing.
+    fn watch_freshness(&mut self, moment: Moment) {
+        let limit = Nanos(2 * self.config.raft.election_timeout_max.0);
+        self.freshness.look(moment.now, self.applied.index, limit);
     }
 
     /// Hands leadership over where another node can take it. False where there is nothing to hand over.

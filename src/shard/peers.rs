@@ -259,8 +259,15 @@ impl Shard {
     fn handle_raft(&mut self, moment: Moment, from: NodeId, message: RaftMessage) {
         self.arriving = message.entries;
         let term = message.message.term;
+        let stated = match &message.message.body {
+            Body::Append { commit, .. } => Some(*commit),
+            _ => None,
+        };
         self.raft.handle_message(moment.now, from, message.message);
         if self.raft.leader() == Some(from) {
+            if let Some(committed) = stated.filter(|_| term == self.raft.term()) {
+                self.freshness.hear(moment.now, committed);
+            }
             // Who leads next goes on from the clock that the last entry of its log was stamped by.
             if term == self.raft.last_position().term {
                 self.clock.handle_stamp(moment.now, term, message.times);
@@ -272,6 +279,7 @@ impl Shard {
         }
         self.follow_raft(moment);
         self.arriving.clear();
+        self.watch_freshness(moment);
     }
 
     /// Attaches the entries of an append: from memory, or from the log, and then what follows waits behind it.

@@ -107,8 +107,14 @@ pub struct Picture {
     pub last: Index,
     pub counts: Counts,
     pub peers: Vec<PeerPicture>,
-    /// Everything that is known to be committed is applied, and nothing keeps this node from learning of more.
+    /// Everything that is known to be committed is applied, nothing keeps this node from learning
+    /// of more, and it is not `behind`.
     pub is_caught_up: bool,
+    /// The highest commit index that a leader stated, and this node's own.
+    pub leader_committed: Index,
+    /// For how long this node has not come to what was committed at the beginning of that time;
+    /// none where it comes to that within two of the longest election timeouts.
+    pub behind: Option<Nanos>,
     /// Waits registered here, while this node leads.
     pub waits: u64,
     pub sessions: usize,
@@ -177,7 +183,11 @@ impl Shard {
                     progress: self.raft.progress().find(|progress| progress.node == node),
                 })
                 .collect(),
-            is_caught_up: self.applied.index >= self.committed && !self.log_lacks_room,
+            is_caught_up: self.applied.index >= self.committed
+                && !self.log_lacks_room
+                && self.freshness.behind().is_none(),
+            leader_committed: self.freshness.committed().max(self.committed),
+            behind: self.freshness.behind(),
             waits: self.leading.as_ref().map_or(0, |leading| leading.waits.count()),
             sessions: self.sessions.count(),
             outstanding: self.sessions.outstanding_count(),

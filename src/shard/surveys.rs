@@ -135,8 +135,9 @@ impl Surveys {
         all.into_iter().flatten().map(|asker| asker.since).min()
     }
 
-    /// The state jumps: what was gathered of it is of another one. A page that is on its way is of no use either: a tube may
-    /// have had a job when the leader wrote it, and have lost it in what was skipped here.
+    /// The state jumps: what was gathered of it is of another one. A page that is on its way is of
+    /// no use either: a tube may have had a job when the leader wrote it, and have lost it in what
+    /// was skipped here.
     pub fn begin_anew(&mut self) {
         let Some(walk) = self.walk.as_mut() else { return };
         match walk.stage {

@@ -26,8 +26,9 @@ pub struct Mutant {
 /// `r2`: entries are replaced only once the later term is durable, and by then what was being written before is done, as
 /// good as always. `tests/raft` plays the exception.
 ///
-/// `unadmitted-start` and `former-match`: each is the second of two guards, and the first (every peer that has evidence refuses
-/// the node) holds in runs, where one node goes back that all others know. `scenarios::put_back` plays what gets past it.
+/// `unadmitted-start` and `former-match`: each is the second of two guards, and the first (every
+/// peer that has evidence refuses the node) holds in runs, where one node goes back that all others
+/// know. `scenarios::put_back` plays what gets past it.
 pub const NOT_FOUND: &[Mutation] =
     &[Mutation::LateCompletion, Mutation::UnadmittedStartPromises, Mutation::FormerMatchKept];
 

@@ -59,7 +59,7 @@ fn a_node_is_asked_through_its_data_directory() {
     let data = node.data.path().to_str().expect("UTF-8");
     let ended = program(&["status", "--data", data]);
     assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""));
-    assert!(ended.stdout.starts_with("cluster orders: 1 of 1 members answer\n"), "{}", ended.stdout);
+    assert!(ended.stdout.starts_with("cluster orders: 1 of 1 members answer, 1 well\n"), "{}", ended.stdout);
 
     let empty = tempfile::tempdir().expect("a directory");
     let ended = program(&["status", "--data", empty.path().to_str().expect("UTF-8")]);
@@ -72,7 +72,7 @@ fn a_healthy_node_is_shown_with_status_0() {
     let admin = admin("{1: '127.0.0.1:2'}");
     let ended = program(&["status", "--admin", admin.local_address()]);
     assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""));
-    assert!(ended.stdout.starts_with("cluster orders: 1 of 1 members answer\n"), "{}", ended.stdout);
+    assert!(ended.stdout.starts_with("cluster orders: 1 of 1 members answer, 1 well\n"), "{}", ended.stdout);
     assert!(ended.stdout.contains("shard 0: node 1 leads term 3, committed 17"), "{}", ended.stdout);
 }
 
@@ -118,7 +118,7 @@ fn a_node_of_another_cluster_is_no_member_that_answers() {
     let both = format!("{},{}", own.local_address(), other.local_address());
     let ended = program(&["status", "--admin", &both]);
     assert_eq!(ended.status, Some(1));
-    assert!(ended.stdout.starts_with("cluster orders: 1 of 2 members answer\n"), "{}", ended.stdout);
+    assert!(ended.stdout.starts_with("cluster orders: 1 of 2 members answer, 1 well\n"), "{}", ended.stdout);
     assert!(ended.stdout.contains("node 2 of another cluster answers there, billing"), "{}", ended.stdout);
 }
 

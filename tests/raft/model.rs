@@ -152,7 +152,7 @@ impl Bounds {
         for (to, message, _) in go {
             // Heartbeats of a leader that knows nothing of its follower yet say nothing; they count as lost.
             let says_nothing = matches!(&message.body,
-                Body::Append { entries, commit, .. } if entries.is_empty() && *commit == Index::ZERO);
+                Body::Append { prev, entries, commit, .. } if entries.is_empty() && *commit.min(&prev.index) == Index::ZERO);
             if world.nodes[&to.0].raft.is_some() && !says_nothing {
                 world.links.entry((id, to.0)).or_default().push_back(message);
             }

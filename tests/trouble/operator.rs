@@ -66,13 +66,13 @@ fn the_configuration_of_a_member_that_is_down_finds_the_others() {
     };
     eventually("all three are well", || shown(&cluster).0 == Some(0));
     let (_, says) = shown(&cluster);
-    assert!(says.starts_with("cluster test: 3 of 3 members answer\n"), "{says}");
+    assert!(says.starts_with("cluster test: 3 of 3 members answer, 3 well\n"), "{says}");
     assert!(says.contains(&cluster.nodes[0].data.display().to_string()), "{says}");
 
     cluster.nodes[0].kill();
     let (status, says) = shown(&cluster);
     assert_eq!(status, Some(1));
-    assert!(says.starts_with("cluster test: 2 of 3 members answer\n"), "{says}");
+    assert!(says.starts_with("cluster test: 2 of 3 members answer, "), "{says}");
     assert!(says.contains("no answer: nothing listens at"), "{says}");
 }
 

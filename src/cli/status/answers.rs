@@ -17,17 +17,24 @@ pub struct Answer {
     /// Only of a member of the cluster that was asked for.
     pub report: Option<StatusReport>,
     pub error: Option<String>,
+    /// The shards whose leaders say that this node answers heartbeats and takes no entries.
+    pub stuck: Vec<u16>,
 }
 
 impl Answer {
     /// `node`: who was asked, where that is known.
     pub fn with(node: Option<u8>, place: &Place, report: StatusReport) -> Answer {
         let node = node.or(Some(report.node));
-        Answer { node, admin: Some(place.to_string()), report: Some(report), error: None }
+        Answer { node, admin: Some(place.to_string()), report: Some(report), error: None, stuck: Vec::new() }
     }
 
     pub fn without(node: Option<u8>, place: Option<&Place>, why: String) -> Answer {
-        Answer { node, admin: place.map(Place::to_string), report: None, error: Some(why) }
+        Answer { node, admin: place.map(Place::to_string), report: None, error: Some(why), stuck: Vec::new() }
+    }
+
+    /// Whether the node answers, is ready, and takes part.
+    pub fn is_well(&self) -> bool {
+        self.stuck.is_empty() && self.report.as_ref().is_some_and(|report| report.ready().is_ok())
     }
 
     fn reject(&mut self, why: String) {
@@ -58,6 +65,7 @@ pub fn judge(mut answers: Vec<Answer>, cluster: Option<&str>) -> Vec<Answer> {
         }
     }
     answers.sort_by_key(|answer| (answer.node.is_none(), answer.node));
+    note_stuck(&mut answers);
     answers
 }
 
@@ -116,8 +124,20 @@ pub fn reports(answers: &[Answer]) -> impl Iterator<Item = &StatusReport> {
 }
 
 pub fn healthy(answers: &[Answer]) -> bool {
-    answers.iter().all(|answer| answer.report.as_ref().is_some_and(|report| report.ready().is_ok()))
-        && shards(answers).all(|shard| leading(answers, shard).is_some())
+    answers.iter().all(Answer::is_well) && shards(answers).all(|shard| leading(answers, shard).is_some())
+}
+
+/// Notes of whom their leaders say that they take no entries. Those may not answer, or believe that
+/// all is well.
+pub fn note_stuck(answers: &mut [Answer]) {
+    let stuck: Vec<(u8, u16)> = shards(answers)
+        .filter_map(|shard| leading(answers, shard))
+        .flat_map(|(_, status)| status.peers.iter().filter(|peer| peer.stuck).map(|peer| (peer.node, status.shard)))
+        .collect();
+    for answer in answers {
+        let shards = stuck.iter().filter(|(node, _)| Some(*node) == answer.node).map(|(_, shard)| *shard);
+        answer.stuck = shards.collect();
+    }
 }
 
 pub fn shards(answers: &[Answer]) -> std::ops::Range<u16> {

@@ -67,7 +67,8 @@ fn head_line(answers: &[Answer], report: &StatusReport) -> String {
         _ => format!("; versions differ: {}", versions.into_iter().collect::<Vec<_>>().join(", ")),
     };
     let count = reports(answers).count();
-    format!("cluster {}: {count} of {members} members answer{versions}\n\n", report.cluster)
+    let well = answers.iter().filter(|answer| answer.is_well()).count();
+    format!("cluster {}: {count} of {members} members answer, {well} well{versions}\n\n", report.cluster)
 }
 
 fn node_row(answer: &Answer) -> Vec<String> {
@@ -77,10 +78,9 @@ fn node_row(answer: &Answer) -> Vec<String> {
         let why = answer.error.as_deref().unwrap_or("");
         return vec![node, admin, format!("no answer: {why}")];
     };
-    let state = match report.ready() {
-        Ok(()) => "ready".to_owned(),
-        Err(reasons) => reasons.join("; "),
-    };
+    let stuck = answer.stuck.iter().map(|shard| format!("shard {shard}: STUCK, takes no entries of its leader"));
+    let reasons: Vec<String> = stuck.chain(report.ready().err().into_iter().flatten()).collect();
+    let state = if reasons.is_empty() { "ready".to_owned() } else { reasons.join("; ") };
     let known = |bytes_known: u64| if bytes_known == 0 { "?".to_owned() } else { bytes(bytes_known) };
     let disk = match report.disk.free_bytes {
         None => "?".to_owned(),
@@ -105,7 +105,16 @@ fn links_text(answers: &[Answer]) -> String {
         row.extend(members.iter().map(|&member| link_cell(report, member)));
         table.row(row);
     }
-    format!("\n{}", table.render())
+    let mut text = format!("\n{}", table.render());
+    for report in reports(answers) {
+        let mut said = BTreeSet::new();
+        for link in report.shards.iter().flat_map(|shard| &shard.links) {
+            if let Some(why) = link.why.as_ref().filter(|_| said.insert(link.node)) {
+                text.push_str(&format!("node {}: {why}, for {}\n", report.node, span(link.unreached_ms / 1000)));
+            }
+        }
+    }
+    text
 }
 
 /// The links of all shards to one peer, as one: it is up where all are.
@@ -278,7 +287,8 @@ mod tests {
     use super::*;
     use crate::cli::place::Place;
     use crate::cli::status::answers::tests::{answer, change};
-    use crate::status::{DiskStatus, InstallStatus, RefusalStatus};
+    use crate::cli::status::answers::{healthy, judge};
+    use crate::status::{DiskStatus, InstallStatus, PeerStatus, RefusalStatus};
 
     fn link(node: u8, connected: bool, since_ms: u64) -> LinkStatus {
         LinkStatus { node, connected, since_ms, ..LinkStatus::default() }
@@ -297,10 +307,12 @@ mod tests {
             let shard = &mut report.shards[0];
             shard.rates = RateStatus { over_ms: 10_000, puts: 25, reserves: 120, deletes: 0 };
             shard.log_writes = LatencyStatus { count: 3, p50_us: 150, p99_us: 2000, max_us: 2000 };
-            shard.links = vec![link(2, true, 3_723_000), LinkStatus { lost: 2, ..link(3, false, 5000) }];
+            let why = Some("cannot reach node 3 at 10.0.0.3:7301: connection refused".to_owned());
+            let down = LinkStatus { lost: 2, why, unreached_ms: 5400, ..link(3, false, 5000) };
+            shard.links = vec![link(2, true, 3_723_000), down];
         });
         let expected = "\
-cluster orders: 2 of 3 members answer
+cluster orders: 2 of 3 members answer, 2 well
 
 NODE  ADMIN          STATE  UP     CLIENTS  MEMORY    DISK FREE  VERSION
 1     10.0.0.1:9301  ready  1h02m  5        32.0 MiB  5.0 GiB    0.1.0
@@ -310,6 +322,7 @@ NODE  ADMIN          STATE  UP     CLIENTS  MEMORY    DISK FREE  VERSION
 LINKS  TO 1  TO 2      TO 3
 1      -     up 1h02m  DOWN 5s, lost 2x
 2      ?     -         ?
+node 1: cannot reach node 3 at 10.0.0.3:7301: connection refused, for 5s
 
 shard 0: node 1 leads term 7, committed 40
   ready 12, reserved 0, delayed 0, buried 0 in 2 tubes; 0 waiting workers; log 0 B
@@ -322,6 +335,27 @@ shard 0: node 1 leads term 7, committed 40
   2     follower  7     40       40         40       2       room  -                  200 ms
 ";
         assert_eq!(shown(&answers), expected);
+    }
+
+    #[test]
+    fn a_node_of_which_its_leader_says_that_it_takes_nothing_is_not_well_whatever_it_says_itself() {
+        let mut answers = [answer(1, RoleName::Leader, 42), answer(2, RoleName::Follower, 40)];
+        change(&mut answers[0], |report| {
+            let peer = |node, stuck| PeerStatus { node, stuck, connected: true, ..PeerStatus::default() };
+            report.shards[0].peers = vec![peer(2, true), peer(3, false)];
+        });
+        let mut answers = judge(answers.to_vec(), Some("orders"));
+        let text = shown(&answers);
+        assert!(text.starts_with("cluster orders: 2 of 3 members answer, 1 well\n"), "{text}");
+        assert!(text.contains("2     10.0.0.2:9301  shard 0: STUCK, takes no entries of its leader  1h02m"), "{text}");
+        let json = serde_json::to_value(&answers).expect("plain data");
+        assert_eq!(
+            (json[0]["stuck"].clone(), json[1]["stuck"].clone()),
+            (serde_json::json!([]), serde_json::json!([0]))
+        );
+        assert!(!healthy(&answers));
+        change(&mut answers[0], |report| report.shards[0].peers[0].stuck = false);
+        assert!(healthy(&judge(answers, Some("orders"))));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Questions about all tubes, and what else is done in steps, while everything they look at changes.
+//! Questions about all tubes, and what else is done in steps, while everything they look at
+//! changes.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +49,8 @@ fn all_of(tubes: impl Iterator<Item = usize>) -> Vec<String> {
     tubes.map(|number| String::from_utf8(name(number).to_vec()).expect("ASCII")).collect()
 }
 
-/// One turn of a node that leads alone: one step of each kind, and what its disk was given is durable.
+/// One turn of a node that leads alone: one step of each kind, and what its disk was given is
+/// durable.
 fn turn(world: &mut World, node: NodeId) {
     let moment = world.moment();
     world.shards.get_mut(&node).expect("it runs").flush(moment);
@@ -71,7 +73,8 @@ fn tell(world: &mut World, node: NodeId, connection: ConnectionId, operation: Op
     ticket
 }
 
-/// Some tubes get their first job and some lose their last while the list goes over them, in front of it and behind it.
+/// Some tubes get their first job and some lose their last while the list goes over them, in front
+/// of it and behind it.
 #[test]
 fn a_list_holds_every_tube_once_though_tubes_gain_and_lose_jobs_while_it_is_gathered() {
     const TUBES: usize = 1_500;
@@ -174,7 +177,8 @@ fn many_who_ask_at_once_share_one_list_and_one_sum_and_those_who_ask_meanwhile_t
     assert!(asked <= 6, "{asked} questions crossed the link for 200");
 }
 
-/// Some of those who ask are gone before the answer, and all of them: the next who asks is answered all the same.
+/// Some of those who ask are gone before the answer, and all of them: the next who asks is answered
+/// all the same.
 #[test]
 fn a_list_goes_on_for_those_who_stay_and_is_no_hindrance_when_all_have_gone() {
     let mut world = settled(3);
@@ -266,7 +270,8 @@ fn a_list_that_no_leader_answers_ends_with_its_connections_and_the_next_is_answe
     assert_eq!(names_of(world.answer_to(late).expect("just seen")), all_of(0..3));
 }
 
-/// A snapshot takes the state's place: what happened in between is told to nobody, also not that a tube lost its last job.
+/// A snapshot takes the state's place: what happened in between is told to nobody, also not that a
+/// tube lost its last job.
 #[test]
 fn a_list_that_goes_on_across_a_jump_of_the_state_misses_no_tube() {
     let mut world = settled(3);
@@ -316,7 +321,8 @@ fn a_list_that_goes_on_across_a_jump_of_the_state_misses_no_tube() {
     assert_eq!(listed, all_of(0..3), "they have been watched all the while");
 }
 
-/// What a connection leaves behind, and a whole report to the leader, take many turns of a bounded size and lose nothing.
+/// What a connection leaves behind, and a whole report to the leader, take many turns of a bounded
+/// size and lose nothing.
 #[test]
 fn what_is_done_in_steps_is_done_in_bounded_steps_and_to_its_end() {
     let mut world = settled(3);

@@ -231,6 +231,87 @@ fn a5_a_follower_that_answers_and_takes_nothing_is_reported_until_it_does() {
     assert_eq!((stuck_peers(&world, leader), world.leader()), (vec![], Some(leader)));
 }
 
+/// As where its link is full: heartbeats overtake the appends, which never arrive.
+fn pass_losing_appends(world: &mut World, from: NodeId, to: NodeId, time: Nanos) {
+    let end = world.now.saturating_add(time);
+    let carries_entries =
+        |message: &PeerMessage| matches!(message, PeerMessage::Raft(raft) if !raft.entries.is_empty());
+    while world.now < end {
+        loop {
+            world.wires.get_mut(&(from, to)).expect("they are connected").retain(|message| !carries_entries(message));
+            let mut moved = false;
+            for node in world.nodes.clone() {
+                moved |= world.complete_vote(node) | world.complete_append(node);
+                for peer in world.nodes.clone() {
+                    moved |= (node, peer) != (from, to) && world.deliver(node, peer);
+                }
+            }
+            world.wires.get_mut(&(from, to)).expect("they are connected").retain(|message| !carries_entries(message));
+            moved |= world.deliver(from, to);
+            if !moved {
+                break;
+            }
+        }
+        world.pass_time(Nanos::from_millis(20));
+    }
+}
+
+/// What it knows to be committed reaches no further than what it holds.
+#[test]
+fn a5_a_follower_that_takes_nothing_knows_that_it_is_behind_until_it_is_not() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    let hung = others(&world, leader)[0];
+    let limit = Nanos(2 * world.shards[&hung].config.raft.election_timeout_max.0);
+    assert!(matches!(world.call(leader, FIRST, put("taken")), Answer::Inserted { .. }));
+    let shown = |world: &World| {
+        let picture = world.shards[&hung].picture();
+        assert_eq!(picture.committed, picture.applied, "it has applied all it knows to be committed");
+        (picture.is_caught_up, picture.leader_committed.0 - picture.applied.0)
+    };
+    assert_eq!(shown(&world), (true, 0));
+    let ticket = world.ask(leader, FIRST, put("not sent to one"));
+    pass_losing_appends(&mut world, leader, hung, Nanos(limit.0 - Nanos::from_millis(100).0));
+    assert!(world.answer_to(ticket).is_some(), "the others have it");
+    let (is_caught_up, lacks) = shown(&world);
+    assert!(is_caught_up && lacks > 0, "it may be on its way");
+    pass_losing_appends(&mut world, leader, hung, Nanos::from_millis(1_100));
+    assert!(!shown(&world).0);
+    let behind = world.shards[&hung].picture().behind.expect("it is");
+    assert!(behind > Nanos::from_millis(1_000) && behind < Nanos::from_millis(1_700), "{behind:?}");
+    assert_eq!(stuck_peers(&world, leader), [hung], "and its leader sees it too");
+    world.disconnect(leader, hung, false);
+    world.connect(leader, hung);
+    world.run_until("a follower that has caught up", |world| shown(world) == (true, 0));
+    assert_eq!(world.leader(), Some(leader));
+}
+
+/// It has all that it knows of, which is nothing.
+#[test]
+fn a5_a_start_is_behind_until_it_has_what_its_leader_had_committed_by_then() {
+    let mut world = settled(3);
+    let leader = world.leader().expect("it is settled");
+    let late = others(&world, leader)[0];
+    world.kill(late);
+    for _ in 0..40 {
+        assert!(matches!(world.call(leader, FIRST, put("while it was away")), Answer::Inserted { .. }));
+    }
+    world.start(late);
+    let mut looks = 0;
+    while !world.shards[&late].picture().is_caught_up || world.shards[&late].raft.leader().is_none() {
+        pass_losing_appends(&mut world, leader, late, Nanos::from_millis(20));
+        looks += 1;
+        if looks == 200 {
+            break;
+        }
+    }
+    assert_eq!(looks, 200, "it said that it had caught up, with {:?} applied", world.shards[&late].applied);
+    world.run_until("a follower that has caught up", |world| {
+        let picture = world.shards[&late].picture();
+        picture.is_caught_up && picture.applied == world.shards[&leader].applied.index
+    });
+}
+
 #[test]
 fn who_needs_a_snapshot_is_offered_one_whatever_the_floor_and_a_later_one_while_it_asks() {
     let mut world = settled(3);

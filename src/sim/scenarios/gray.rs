@@ -120,11 +120,16 @@ fn a5_a_follower_that_answers_and_takes_no_entries_is_reported_by_its_leader_unt
     stage.pass(1_000);
     assert!(stuck().is_empty());
     stage.member(hung).latency.set_stalled(true);
-    stage.pass(4 * ELECTION_TIMEOUT_MS + 500);
+    let ready = || stage.member(hung).status().expect("it runs").0.ready();
+    assert_eq!(ready(), Ok(()));
+    stage.pass(4 * ELECTION_TIMEOUT_MS + 1_000);
     assert_eq!(stuck(), [hung.0]);
+    let why = ready().expect_err("it gets nothing done");
+    assert!(why[0].contains("the disk has not completed a write for 1"), "{why:?}");
     stage.member(hung).latency.set_stalled(false);
     stage.pass(1_000);
     assert!(stuck().is_empty());
+    assert_eq!(ready(), Ok(()));
     assert_eq!(stage.leader(), leader);
     load.ends();
     stage.clear();

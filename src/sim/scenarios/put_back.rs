@@ -229,8 +229,9 @@ fn c1_a_backup_of_all_hosts_serves_again() {
     stage.clear();
 }
 
-/// Of five, two knew of the start of a node whose image is put back, and they are gone; two were down meanwhile. One of these
-/// admits it and has the other's vote: with its vote, too, a majority would lead that has nothing of what was committed.
+/// Of five, two knew of the start of a node whose image is put back, and they are gone; two were
+/// down meanwhile. One of these admits it and has the other's vote: with its vote, too, a majority
+/// would lead that has nothing of what was committed.
 fn a_start_that_one_node_knows_of_votes_for_nobody() {
     let stage = Stage::new(5);
     let [node, near, far, knows] = stage.others(stage.leader())[..] else { unreachable!() };
@@ -265,8 +266,8 @@ fn c1_a_start_that_one_node_of_five_knows_of_votes_for_nobody() {
     a_start_that_one_node_knows_of_votes_for_nobody();
 }
 
-/// Of five, the leader and a follower have a put, and the disks of the others stand still. What the follower's image has
-/// forgotten counts no more when one of the others has the put, too.
+/// Of five, the leader and a follower have a put, and the disks of the others stand still. What the
+/// follower's image has forgotten counts no more when one of the others has the put, too.
 fn a_put_is_answered_when_three_hold_it_without_the_node_that_went_back() {
     let stage = Stage::new(5);
     let before = stage.leader_and_term();

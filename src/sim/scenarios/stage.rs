@@ -204,7 +204,8 @@ impl Stage {
     }
 }
 
-/// A client that asks the same again and again for as long as the stage stands, on a new connection where one was lost.
+/// A client that asks the same again and again for as long as the stage stands, on a new connection
+/// where one was lost.
 pub struct Load {
     heard: Rc<RefCell<Vec<Heard>>>,
     executor: Executor,
@@ -239,8 +240,8 @@ impl Stage {
         self.asks_again(node, put(b"load"), Nanos::from_millis(50))
     }
 
-    /// A client that asks the same again and again, on a new connection where one was lost. `pause`: between an answer and the
-    /// next question.
+    /// A client that asks the same again and again, on a new connection where one was lost.
+    /// `pause`: between an answer and the next question.
     pub fn asks_again(&self, node: NodeId, asked: Asked, pause: Nanos) -> Load {
         let number = self.clients.get();
         self.clients.set(number + 1);
