@@ -221,9 +221,13 @@ impl Panics {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::io::bulk::BulkOptions;
     use crate::io::startup::filtered::filter_call;
+    use crate::io::uring::pass_ring;
+    use crate::io::{Runtime, yield_now};
 
     #[test]
     fn core_threads_divide_the_processors_and_none_is_without() {
@@ -234,6 +238,25 @@ mod tests {
         for core in 0..6 {
             assert_eq!(share(core, 6, &processors), [processors[core % 4]]);
         }
+    }
+
+    /// The runtime submits nothing while a task is ready, so a task that always has work must wait for the ring.
+    #[test]
+    fn a2_a_task_that_always_has_work_keeps_nobody_from_the_ring() {
+        let options = CoreOptions::new(Bulk::start(BulkOptions::default()).unwrap());
+        let is_done = block_on_core(&options, |runtime| async move {
+            let done = Rc::new(Cell::new(false));
+            let other = Rc::clone(&done);
+            runtime.spawn(async move {
+                pass_ring().await;
+                other.set(true);
+            });
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            done.get()
+        });
+        assert!(is_done.unwrap());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use io_uring::types::Fd;
-use io_uring::{cqueue, squeue};
+use io_uring::{cqueue, opcode, squeue};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 /// Where the ring of this thread is in its life.
@@ -35,6 +35,30 @@ pub(super) fn set_phase(phase: Phase) {
 
 /// An operation in flight: resolves to what the kernel said and the buffer.
 pub(super) type Operation<B, K> = InFlightOneshot<Held<B, K>, Completion<B, K>>;
+
+/// Whether this thread has a ring that runs.
+pub(in crate::io) fn has_ring() -> bool {
+    phase() == Phase::Running
+}
+
+/// Queues an operation that does nothing and waits for its completion: everything that was queued before it is with the kernel
+/// by then.
+///
+/// The runtime submits only when it finds no task ready and nothing woken. A task that merely woke itself would always be
+/// ready, and neither a heartbeat nor a write would leave the thread while it had work.
+pub(in crate::io) async fn pass_ring() {
+    UnsubmittedOneshot::new((), Passed, opcode::Nop::new().build()).submit().await;
+}
+
+/// The end of an operation that does nothing.
+struct Passed;
+
+impl OneshotOutputTransform for Passed {
+    type Output = ();
+    type StoredData = ();
+
+    fn transform_oneshot_output(self, (): (), _completion: cqueue::Entry) {}
+}
 
 /// What the kernel uses while the operation is in flight: a buffer, and the owner of the descriptor.
 pub(super) struct Held<B, K> {
