@@ -34,6 +34,7 @@ const MARKER_DIGEST: u8 = 11;
 const OFFER: u8 = 12;
 const PULL: u8 = 13;
 const PULLED: u8 = 14;
+const LEFT_TAKEN: u8 = 15;
 
 /// Writes a message into a frame.
 pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
@@ -85,6 +86,11 @@ pub fn encode(message: &PeerMessage, frame: &mut FrameBuilder) {
             let fields = frame.fields();
             fields.put_u8(REFERENCES);
             session::encode_references(*term, *part, changes, fields);
+        }
+        PeerMessage::LeftTaken { term } => {
+            let fields = frame.fields();
+            fields.put_u8(LEFT_TAKEN);
+            fields.put_u64_le(term.0);
         }
         PeerMessage::Fetch(fetch) => {
             let fields = frame.fields();
@@ -143,6 +149,7 @@ pub fn decode(payload: Bytes, log: &LogIdentity) -> Result<PeerMessage, DecodeEr
         MARKER_DIGEST => {
             PeerMessage::MarkerDigest { term: fields.term()?, marker: fields.index()?, digest: fields.u128()? }
         }
+        LEFT_TAKEN => PeerMessage::LeftTaken { term: fields.term()? },
         OFFER => PeerMessage::Offer { term: fields.term()?, snapshot: install::decode_name(&mut fields)? },
         PULL => PeerMessage::Pull(install::decode_pull(&mut fields)?),
         PULLED => PeerMessage::Pulled(install::decode_pulled(&mut fields)?),

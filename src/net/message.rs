@@ -65,6 +65,10 @@ pub enum PeerMessage {
         part: ReferencePart,
         changes: Vec<ReferenceDelta>,
     },
+    /// The leader of `term` has handled references that connections left behind: the next ones may come.
+    LeftTaken {
+        term: Term,
+    },
     Fetch(Fetch),
     Fetched(Fetched),
     /// From the leader of `term` to a node that needs entries that its log no longer has: this snapshot can be had from it.
@@ -215,6 +219,8 @@ pub enum Soft {
 pub enum ReferencePart {
     /// What changed.
     Changes,
+    /// What connections that are gone no longer reference; to be acknowledged before more of it is sent.
+    Left,
     /// A whole report in one piece.
     Whole,
     /// The first piece of several, one behind it, and the last.

@@ -269,6 +269,14 @@ impl Shard {
     }
 
     pub(super) fn note_reference(&mut self, tube: Bytes, change: ReferenceChange) {
+        // Without a leader nothing needs to be kept: the next one is told everything.
+        if let Some(delta) = self.count_reference(tube, change).filter(|_| self.upstream.is_some()) {
+            self.reference_changes.push(delta);
+        }
+    }
+
+    /// Counts a change here. What another node that leads is still to be told of it.
+    pub(super) fn count_reference(&mut self, tube: Bytes, change: ReferenceChange) -> Option<ReferenceDelta> {
         let (using, watching) = match change {
             ReferenceChange::Use => (1, 0),
             ReferenceChange::Unuse => (-1, 0),
@@ -279,11 +287,12 @@ impl Shard {
         references::change(&mut self.references, &delta);
         if self.steps.reporting.as_ref().is_some_and(|reporting| !reporting.has_told(&delta.tube)) {
             // The report under way will tell.
+            None
         } else if self.leads() {
             self.handle_references(self.config.node, ReferencePart::Changes, &[delta]);
-        } else if self.upstream.is_some() {
-            // Without a leader nothing needs to be kept: the next one is told everything.
-            self.reference_changes.push(delta);
+            None
+        } else {
+            Some(delta)
         }
     }
 

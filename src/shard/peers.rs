@@ -151,6 +151,7 @@ impl Shard {
 
     /// Asks the leader again for whatever it may have answered in vain.
     fn ask_again(&mut self, moment: Moment) {
+        self.steps.handle_left_taken();
         for connection in self.sessions.waiting() {
             self.renew_wait(moment, connection);
         }
@@ -202,6 +203,14 @@ impl Shard {
             PeerMessage::References { term, part, changes } => {
                 if self.leads_in(term) {
                     self.handle_references(from, part, &changes);
+                    if part == ReferencePart::Left {
+                        self.send(from, PeerMessage::LeftTaken { term });
+                    }
+                }
+            }
+            PeerMessage::LeftTaken { term } => {
+                if self.upstream == Some((from, term)) {
+                    self.steps.handle_left_taken();
                 }
             }
             PeerMessage::Fetch(fetch) => self.handle_fetch(moment, from, fetch),
@@ -372,6 +381,7 @@ impl Shard {
         self.upstream = found;
         self.forward.clear();
         self.steps.reporting = None;
+        self.steps.handle_left_taken();
         if found.is_none() {
             self.upstream_lost.get_or_insert(moment.now);
             return;

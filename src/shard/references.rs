@@ -3,6 +3,7 @@
 //! A node's report may name a hundred thousand tubes, and so may the report that it replaces. Neither is ever handled at
 //! once: reports come in pieces, and what no longer counts is taken back in steps (`shed`).
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
@@ -31,12 +32,26 @@ impl Count {
 /// One node's references: what it reports, and what the leader holds per reporter.
 pub type NodeReferences = BTreeMap<Bytes, Count>;
 
-/// Applies a change; a tube without references has no row.
-pub fn change(references: &mut NodeReferences, delta: &ReferenceDelta) {
-    let count = references.entry(delta.tube.clone()).or_default();
-    count.change(delta);
-    if count.is_zero() {
-        references.remove(&delta.tube);
+/// Applies a change; a tube without references has no row. The counts before and after.
+pub fn change(references: &mut NodeReferences, delta: &ReferenceDelta) -> (Count, Count) {
+    match references.entry(delta.tube.clone()) {
+        Entry::Occupied(mut row) => {
+            let before = *row.get();
+            row.get_mut().change(delta);
+            let after = *row.get();
+            if after.is_zero() {
+                row.remove();
+            }
+            (before, after)
+        }
+        Entry::Vacant(row) => {
+            let mut after = Count::default();
+            after.change(delta);
+            if !after.is_zero() {
+                row.insert(after);
+            }
+            (Count::default(), after)
+        }
     }
 }
 
@@ -110,9 +125,7 @@ impl References {
         report.is_complete |= part.ends();
         let mut unreferenced = Vec::new();
         for delta in changes {
-            let before = report.references.get(&delta.tube).copied().unwrap_or_default();
-            change(&mut report.references, delta);
-            let after = report.references.get(&delta.tube).copied().unwrap_or_default();
+            let (before, after) = change(&mut report.references, delta);
             if resum(&mut self.sums, &mut self.bare, &delta.tube, before, after, &is_inhabited) {
                 unreferenced.push(delta.tube.clone());
             }
@@ -208,19 +221,24 @@ fn resum(
     after: Count,
     is_inhabited: &impl Fn(&[u8]) -> bool,
 ) -> bool {
-    let is_new = !sums.contains_key(tube);
-    let sum = sums.entry(tube.clone()).or_default();
-    sum.replace(before, after);
-    if *sum == Sum::default() {
-        sums.remove(tube);
-        bare.remove(tube);
+    let mut sum = match sums.entry(tube.clone()) {
+        Entry::Occupied(row) => row,
         // Changes may also name what was never referenced.
-        return true;
+        Entry::Vacant(_) if before == after => return true,
+        Entry::Vacant(row) => {
+            if !is_inhabited(tube) {
+                bare.insert(tube.clone());
+            }
+            row.insert_entry(Sum::default())
+        }
+    };
+    sum.get_mut().replace(before, after);
+    if *sum.get() != Sum::default() {
+        return false;
     }
-    if is_new && !is_inhabited(tube) {
-        bare.insert(tube.clone());
-    }
-    false
+    sum.remove();
+    bare.remove(tube);
+    true
 }
 
 #[cfg(test)]

@@ -47,6 +47,9 @@ impl Reporting {
 #[derive(Debug, Default)]
 pub struct Steps {
     left: VecDeque<Left>,
+    /// The leader was told of some of that, and has not said that it is done with it. It takes longer over it than this node,
+    /// and what clients ask stands behind it there.
+    left_under_way: bool,
     pub reporting: Option<Reporting>,
     /// What this node knew while it led, to be forgotten.
     retired: Vec<super::leading::Leading>,
@@ -58,6 +61,15 @@ impl Steps {
     pub fn retire(&mut self, leading: Option<super::leading::Leading>) {
         self.retired.extend(leading);
     }
+
+    /// The leader has taken what it was told of connections that left, or is told everything anew.
+    pub fn handle_left_taken(&mut self) {
+        self.left_under_way = false;
+    }
+
+    fn may_take_back(&self) -> bool {
+        !self.left.is_empty() && !self.left_under_way
+    }
 }
 
 impl Shard {
@@ -65,7 +77,7 @@ impl Shard {
     #[must_use]
     pub fn has_steps(&self) -> bool {
         let steps = &self.steps;
-        let has_own = !steps.left.is_empty() || steps.reporting.is_some() || !steps.retired.is_empty();
+        let has_own = steps.may_take_back() || steps.reporting.is_some() || !steps.retired.is_empty();
         let leads = self.leading.as_ref().is_some_and(|leading| {
             leading.references.has_leaving()
                 || leading.waits.has_gone()
@@ -135,16 +147,20 @@ impl Shard {
 
     /// A connection that is gone used one tube and watched others.
     pub(super) fn leave(&mut self, used: Option<Bytes>, watched: Vec<Bytes>) {
-        let count = watched.len();
-        self.steps.left.push_back(Left { used, watched });
-        if count <= LEFT_AT_ONCE_MAX && self.steps.left.len() == 1 {
-            self.take_back_left();
+        if watched.len() > LEFT_AT_ONCE_MAX {
+            self.steps.left.push_back(Left { used, watched });
+            return;
+        }
+        let used = used.map(|tube| (tube, ReferenceChange::Unuse));
+        for (tube, change) in used.into_iter().chain(watched.into_iter().map(|tube| (tube, ReferenceChange::Unwatch))) {
+            self.note_reference(tube, change);
         }
     }
 
     fn take_back_left(&mut self) -> usize {
-        let mut count = 0;
+        let (mut count, mut untold) = (0, Vec::new());
         while count < NAMES_PER_STEP
+            && self.steps.may_take_back()
             && let Some(left) = self.steps.left.front_mut()
         {
             let (tube, change) = match (left.used.take(), left.watched.pop()) {
@@ -159,7 +175,13 @@ impl Shard {
                 }
             };
             count += 1;
-            self.note_reference(tube, change);
+            untold.extend(self.count_reference(tube, change));
+        }
+        if let Some((leader, term)) = self.upstream.filter(|_| !untold.is_empty()) {
+            // Behind what was referenced before.
+            self.send_gathered();
+            self.send(leader, PeerMessage::References { term, part: ReferencePart::Left, changes: untold });
+            self.steps.left_under_way = true;
         }
         count
     }

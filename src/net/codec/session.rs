@@ -13,6 +13,7 @@ const PART_WHOLE: u8 = 1;
 const PART_BEGIN: u8 = 2;
 const PART_MIDDLE: u8 = 3;
 const PART_END: u8 = 4;
+const PART_LEFT: u8 = 5;
 
 /// A length in the table before attached byte strings.
 const LENGTH_BYTES: usize = size_of::<u32>();
@@ -96,6 +97,7 @@ pub fn encode_references(term: Term, part: ReferencePart, changes: &[ReferenceDe
         ReferencePart::Begin => PART_BEGIN,
         ReferencePart::Middle => PART_MIDDLE,
         ReferencePart::End => PART_END,
+        ReferencePart::Left => PART_LEFT,
     });
     fields.put_length(changes.len());
     for change in changes {
@@ -113,6 +115,7 @@ pub fn decode_references(fields: &mut Fields) -> Result<PeerMessage, DecodeError
         PART_BEGIN => ReferencePart::Begin,
         PART_MIDDLE => ReferencePart::Middle,
         PART_END => ReferencePart::End,
+        PART_LEFT => ReferencePart::Left,
         other => return Err(DecodeError::Unknown { what: "part of a report", value: other.into() }),
     };
     let count = fields.count("references", REFERENCE_BYTES_MIN)?;

@@ -146,7 +146,7 @@ fn soft() -> impl Strategy<Value = Soft> {
 
 fn part() -> impl Strategy<Value = ReferencePart> {
     let of_report = (any::<bool>(), any::<bool>()).prop_map(|(first, last)| ReferencePart::of_report(first, last));
-    prop_oneof![Just(ReferencePart::Changes), of_report]
+    prop_oneof![Just(ReferencePart::Changes), Just(ReferencePart::Left), of_report]
 }
 
 fn references() -> impl Strategy<Value = Vec<ReferenceDelta>> {
@@ -185,6 +185,7 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
         }),
         1 => (term(), part(), references())
             .prop_map(|(term, part, changes)| PeerMessage::References { term, part, changes }),
+        1 => term().prop_map(|term| PeerMessage::LeftTaken { term }),
         1 => Just(PeerMessage::Fetch(Fetch::SNAPSHOT)),
         1 => (1u64..1 << 52, 0u64..1 << 52, prop::option::of(any::<u128>())).prop_map(|(first, more, chain)| {
             let last = Index(first + more);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::ReferenceChange;
+use crate::shard::steps::NAMES_PER_STEP;
 
 const THIRD: ConnectionId = ConnectionId(3);
 
@@ -325,4 +326,37 @@ fn what_only_a_dead_node_referenced_is_forgotten() {
     world.run_until("it is forgotten", |world| !world.shards[&leader].machine.has_tube(&name));
     let leading = world.shards[&leader].leading.as_ref().expect("it leads");
     assert!(!leading.references.is_referenced(&name));
+}
+
+/// What clients ask stands behind it at the leader, which takes longer over it than the node that tells it.
+#[test]
+fn a2_what_a_connection_leaves_behind_is_told_one_step_at_a_time() {
+    let mut world = settled(3);
+    let (leader, follower, _) = roles(&world);
+    let names: Vec<Bytes> = (0..1000).map(|nth| Bytes::from(format!("tube-{nth}"))).collect();
+    let moment = world.moment();
+    for tube in names.clone() {
+        let watch = Operation::Reference { tube, change: ReferenceChange::Watch };
+        world.with(follower, |shard| shard.handle_operation(moment, FIRST, 0, watch));
+    }
+    world.run_dry();
+    let referenced = |world: &World| {
+        let references = &world.shards[&leader].leading.as_ref().expect("it leads").references;
+        names.iter().filter(|name| references.is_referenced(name)).count()
+    };
+    assert_eq!(referenced(&world), 1000);
+    let leave = Operation::Leave { used: None, watched: names.clone() };
+    world.with(follower, |shard| shard.handle_operation(moment, FIRST, 0, leave));
+    let changes = |message: &PeerMessage| match message {
+        PeerMessage::References { changes, .. } => changes.len(),
+        _ => 0,
+    };
+    let told: usize = world.wires[&(follower, leader)].iter().map(changes).sum();
+    assert_eq!(told, NAMES_PER_STEP, "the rest waits until the leader has taken that");
+    // The leader's word that it has is lost.
+    while world.deliver(follower, leader) {}
+    assert_eq!(referenced(&world), 1000 - NAMES_PER_STEP);
+    world.disconnect(leader, follower, false);
+    world.connect(leader, follower);
+    world.run_until("all is taken back", |world| referenced(world) == 0);
 }
