@@ -65,7 +65,8 @@ pub enum PeerMessage {
         part: ReferencePart,
         changes: Vec<ReferenceDelta>,
     },
-    /// The leader of `term` has handled references that connections left behind: the next ones may come.
+    /// The leader of `term` has handled references that connections left behind: the next ones may
+    /// come.
     LeftTaken {
         term: Term,
     },
@@ -219,7 +220,8 @@ pub enum Soft {
 pub enum ReferencePart {
     /// What changed.
     Changes,
-    /// What connections that are gone no longer reference; to be acknowledged before more of it is sent.
+    /// What connections that are gone no longer reference; to be acknowledged before more of it is
+    /// sent.
     Left,
     /// A whole report in one piece.
     Whole,

@@ -47,8 +47,8 @@ impl Reporting {
 #[derive(Debug, Default)]
 pub struct Steps {
     left: VecDeque<Left>,
-    /// The leader was told of some of that, and has not said that it is done with it. It takes longer over it than this node,
-    /// and what clients ask stands behind it there.
+    /// The leader was told of some of that, and has not said that it is done with it. It takes
+    /// longer over it than this node, and what clients ask stands behind it there.
     left_under_way: bool,
     pub reporting: Option<Reporting>,
     /// What this node knew while it led, to be forgotten.

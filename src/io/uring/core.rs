@@ -240,7 +240,8 @@ mod tests {
         }
     }
 
-    /// The runtime submits nothing while a task is ready, so a task that always has work must wait for the ring.
+    /// The runtime submits nothing while a task is ready, so a task that always has work must wait
+    /// for the ring.
     #[test]
     fn a2_a_task_that_always_has_work_keeps_nobody_from_the_ring() {
         let options = CoreOptions::new(Bulk::start(BulkOptions::default()).unwrap());

@@ -41,11 +41,12 @@ pub(in crate::io) fn has_ring() -> bool {
     phase() == Phase::Running
 }
 
-/// Queues an operation that does nothing and waits for its completion: everything that was queued before it is with the kernel
-/// by then.
+/// Queues an operation that does nothing and waits for its completion: everything that was queued
+/// before it is with the kernel by then.
 ///
-/// The runtime submits only when it finds no task ready and nothing woken. A task that merely woke itself would always be
-/// ready, and neither a heartbeat nor a write would leave the thread while it had work.
+/// The runtime submits only when it finds no task ready and nothing woken. A task that merely woke
+/// itself would always be ready, and neither a heartbeat nor a write would leave the thread while
+/// it had work.
 pub(in crate::io) async fn pass_ring() {
     UnsubmittedOneshot::new((), Passed, opcode::Nop::new().build()).submit().await;
 }

@@ -328,7 +328,8 @@ fn what_only_a_dead_node_referenced_is_forgotten() {
     assert!(!leading.references.is_referenced(&name));
 }
 
-/// What clients ask stands behind it at the leader, which takes longer over it than the node that tells it.
+/// What clients ask stands behind it at the leader, which takes longer over it than the node that
+/// tells it.
 #[test]
 fn a2_what_a_connection_leaves_behind_is_told_one_step_at_a_time() {
     let mut world = settled(3);
