@@ -223,13 +223,16 @@ fn resum(
 ) -> bool {
     let mut sum = match sums.entry(tube.clone()) {
         Entry::Occupied(row) => row,
-        // Changes may also name what was never referenced.
-        Entry::Vacant(_) if before == after => return true,
         Entry::Vacant(row) => {
-            if !is_inhabited(tube) {
-                bare.insert(tube.clone());
+            // Changes may also name what was never referenced.
+            let is_unreferenced = before == after;
+            if !is_unreferenced {
+                row.insert(Sum::default()).replace(before, after);
+                if !is_inhabited(tube) {
+                    bare.insert(tube.clone());
+                }
             }
-            row.insert_entry(Sum::default())
+            return is_unreferenced;
         }
     };
     sum.get_mut().replace(before, after);
