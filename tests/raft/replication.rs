@@ -249,7 +249,7 @@ fn r12_a_follower_commits_no_further_than_it_compared_with_the_leader() {
 }
 
 #[test]
-fn a_heartbeat_speaks_only_of_what_the_follower_acknowledged() {
+fn a_heartbeat_speaks_only_of_what_the_follower_acknowledged_and_states_what_is_committed() {
     let mut cluster = three();
     cluster.disk(3).holds_appends = true;
     cluster.propose(1, 1).unwrap();
@@ -258,7 +258,8 @@ fn a_heartbeat_speaks_only_of_what_the_follower_acknowledged() {
     cluster.advance(60);
     let Body::Append { prev, entries, commit, .. } = newest(&cluster, 1, 3) else { panic!("a heartbeat") };
     assert!(entries.is_empty());
-    assert_eq!((prev.index, commit), (Index(1), Index(1)));
+    // The follower commits no more than `prev` covers (R12), and learns that it lacks an entry.
+    assert_eq!((prev.index, commit), (Index(1), Index(2)));
 }
 
 #[test]
