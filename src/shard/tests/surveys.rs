@@ -369,6 +369,11 @@ fn what_is_done_in_steps_is_done_in_bounded_steps_and_to_its_end() {
         assert!(tubes <= NAMES_PER_STEP, "{tubes} names in a turn");
         (gone, turns) = (gone + tubes, turns + 1);
         assert!(turns < 100, "it comes to no end");
+        // The next step waits for the leader's word.
+        assert!(!world.shards[&node].has_steps());
+        let term = world.shards[&leader].raft().term();
+        let shard = world.shards.get_mut(&node).expect("it runs");
+        shard.handle_message(moment, leader, PeerMessage::LeftTaken { term });
     }
     assert_eq!((gone, turns > 4), (count, true), "in {turns} turns");
     assert!(world.shards.get_mut(&node).expect("it runs").take_items_stepped() > 0);
