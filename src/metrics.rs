@@ -102,6 +102,7 @@ metrics! {
         refused_no_memory: Counter = "puts_refused_no_memory", "Puts answered OUT_OF_MEMORY because bodies_bytes_max was reached";
         output_bytes: Gauge = "output_bytes", "Bytes of answers that clients have not taken yet";
         answers_waited: Counter = "answers_waited", "Bodies that were not read before other clients had taken theirs, because output_bytes_max was reached";
+        answers_given_up: Counter = "answers_given_up", "Client connections closed because a body that they asked for found no room within output_stall_ms";
         connections_stalled: Counter = "connections_stalled", "Client connections closed because nothing of their answers was taken for output_stall_ms";
         handshakes_refused: Counter = "handshakes_refused", "Handshakes with a peer that either side refused";
         bad_frames: Counter = "bad_frames", "Frames from peers that were dropped with their connection: too long, bad checksum, wrong version, or no sense";

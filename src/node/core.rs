@@ -254,7 +254,7 @@ fn make_host<R: Runtime>(
         pulled: Queue::default(),
         is_pulling: Cell::new(false),
         body_reads: Semaphore::new(BODY_READS_MAX),
-        answer_rooms: AnswerRooms::new(Arc::clone(&setup.door.answers)),
+        answer_rooms: AnswerRooms::new(Arc::clone(&setup.door.answers), Nanos::from_millis(tunables.output_stall_ms)),
         staged: RefCell::default(),
         giving: RefCell::default(),
         snapshots: snapshots_dir(&setup.config.data, shard),
@@ -294,6 +294,7 @@ fn show_bodies(setup: &Setup) {
     metrics.refused_no_memory.inc_by(counts.puts_refused - metrics.refused_no_memory.get());
     metrics.output_bytes.set(crate::metrics::gauge_value(counts.output_bytes));
     metrics.answers_waited.inc_by(counts.answers_waited - metrics.answers_waited.get());
+    metrics.answers_given_up.inc_by(counts.answers_given_up - metrics.answers_given_up.get());
     metrics.connections_stalled.inc_by(counts.stalled - metrics.connections_stalled.get());
 }
 

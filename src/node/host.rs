@@ -92,6 +92,8 @@ pub enum Event {
         read: u64,
         command: Result<Bytes, String>,
     },
+    /// A body found no room for too long.
+    BodyGivenUp(u64),
     RowsMapped(Rc<Footer>),
     FilesChanged(Change),
     /// A file that is written no more is damaged.
@@ -168,6 +170,7 @@ impl Event {
             | Event::Appended(_)
             | Event::EntriesRead { .. }
             | Event::CommandRead { .. }
+            | Event::BodyGivenUp(_)
             | Event::RowsMapped(_)
             | Event::FilesChanged(_)
             | Event::FoundDamaged(_)
@@ -450,6 +453,7 @@ impl<R: Runtime> Host<R> {
             Event::Appended(placements) => shard.handle_appended(moment, &placements),
             Event::EntriesRead { read, entries } => shard.handle_entries_read(moment, read, entries),
             Event::CommandRead { read, command } => shard.handle_command_read(moment, read, command),
+            Event::BodyGivenUp(read) => shard.handle_body_given_up(read),
             Event::RowsMapped(footer) => shard.handle_rows_mapped(footer),
             Event::FilesChanged(change) => {
                 for name in &change.removed {
@@ -566,7 +570,9 @@ impl<R: Runtime> Host<R> {
             Effect::ReadCommand { read, at } => {
                 let host = Rc::clone(self);
                 self.rt.spawn(async move {
-                    let room = host.answer_rooms.take(&host.rt, at.bytes() as usize).await;
+                    let Some(room) = host.answer_rooms.take(&host.rt, at.bytes() as usize).await else {
+                        return host.events.push(Event::BodyGivenUp(read));
+                    };
                     let turn = host.body_reads.acquire().await.expect("it is never closed");
                     let command = host.read_enqueue(&at).await.map_err(|error| error.to_string());
                     drop(turn);

@@ -54,7 +54,7 @@ fn source(event: &Event) -> Option<Source> {
         Event::Operation { connection, .. } | Event::Closed(connection) => Some(Source::Client(*connection)),
         Event::Message { message: PeerMessage::Raft(_), .. } => None,
         Event::Message { from: peer, .. } => Some(Source::Peer(*peer)),
-        Event::CommandRead { .. } => Some(Source::Bodies),
+        Event::CommandRead { .. } | Event::BodyGivenUp(_) => Some(Source::Bodies),
         _ => None,
     }
 }

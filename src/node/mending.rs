@@ -241,6 +241,7 @@ impl<R: Runtime> Mending<R> {
             | Event::Appended(_)
             | Event::EntriesRead { .. }
             | Event::CommandRead { .. }
+            | Event::BodyGivenUp(_)
             | Event::RowsMapped(_)
             | Event::FilesChanged(_)
             | Event::FoundDamaged(_)

@@ -62,7 +62,7 @@ pub enum Effect {
         read: u64,
         placements: Vec<Placement>,
     },
-    /// Read a job's ENQ, then `handle_command_read`.
+    /// Read a job's ENQ, then `handle_command_read`; or `handle_body_given_up`.
     ReadCommand {
         read: u64,
         at: EnqueueAt,

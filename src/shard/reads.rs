@@ -464,6 +464,13 @@ impl Shard {
         }
     }
 
+    /// A body found no room in the time in which clients must take their output: its client is closed.
+    pub fn handle_body_given_up(&mut self, number: u64) {
+        if let Some(LogRead::Body { read, .. }) = self.bodies.under_way.remove(&number) {
+            self.answer(read.connection, read.ticket, Answer::Hangup);
+        }
+    }
+
     pub(super) fn answer_gone(&mut self, read: BodyRead) {
         let answer = match read.purpose {
             BodyFor::Found => Answer::NotFound,

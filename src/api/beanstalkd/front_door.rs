@@ -84,6 +84,8 @@ pub struct NodeCounts {
     pub output_bytes: u64,
     /// Bodies that have waited until clients had taken others.
     pub answers_waited: u64,
+    /// Bodies that have waited for that in vain, for too long.
+    pub answers_given_up: u64,
     /// Connections that were closed because their client took nothing.
     pub stalled: u64,
 }
@@ -155,6 +157,7 @@ impl FrontDoor {
         }
         sum.output_bytes += self.answers.taken_bytes();
         sum.answers_waited = self.answers.waited();
+        sum.answers_given_up = self.answers.given_up();
         sum
     }
 }

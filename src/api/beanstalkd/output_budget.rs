@@ -43,12 +43,18 @@ pub struct AnswerBudget {
     bytes_max: u64,
     taken_bytes: AtomicU64,
     waited: AtomicU64,
+    given_up: AtomicU64,
 }
 
 impl AnswerBudget {
     #[must_use]
     pub fn new(bytes_max: u64) -> AnswerBudget {
-        AnswerBudget { bytes_max, taken_bytes: AtomicU64::new(0), waited: AtomicU64::new(0) }
+        AnswerBudget {
+            bytes_max,
+            taken_bytes: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
+        }
     }
 
     /// Whether a body of this length is large: it leaves a quarter of the budget to those that are not, so that a
@@ -82,6 +88,11 @@ impl AnswerBudget {
         self.waited.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A body has waited for too long: its client is closed.
+    pub fn note_given_up(&self) {
+        self.given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
     #[must_use]
     pub fn taken_bytes(&self) -> u64 {
         self.taken_bytes.load(Ordering::Relaxed)
@@ -91,6 +102,12 @@ impl AnswerBudget {
     #[must_use]
     pub fn waited(&self) -> u64 {
         self.waited.load(Ordering::Relaxed)
+    }
+
+    /// Bodies that have waited for too long.
+    #[must_use]
+    pub fn given_up(&self) -> u64 {
+        self.given_up.load(Ordering::Relaxed)
     }
 }
 

@@ -211,7 +211,9 @@ impl BoundSocket {
             }
             None if local.is_unix() => {
                 let path = local.as_pathname().map(|path| path.display().to_string());
-                format!("unix:{}", path.unwrap_or_else(|| "(a name without a file)".to_owned()))
+                // A name without a file, as systemd writes it. Two of them are two addresses.
+                let name = || format!("@{}", local.as_abstract_namespace().unwrap_or_default().escape_ascii());
+                format!("unix:{}", path.unwrap_or_else(name))
             }
             None => return Err(refused("it is neither of TCP nor a Unix socket")),
         };
@@ -346,6 +348,9 @@ impl Drop for UringListener {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     fn listen_tcp(address: &str, options: WireOptions, share_port: bool) -> io::Result<UringListener> {
@@ -379,6 +384,19 @@ mod tests {
         // Closing it leaves the socket of the other holder alone.
         UringListener::new(inherited.share().unwrap()).close();
         std::net::TcpStream::connect(address).unwrap();
+    }
+
+    #[test]
+    fn d5_unix_sockets_without_a_file_are_inherited_by_their_names() {
+        let listen = |name: &[u8]| {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.bind(&SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat())).unwrap()).unwrap();
+            socket.listen(1).unwrap();
+            BoundSocket::inherit(socket.into()).unwrap().address().to_owned()
+        };
+        let own = std::process::id().to_string();
+        assert_eq!(listen(own.as_bytes()), format!("unix:@{own}"));
+        assert_eq!(listen(&[own.as_bytes(), b"\xff"].concat()), format!("unix:@{own}\\xff"));
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Whole nodes in chosen trouble.
 
+mod answer_rooms;
 mod damaged_logs;
 mod group;
