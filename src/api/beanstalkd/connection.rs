@@ -265,6 +265,12 @@ impl Connection {
         !self.eof && !self.closing && self.parser.input_bytes() < INPUT_BYTES_MAX
     }
 
+    /// What has yet to come of the body that the client is sending.
+    #[must_use]
+    pub fn body_bytes_left(&self) -> u64 {
+        self.parser.body_bytes_left()
+    }
+
     /// The connection ends, whoever wanted it: takes back what shards and counters know of it. Its reservations
     /// end with its session, which is the caller's to close after the last request.
     pub fn close(&mut self) {

@@ -213,6 +213,16 @@ impl Parser {
         Some(Parsed { counted: Some(Counted::Put), request })
     }
 
+    /// What has yet to come of the body that is being read, with its CRLF.
+    #[must_use]
+    pub fn body_bytes_left(&self) -> u64 {
+        match &self.state {
+            State::Body { put, read } => (put.bytes + 2 - read.bytes.len()) as u64,
+            State::Refused { bytes_left, .. } => *bytes_left,
+            State::Line(_) | State::TooLong { .. } => 0,
+        }
+    }
+
     /// Gives back what an unfinished body has taken: nothing more is read.
     pub fn close(&mut self, budget: &BodyBudget) {
         if let State::Body { read, .. } = &self.state {

@@ -27,7 +27,11 @@ use crate::types::{Nanos, ShardId};
 /// A read offers this much room at first. Many clients wait most of the time, and each holds its buffer meanwhile.
 const READ_BYTES_MIN: usize = 2 << 10;
 
-/// The room of a read from a client that fills it.
+/// The room of a read from a client that fills it with commands. They are handled as they come, and several hundred clients may have
+/// theirs handled between two turns of the shard.
+const COMMAND_BYTES_MAX: usize = 8 << 10;
+
+/// The room of a read of which a client's body will fill more than that.
 const READ_BYTES_MAX: usize = 64 << 10;
 
 /// Output is written in pieces of this size at most: how far the writer is shows whether the client reads.
@@ -250,7 +254,7 @@ async fn read_commands<R: Runtime, L: ShardLink>(shared: &Shared<R, L>, mut read
             Ok(0) => shared.step(|connection, now| connection.handle_eof(now)),
             Ok(bytes) => {
                 shared.step(|connection, now| connection.handle_bytes(now, Bytes::copy_from_slice(&buf)));
-                room_bytes = next_room_bytes(room_bytes, bytes);
+                room_bytes = next_room_bytes(room_bytes, bytes, shared.connection.borrow().body_bytes_left());
                 if buf.capacity() > room_bytes {
                     buf = Vec::new();
                 }
@@ -261,9 +265,11 @@ async fn read_commands<R: Runtime, L: ShardLink>(shared: &Shared<R, L>, mut read
 }
 
 /// More room for who fills it, less for who leaves most of it empty.
-fn next_room_bytes(room_bytes: usize, read_bytes: usize) -> usize {
+fn next_room_bytes(room_bytes: usize, read_bytes: usize, body_bytes_left: u64) -> usize {
+    let most = if body_bytes_left > COMMAND_BYTES_MAX as u64 { READ_BYTES_MAX } else { COMMAND_BYTES_MAX };
+    let room_bytes = room_bytes.min(most);
     if read_bytes >= room_bytes {
-        (room_bytes * 4).min(READ_BYTES_MAX)
+        (room_bytes * 4).min(most)
     } else if read_bytes < room_bytes / 4 {
         (room_bytes / 4).max(READ_BYTES_MIN)
     } else {
@@ -371,5 +377,18 @@ mod tests {
         assert!(pieces.iter().all(|piece| (1..=PIECE_BYTES_MAX).contains(&piece.len())));
         assert_eq!(pieces.len(), all.len().div_ceil(PIECE_BYTES_MAX));
         assert_eq!(pieces.concat(), all);
+    }
+
+    /// A hundred thousand commands of one client are handled as a few hundred at a time; a body comes in few reads.
+    #[test]
+    fn a2_only_a_body_is_read_in_large_pieces() {
+        let grown = |body_bytes_left: u64| {
+            (0..10).fold(READ_BYTES_MIN, |room_bytes, _| next_room_bytes(room_bytes, room_bytes, body_bytes_left))
+        };
+        assert_eq!(grown(0), COMMAND_BYTES_MAX);
+        assert_eq!(grown(COMMAND_BYTES_MAX as u64), COMMAND_BYTES_MAX);
+        assert_eq!(grown(1 << 20), READ_BYTES_MAX);
+        assert_eq!(next_room_bytes(READ_BYTES_MAX, READ_BYTES_MAX, 100), COMMAND_BYTES_MAX, "its body is at its end");
+        assert_eq!(next_room_bytes(READ_BYTES_MAX, 100, 0), READ_BYTES_MIN);
     }
 }

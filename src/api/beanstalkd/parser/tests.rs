@@ -292,3 +292,23 @@ proptest! {
         parse_pieces([bytes]);
     }
 }
+
+#[test]
+fn what_a_body_lacks_is_known_while_it_comes() {
+    let budget = BodyBudget::share(bodies_up_to(1 << 20), 1);
+    let mut parser = Parser::new(100_000);
+    let mut push = |bytes: &[u8]| {
+        parser.push(Bytes::copy_from_slice(bytes));
+        while parser.poll_parsed(&budget).is_some() {}
+        parser.body_bytes_left()
+    };
+    assert_eq!(push(b"put 0 0 1 50000\r\n"), 50_002);
+    assert_eq!(push(&[b'x'; 20_000]), 30_002);
+    assert_eq!(
+        push(&[[b'x'; 30_000].as_slice(), b"\r\nput 0 0 1 200000\r\n"].concat()),
+        200_002,
+        "of one that is refused, too"
+    );
+    assert_eq!(push(&[b'x'; 200_000]), 2);
+    assert_eq!(push(b"\r\nstats"), 0);
+}
