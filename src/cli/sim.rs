@@ -205,7 +205,9 @@ fn hunt_mutants(args: &SimArgs) -> u8 {
         None => !NOT_FOUND.contains(&mutant.mutation),
     });
     if args.mutant.is_none() {
-        NOT_FOUND.iter().for_each(|hole| say!("{hole}: not looked for, since it is not found in reasonable time"));
+        NOT_FOUND
+            .iter()
+            .for_each(|hole| say!("{hole}: not looked for, since the seeds that CI can afford do not find it"));
     }
     let (next, good) = (AtomicUsize::new(0), AtomicBool::new(true));
     let work = || {

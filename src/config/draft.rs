@@ -35,12 +35,13 @@ pub enum ConfigError {
     #[error("{}", missing(file.as_deref(), keys))]
     Missing { file: Option<PathBuf>, keys: Vec<&'static str> },
     #[error(
-        "node {node} is one of {members} members, and of which cluster is not said: prepare one member with `beaver-raft init \
-         --first`, which prints the cluster's id, and all others with `--cluster-id ID`, or `cluster_id` in their configuration"
+        "node {node} is one of {members} members, and which cluster they make up is not known: prepare one of them with \
+         `beaver-raft init --first`, which prints the cluster's id, and the others with `--cluster-id ID` (or with \
+         `cluster_id` in their configuration)"
     )]
     WhichCluster { node: NodeId, members: usize },
     #[error(
-        "the configuration says which cluster this is (cluster_id): then no member is the first; leave --first away"
+        "--first draws a new cluster's id, and the configuration names one already (cluster_id): leave --first away"
     )]
     NotFirst,
 }

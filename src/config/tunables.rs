@@ -75,7 +75,8 @@ tunables! {
     /// Answers that clients have not taken yet, of all clients of this node together. Bodies for which there is no room are not read
     /// before others are taken, and a client that has not taken what it asked for is served no further meanwhile.
     output_bytes_max: u64 = 268_435_456 bytes, 33_554_432 to 1_099_511_627_776;
-    /// A client that takes nothing of an answer for so long is closed; so is one whose answer finds no room for so long. One that asks for nothing may be silent for ever.
+    /// A client that takes nothing of an answer for so long is closed; so is one whose answer finds no room for so
+    /// long. One that asks for nothing may be silent for ever.
     output_stall_ms: u64 = 30_000 milliseconds, 100 to 3_600_000;
     /// Client connections open at once on this node; more are closed as they arrive. Fewer where the process may not open so
     /// many files; then the log says so.

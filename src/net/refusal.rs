@@ -96,8 +96,12 @@ impl RefusalCode {
     #[must_use]
     pub fn advice(self) -> Option<&'static str> {
         match self {
-            RefusalCode::Cluster | RefusalCode::Members | RefusalCode::Shards => {
-                Some("check `members`, `cluster` and `shards` of both nodes, and which data directory each has")
+            RefusalCode::Cluster => Some(
+                "check `members` of both nodes, and which data directory each has; members of one cluster are \
+                 prepared with the same `cluster_id`",
+            ),
+            RefusalCode::Members | RefusalCode::Shards => {
+                Some("check `members` and `shards` of both nodes, and which data directory each has")
             }
             RefusalCode::Superseded => Some(
                 "if that goes on, two processes run as this node with the same data, as a cloned machine does: stop one",

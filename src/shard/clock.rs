@@ -13,9 +13,9 @@ const LEADERLESS_MAX: Nanos = Nanos::from_millis(300);
 /// had come up, after an hour or a year. A clock that runs a tenth slow is still followed exactly.
 const SLOWER_BY: u64 = 8;
 
-/// Invariant: while one leader leads, neither time goes backwards. A later leader's clock may be behind an earlier one's, which did not
-/// count what passed without a leader: then it is followed, or else who goes by the earlier one would, once it leads, end
-/// reservations before their time.
+/// Invariant: in one term neither time goes backwards. The clock of a later term may be behind that of
+/// an earlier one, since its leader left out what passed before its election. Then it is followed all the
+/// same: a node that kept to the earlier clock would end reservations too soon once it leads.
 #[derive(Debug, Clone)]
 pub struct LogClock {
     times: Times,
@@ -36,8 +36,8 @@ impl LogClock {
         self.handle_stamp(before.at, before.term, before.times);
     }
 
-    /// A stamp of the leader of this term arrived, on an entry or a heartbeat. One that is not newer says nothing of now: it was
-    /// made before, maybe by this very node.
+    /// A stamp of the leader of this term arrived, on an entry or a heartbeat. One that is not newer says
+    /// nothing of now: it was made before, maybe by this very node.
     pub fn handle_stamp(&mut self, now: Nanos, term: Term, stamp: Times) {
         let is_of_later_leader = term > self.term && !mutation::is_on(Mutation::EarlierClockKept);
         if term < self.term || (!is_of_later_leader && stamp.lease <= self.times.lease) {
@@ -192,8 +192,8 @@ mod tests {
         assert_eq!(clock.estimate(secs(1)), Times { lease: secs(10), wall: secs(10) });
     }
 
-    /// A leader that was cut off stamps on, for as long as it holds itself for one. Its successor does not count that time, and
-    /// what is reserved then ends by the successor's clock, whoever leads when it does.
+    /// A leader that was cut off goes on stamping until it notices. Its successor does not count that
+    /// time, and a reservation made under the successor ends by the successor's clock, whoever leads then.
     #[test]
     fn who_leads_again_goes_on_from_the_clock_of_the_leader_between() {
         let reserved_at = Times { lease: secs(12), wall: secs(1002) };

@@ -51,8 +51,8 @@ const SMALL_BYTES_MAX: usize = 1 << 30;
 /// Keep these hashes apart from all others.
 const CHECKSUM_DOMAIN: u64 = u64::from_le_bytes(*b"beaverDI");
 
-/// Files that may be in a directory before it is prepared. A single node serves its status before it has prepared its own, and may
-/// be killed then.
+/// Files that may be in a directory before it is prepared. A single node serves its status before it has
+/// prepared its own, and may be killed then.
 const TOLERATED: &[&str] = &["LOCK", ADMIN_SOCKET, PREPARING];
 
 /// Where a node serves its status.

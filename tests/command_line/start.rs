@@ -126,9 +126,9 @@ fn members_of_one_cluster_are_prepared_with_the_id_that_the_first_one_draws() {
         run(Command::new(BINARY).args(["init", "--config"]).arg(&file).args(more), "")
     };
     let ended = init(2, &[]);
-    let expected = "beaver-raft: node 2 is one of 3 members, and of which cluster is not said: prepare one member with \
-                    `beaver-raft init --first`, which prints the cluster's id, and all others with `--cluster-id ID`, or \
-                    `cluster_id` in their configuration\n";
+    let expected = "beaver-raft: node 2 is one of 3 members, and which cluster they make up is not known: prepare one of \
+                    them with `beaver-raft init --first`, which prints the cluster's id, and the others with `--cluster-id ID` (or \
+                    with `cluster_id` in their configuration)\n";
     assert_eq!((ended.status, ended.stderr.as_str()), (Some(2), expected));
     assert!(!directory.join("2").exists(), "nothing was made");
     let ended = init(1, &["--first"]);

@@ -27,8 +27,8 @@ use crate::types::{Nanos, ShardId};
 /// A read offers this much room at first. Many clients wait most of the time, and each holds its buffer meanwhile.
 const READ_BYTES_MIN: usize = 2 << 10;
 
-/// The room of a read from a client that fills it with commands. They are handled as they come, and several hundred clients may have
-/// theirs handled between two turns of the shard.
+/// The room of a read from a client that fills it with commands. They are handled as they come, and
+/// several hundred clients may have theirs handled between two turns of the shard.
 const COMMAND_BYTES_MAX: usize = 8 << 10;
 
 /// The room of a read of which a client's body will fill more than that.

@@ -6,14 +6,19 @@ fn body_reads(world: &World) -> u64 {
     world.shards[&NodeId(1)].counters.body_reads
 }
 
-#[test]
-fn a_body_for_which_there_is_no_room_is_not_given_out_of_memory_but_read_back() {
-    let mut world = settled(1);
-    let node = NodeId(1);
+/// One node that keeps few bodies in memory.
+fn forgetful() -> (World, NodeId) {
+    let (mut world, node) = (settled(1), NodeId(1));
     world.kill(node);
     world.cache_bytes_max = 100_000;
     world.start(node);
     world.run_until("a leader", |world| world.leader().is_some());
+    (world, node)
+}
+
+#[test]
+fn a_body_for_which_there_is_no_room_is_not_given_out_of_memory_but_read_back() {
+    let (mut world, node) = forgetful();
     let answers = Arc::clone(&world.shards[&node].config.answers);
     let body = "long".repeat(1000);
     world.call(node, FIRST, put(&body));
@@ -37,13 +42,8 @@ fn a_body_for_which_there_is_no_room_is_not_given_out_of_memory_but_read_back() 
 }
 
 #[test]
-fn b3_a_client_whose_body_finds_no_room_is_closed_and_the_job_stays_where_it_is() {
-    let mut world = settled(1);
-    let node = NodeId(1);
-    world.kill(node);
-    world.cache_bytes_max = 100_000;
-    world.start(node);
-    world.run_until("a leader", |world| world.leader().is_some());
+fn b3_a_client_whose_body_finds_no_room_is_closed() {
+    let (mut world, node) = forgetful();
     world.call(node, FIRST, put(&"long".repeat(1000)));
     let _others = Arc::clone(&world.shards[&node].config.answers).take(1 << 30);
 

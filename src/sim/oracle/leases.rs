@@ -1,5 +1,5 @@
-//! Lease time, by which reservations end, passes no faster than real time, whoever leads: between any two entries of the log the
-//! leaders' stamps say at most what passed, as the fastest of their clocks counts it.
+//! Lease time, by which reservations end, passes no faster than real time, whoever leads: the stamps of
+//! any two committed entries are at most as far apart as the fastest clock of the run would count.
 //!
 //! An entry counts as stamped when its leader is first seen with it, at the end of the turn that made it.
 
@@ -18,8 +18,8 @@ const ROUNDING: i128 = 10_000;
 pub struct Leases {
     /// Entries that may still be committed: their stamp, and when it was made.
     stamped: BTreeMap<(Index, ChainHash), (Nanos, Nanos)>,
-    /// Of all committed entries, by how much the stamp least exceeds what the fastest clock would have counted since the run
-    /// began, in tenths of nanoseconds; and of which.
+    /// The least, over all committed entries, of the stamp less what the fastest clock would show by then,
+    /// in tenths of nanoseconds; and of which entry.
     least: Option<(i128, Index)>,
 }
 
