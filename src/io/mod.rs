@@ -203,11 +203,11 @@ pub trait Writer: 'static {
     fn peer_host(&self) -> String;
 }
 
-/// Lets every other task of the thread run once. On a core thread it returns only after what those
-/// tasks had queued on the ring was submitted and what the ring had completed was handed out: a
-/// task that has work for ever must not keep the thread from its disk and its network.
+/// Lets every other task of the thread run once. On a core thread every eighth call returns only after
+/// what those tasks had queued on the ring was submitted and what the ring had completed was handed out:
+/// a task that has work for ever must not keep the thread from its disk and its network.
 pub async fn yield_now() {
-    if uring::has_ring() {
+    if uring::is_ring_due() {
         return uring::pass_ring().await;
     }
     let mut yielded = false;

@@ -252,7 +252,7 @@ mod tests {
                 pass_ring().await;
                 other.set(true);
             });
-            for _ in 0..10 {
+            for _ in 0..20 {
                 yield_now().await;
             }
             done.get()

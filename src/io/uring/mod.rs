@@ -29,7 +29,7 @@ pub use stream::{UringReader, UringWriter};
 pub use wire::{BoundSocket, UringListener, UringWire};
 
 use self::core::Panics;
-pub(super) use self::op::{has_ring, pass_ring};
+pub(super) use self::op::{is_ring_due, pass_ring};
 use super::Runtime;
 use crate::types::Nanos;
 

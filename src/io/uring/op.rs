@@ -36,9 +36,17 @@ pub(super) fn set_phase(phase: Phase) {
 /// An operation in flight: resolves to what the kernel said and the buffer.
 pub(super) type Operation<B, K> = InFlightOneshot<Held<B, K>, Completion<B, K>>;
 
-/// Whether this thread has a ring that runs.
-pub(in crate::io) fn has_ring() -> bool {
-    phase() == Phase::Running
+/// So many times the tasks of this thread may yield before one of them waits for the ring. Each pass is a
+/// system call: to wait every time took 4 % of the puts of 64 clients, and 5 % more processor time for each.
+const YIELDS_PER_PASS: u32 = 8;
+
+/// Whether it is time for this thread, if it has a ring that runs, to wait for it. To be asked once for
+/// each yield.
+pub(in crate::io) fn is_ring_due() -> bool {
+    thread_local!(static YIELDS: Cell<u32> = const { Cell::new(0) });
+    let yields = YIELDS.get() + 1;
+    YIELDS.set(yields % YIELDS_PER_PASS);
+    yields == YIELDS_PER_PASS && phase() == Phase::Running
 }
 
 /// Queues an operation that does nothing and waits for its completion: everything that was queued
